@@ -1,0 +1,43 @@
+r"""The mathematics of the softmax output layer, a function per formula, for any array library.
+
+    N samples, P features, C classes.
+
+    X (N, P)  data                        Z (N, C)  logits, Z = XW + b
+    W (P, C)  weights                     Y (N, C)  probabilities, Y = softmax(Z)
+    b (1, C)  bias                        T (N, C)  one-hot or soft targets
+    L scalar  loss, in nats               t (N,)    integer labels
+
+These letters stand for these arrays and for nothing else. Everything follows from one line:
+
+    dL/dZ = (Y − T) / N
+
+`targets` is either labels t of integer dtype or distributions T of floating dtype. `weights` are sample weights (N,);
+with them the mean over the rows, sum(l)/N, becomes sum(w·l)/sum(w), and 1/N in each formula becomes w/sum(w).
+
+The source is written against the Python array API standard: the arrays that come in decide the library, be it JAX,
+NumPy, PyTorch, CuPy or array-api-strict. Under the names `handgrad.*` stand the same functions compiled by `jax.jit`.
+
+Precision: softmax, log-sum-exp and Y − T are computed in float32 where the input is narrower (float16, bfloat16), and
+only then rounded; the matrix products are computed in the dtype of the input, at the library's default precision.
+
+Values are checked where they can be seen: outside `jit`, a label outside [0, C) raises ValueError. Compiled code cannot
+look without making the device wait; there a bad label, a negative weight, or a row of T that is no distribution
+gives NaN, never a finite wrong number.
+
+References: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 4.3.4 and 5.4.5; Cover and Thomas,
+*Elements of Information Theory* (2006), chapter 2.
+"""
+
+from handgrad.formulas.layer import (
+    Params,
+    gradient,
+    hessian_vector_product,
+    linear,
+    loss,
+    predict,
+    predict_proba,
+    sgd_step,
+    value_and_gradient,
+)
+from handgrad.formulas.losses import cross_entropy, entropy, kl_divergence, logit_gradient, one_hot
+from handgrad.formulas.softmax import log_softmax, softmax

@@ -1,0 +1,220 @@
+"""Every check of an argument, and every message.
+
+A check names the function that the user called, what that function requires, what it got and what to do. Shapes
+and dtypes are checked always, so under `jax.jit` at trace time. Values are looked at only where they are known: a
+tracer has none, and there `formulas` answers a row that breaks the rules with NaN.
+"""
+
+from typing import Any
+
+import jax
+from array_api_compat import array_namespace, is_array_api_obj
+
+# How far from 1 the sum of a row of a distribution may be. Rows rounded to bfloat16 are off by up to 0.004; logits or
+# counts passed for probabilities, which is what the check is for, are off by far more.
+DISTRIBUTION_TOLERANCE = 0.01
+
+
+def is_known(array: Any) -> bool:
+    """Whether the array's values can be looked at, which they cannot while JAX traces."""
+    return not isinstance(array, jax.core.Tracer)
+
+
+def check_array(function: str, argument: str, array: Any, shape: str, *, kind: str = "floating") -> Any:
+    """Check that `array` is an array of as many axes as `shape` names, none empty, and of the dtype kind.
+
+    Args:
+      function: the public function that was called, for the message.
+      argument: the argument's name, for the message.
+      array: what was passed.
+      shape: the required shape in the notation's letters, as "(N, C)".
+      kind: "floating", "integer", or "number", which is either.
+
+    Returns:
+      The array's namespace.
+    """
+    if not is_array_api_obj(array):
+        raise TypeError(
+            f"{function}: {argument} must be an array of shape {shape}; got {type(array).__name__}. "
+            "Convert it, for example with numpy.asarray."
+        )
+    if array.ndim != shape.count(",") + (not shape.endswith(",)")):
+        raise ValueError(f"{function}: {argument} must have shape {shape}; got {tuple(array.shape)}.")
+    if 0 in array.shape:
+        raise ValueError(f"{function}: {argument} must not be empty; got shape {tuple(array.shape)} for {shape}.")
+    xp = array_namespace(array)
+    kinds = {"floating": "real floating", "integer": "integral", "number": ("real floating", "integral")}
+    if not xp.isdtype(array.dtype, kinds[kind]):
+        noun = {"floating": "floating-point", "integer": "integers", "number": "integers or floating-point"}[kind]
+        raise TypeError(
+            f"{function}: {argument} must be {noun}; got {array.dtype}. Convert it, for example with .astype."
+        )
+    return xp
+
+
+def check_params(function: str, params: Any, argument: str = "params") -> tuple[int, int]:
+    """Check W (P, C) and b (1, C) of one floating dtype. Returns (P, C)."""
+    try:
+        W, b = params
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{function}: {argument} must be a pair (W, b); got {type(params).__name__}. Make one with "
+            "handgrad.Params(W, b) or handgrad.init_params."
+        ) from None
+    check_array(function, f"{argument}.W", W, "(P, C)")
+    check_array(function, f"{argument}.b", b, "(1, C)")
+    if tuple(b.shape) != (1, W.shape[1]):
+        raise ValueError(
+            f"{function}: {argument}.b must have shape (1, C) = (1, {W.shape[1]}) for W {tuple(W.shape)}; "
+            f"got {tuple(b.shape)}."
+        )
+    _check_same_dtype(function, f"{argument}.b", b, f"{argument}.W", W)
+    return W.shape
+
+
+def check_linear(function: str, params: Any, X: Any) -> None:
+    """Check params and X (N, P) that fit each other."""
+    num_features, num_classes = check_params(function, params)
+    check_array(function, "X", X, "(N, P)")
+    if X.shape[1] != num_features:
+        raise ValueError(
+            f"{function}: X must have P = {num_features} columns for W {(num_features, num_classes)}; "
+            f"got {tuple(X.shape)}."
+        )
+    _check_same_dtype(function, "X", X, "params.W", params[0])
+
+
+def check_same_params(function: str, params: Any, argument: str, other: Any) -> None:
+    """Check that `other` has the shapes and the dtype of params."""
+    check_params(function, params)
+    check_params(function, other, argument)
+    check_same(function, f"{argument}.W", other[0], "params.W", params[0])
+
+
+def check_same(function: str, argument: str, array: Any, other_argument: str, other: Any) -> None:
+    """Check that two arrays have one shape and one dtype."""
+    if tuple(array.shape) != tuple(other.shape):
+        raise ValueError(
+            f"{function}: {argument} must have the shape of {other_argument}, {tuple(other.shape)}; "
+            f"got {tuple(array.shape)}."
+        )
+    _check_same_dtype(function, argument, array, other_argument, other)
+
+
+def check_targets(function: str, targets: Any, num_rows: int, num_classes: int) -> None:
+    """Check labels (N,) in [0, C) of integer dtype, or distributions (N, C) of floating dtype."""
+    if is_array_api_obj(targets) and targets.ndim == 2:
+        _check_shape(function, "targets", targets, (num_rows, num_classes), "(N, C)")
+        check_distributions(function, "targets", targets)
+        return
+    if is_array_api_obj(targets) and targets.ndim != 1:
+        raise ValueError(
+            f"{function}: targets must be labels (N,) or distributions (N, C) for {num_rows} rows and "
+            f"{num_classes} classes; got shape {tuple(targets.shape)}."
+        )
+    xp = check_labels(function, "targets", targets)
+    _check_shape(function, "targets", targets, (num_rows,), "(N,)")
+    if is_known(targets):
+        labels = xp.astype(targets, xp.arange(1).dtype)
+        bad = (labels < 0) | (labels >= num_classes)
+        if bool(xp.any(bad)):
+            row = _first(xp, bad)
+            label = int(targets[row])
+            advice = " Labels that start at 1? Subtract 1." if label == num_classes else ""
+            raise ValueError(
+                f"{function}: labels must be integers in [0, {num_classes}) for logits "
+                f"{(num_rows, num_classes)}; got {label} at row {row}.{advice}"
+            )
+
+
+def check_labels(function: str, argument: str, labels: Any) -> Any:
+    """Check labels (N,) of integer dtype, whatever their values. Returns their namespace."""
+    xp = check_array(function, argument, labels, "(N,)", kind="number")
+    if not xp.isdtype(labels.dtype, "integral"):
+        raise TypeError(
+            f"{function}: {argument} must be labels (N,) of integer dtype or distributions (N, C) of floating dtype; "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}. Labels as floats? Convert them to int32."
+        )
+    return xp
+
+
+def check_distributions(function: str, argument: str, distributions: Any) -> Any:
+    """Check (N, C) with rows that are non-negative and sum to 1. Returns the namespace."""
+    xp = check_array(function, argument, distributions, "(N, C)")
+    if is_known(distributions):
+        bad = ~are_distributions(xp, widen(xp, distributions))
+        if bool(xp.any(bad)):
+            row = _first(xp, bad)
+            total = float(xp.sum(widen(xp, distributions[row, :])))
+            raise ValueError(
+                f"{function}: each row of {argument} must be a distribution, non-negative and with sum 1; got row "
+                f"{row} with sum {total:g} and smallest entry {float(xp.min(widen(xp, distributions[row, :]))):g}. "
+                "Pass probabilities, not logits or counts."
+            )
+    return xp
+
+
+def check_weights(function: str, weights: Any, num_rows: int) -> None:
+    """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed."""
+    if weights is None:
+        return
+    xp = check_array(function, "weights", weights, "(N,)", kind="number")
+    _check_shape(function, "weights", weights, (num_rows,), "(N,)")
+    if is_known(weights):
+        values = widen(xp, weights) if xp.isdtype(weights.dtype, "real floating") else weights
+        bad = ~((values >= 0) & xp.isfinite(values))
+        if bool(xp.any(bad)):
+            row = _first(xp, bad)
+            raise ValueError(
+                f"{function}: weights must be finite and non-negative; got {float(values[row]):g} at row {row}."
+            )
+
+
+def check_finite(function: str, argument: str, array: Any) -> None:
+    """Check that an array (N, P) has no NaN and no infinity, where its values are known."""
+    if not is_known(array):
+        return
+    xp = array_namespace(array)
+    bad = ~xp.all(xp.isfinite(array), axis=1)
+    if bool(xp.any(bad)):
+        raise ValueError(
+            f"{function}: {argument} must be finite; row {_first(xp, bad)} has a NaN or an infinity. Drop such rows "
+            "or fill them in first."
+        )
+
+
+def check_positive_integer(function: str, argument: str, value: Any) -> None:
+    """Check a count, such as a number of classes."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{function}: {argument} must be a positive integer; got {value!r}.")
+
+
+# What the formulas share with the checks, so that a row is refused by one rule, traced or not.
+
+
+def widen(xp: Any, array: Any) -> Any:
+    """The array in float32 where its dtype is narrower (float16, bfloat16), else as it is."""
+    return xp.astype(array, xp.float32) if xp.finfo(array.dtype).bits < 32 else array
+
+
+def are_distributions(xp: Any, T: Any) -> Any:
+    """For each row of T (N, C), whether it is non-negative and sums to 1; False where it has a NaN."""
+    off = xp.abs(xp.sum(T, axis=1) - 1)
+    return (xp.min(T, axis=1) >= 0) & (off <= DISTRIBUTION_TOLERANCE)
+
+
+def _check_shape(function: str, argument: str, array: Any, shape: tuple[int, ...], letters: str) -> None:
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{function}: {argument} must have shape {letters} = {shape}; got {tuple(array.shape)}.")
+
+
+def _check_same_dtype(function: str, argument: str, array: Any, other_argument: str, other: Any) -> None:
+    if array.dtype != other.dtype:
+        raise TypeError(
+            f"{function}: {argument} and {other_argument} must have one dtype; got {array.dtype} and {other.dtype}. "
+            "Convert one of them."
+        )
+
+
+def _first(xp: Any, bad: Any) -> int:
+    return int(xp.argmax(xp.astype(bad, xp.int32)))
