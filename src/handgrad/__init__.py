@@ -7,7 +7,7 @@ import jax as _jax
 
 from handgrad import formulas
 from handgrad.check import GradientCheck, GradientReport, check_gradients
-from handgrad.formulas import Params
+from handgrad.formulas import Layer, Params
 from handgrad.initialization import init_params
 from handgrad.solvers.sgd import Epoch, TrainResult, train
 
@@ -17,12 +17,14 @@ __all__ = [
     "Epoch",
     "GradientCheck",
     "GradientReport",
+    "Layer",
     "Params",
     "TrainResult",
     "check_gradients",
     "cross_entropy",
     "entropy",
     "formulas",
+    "forward",
     "gradient",
     "hessian_vector_product",
     "init_params",
@@ -49,8 +51,9 @@ entropy = _jax.jit(formulas.entropy, static_argnames="base")
 kl_divergence = _jax.jit(formulas.kl_divergence, static_argnames="base")
 logit_gradient = _jax.jit(formulas.logit_gradient)
 loss = _jax.jit(formulas.loss)
-gradient = _jax.jit(formulas.gradient)
-value_and_gradient = _jax.jit(formulas.value_and_gradient)
+forward = _jax.jit(formulas.forward)
+gradient = _jax.jit(formulas.gradient, static_argnames="recompute")
+value_and_gradient = _jax.jit(formulas.value_and_gradient, static_argnames="recompute")
 hessian_vector_product = _jax.jit(formulas.hessian_vector_product)
 sgd_step = _jax.jit(formulas.sgd_step)
 predict = _jax.jit(formulas.predict)

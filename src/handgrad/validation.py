@@ -73,16 +73,27 @@ def check_params(function: str, params: Any, argument: str = "params") -> tuple[
     return W.shape
 
 
-def check_linear(function: str, params: Any, X: Any) -> None:
+def check_linear(function: str, params: Any, X: Any, argument: str = "params") -> None:
     """Check params and X (N, P) that fit each other."""
-    num_features, num_classes = check_params(function, params)
+    num_features, num_classes = check_params(function, params, argument)
     check_array(function, "X", X, "(N, P)")
     if X.shape[1] != num_features:
         raise ValueError(
             f"{function}: X must have P = {num_features} columns for W {(num_features, num_classes)}; "
             f"got {tuple(X.shape)}."
         )
-    _check_same_dtype(function, "X", X, "params.W", params[0])
+    _check_same_dtype(function, "X", X, f"{argument}.W", params[0])
+
+
+def check_stacked(function: str, params: Any, argument: str, width: int, X: Any) -> None:
+    """Check params of a layer that takes the `width` outputs of the layer before it."""
+    num_features, num_classes = check_params(function, params, argument)
+    if num_features != width:
+        raise ValueError(
+            f"{function}: {argument}.W must have shape ({width}, C), for the {width} outputs of the layer before it; "
+            f"got {(num_features, num_classes)}."
+        )
+    _check_same_dtype(function, f"{argument}.W", params[0], "X", X)
 
 
 def check_same_params(function: str, params: Any, argument: str, other: Any) -> None:

@@ -28,24 +28,27 @@ References: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 
 *Elements of Information Theory* (2006), chapter 2.
 """
 
-from handgrad.formulas.layer import (
-    Params,
+from handgrad.formulas.curvature import hessian_vector_product
+from handgrad.formulas.layer import Params, linear
+from handgrad.formulas.losses import cross_entropy, entropy, kl_divergence, logit_gradient, one_hot
+from handgrad.formulas.network import (
+    Layer,
+    forward,
     gradient,
-    hessian_vector_product,
-    linear,
     loss,
     predict,
     predict_proba,
     sgd_step,
     value_and_gradient,
 )
-from handgrad.formulas.losses import cross_entropy, entropy, kl_divergence, logit_gradient, one_hot
 from handgrad.formulas.softmax import log_softmax, softmax
 
 __all__ = [
+    "Layer",
     "Params",
     "cross_entropy",
     "entropy",
+    "forward",
     "gradient",
     "hessian_vector_product",
     "kl_divergence",

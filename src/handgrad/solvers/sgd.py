@@ -13,6 +13,7 @@ import optax
 from handgrad import formulas
 from handgrad import validation as checks
 from handgrad.formulas import Params
+from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
 from handgrad.initialization import init_params
 
 
@@ -33,9 +34,9 @@ class Epoch(NamedTuple):
 
 
 class TrainResult(NamedTuple):
-    """What `train` returns: the trained parameters, and an `Epoch` for each epoch."""
+    """What `train` returns: the trained parameters, in the form of those it started from, and an `Epoch` for each."""
 
-    params: Params
+    params: Params | Network
     history: tuple[Epoch, ...]
 
 
@@ -50,10 +51,10 @@ def train(
     l2: float = 0.0,
     weights: Any = None,
     validation: tuple[Any, Any] | None = None,
-    params: Params | None = None,
+    params: Params | Network | None = None,
     num_classes: int | None = None,
     key: jax.Array | None = None,
-    callback: Callable[[Params, Epoch], bool | None] | None = None,
+    callback: Callable[[Params | Network, Epoch], bool | None] | None = None,
 ) -> TrainResult:
     """Gradient descent on the mean cross-entropy + (l2/2)‖W‖²: W ← W − η(dL/dW + l2·W), b ← b − η dL/db.
 
@@ -68,10 +69,11 @@ def train(
       learning_rate: η of the update above; 0.5 if None. Not allowed with an optimizer.
       batch_size: rows a step; None for all of them, which is gradient descent without chance.
       epochs: how often the rows are gone over.
-      l2: penalty on the weights, not on the bias.
+      l2: penalty on the weights of every layer, not on the biases.
       weights: sample weights (N,); a batch's loss is sum(w·l)/sum(w) over the batch.
       validation: data and targets not trained on, whose loss and accuracy the history then has.
-      params: where to start; zeros if None. They are copied, not changed.
+      params: where to start: a network, as of `init_network`, or Params; those of a softmax regression, zeros, if None.
+        They are copied, not changed.
       num_classes: C; if None that of params, of distributions, or the largest label + 1.
       key: a JAX random key for the order of the rows; the same key gives the same result. `jax.random.key(0)` if None.
       callback: called after each epoch with the parameters and its `Epoch`; True ends the training.
@@ -143,13 +145,11 @@ def _check(X, targets, weights, params, num_classes, validation):
             num_classes = checks.count_classes("train", targets)
         params = init_params(X.shape[1], num_classes, dtype=X.dtype)
     else:
-        params = Params(*_copy(params))
-        checks.check_linear("train", params, X)
-        if num_classes not in (None, params.W.shape[1]):
-            raise ValueError(
-                f"train: num_classes must be that of params, {params.W.shape[1]}, or None; got {num_classes}."
-            )
-    checks.check_targets("train", targets, X.shape[0], params.W.shape[1])
+        params = in_form_of(params, [Params(*layer.params) for layer in layers_of(_copy(params))])
+    *_, (output, _) = check_network("train", params, X)
+    if num_classes not in (None, output.W.shape[1]):
+        raise ValueError(f"train: num_classes must be that of params, {output.W.shape[1]}, or None; got {num_classes}.")
+    checks.check_targets("train", targets, X.shape[0], output.W.shape[1])
     checks.check_weights("train", weights, X.shape[0])
     if validation is not None:
         validation = tuple(validation)
@@ -157,8 +157,8 @@ def _check(X, targets, weights, params, num_classes, validation):
             raise ValueError(f"train: validation must be a pair (X, targets); got {len(validation)} items.")
         checks.check_array("train", "validation X", validation[0], "(N, P)")
         validation = (jnp.asarray(validation[0]), validation[1])
-        checks.check_linear("train (validation)", params, validation[0])
-        checks.check_targets("train (validation)", validation[1], validation[0].shape[0], params.W.shape[1])
+        check_network("train (validation)", params, validation[0])
+        checks.check_targets("train (validation)", validation[1], validation[0].shape[0], output.W.shape[1])
     return *jax.tree.map(jnp.asarray, (X, targets, weights)), params, jax.tree.map(jnp.asarray, validation)
 
 
@@ -173,7 +173,7 @@ def _run_epoch(params, state, key, data, validation, learning_rate, l2, *, optim
     def step(carry, batch):
         params, state = carry
         L, dL = formulas.value_and_gradient(params, *batch)
-        dL = Params(W=dL.W + l2 * params.W, b=dL.b)
+        dL = _add_penalty(dL, params, l2)
         if optimizer is None:
             return (formulas.sgd_step(params, dL, learning_rate), state), L
         updates, state = optimizer.update(dL, state, params)
@@ -199,11 +199,17 @@ def _run_epoch(params, state, key, data, validation, learning_rate, l2, *, optim
     return params, state, (mean_loss, *_evaluate(params, validation))
 
 
+def _add_penalty(dL, params, l2):
+    """The gradient of L + (l2/2)‖W‖²: l2·W is added to dL/dW."""
+    pairs = zip(layers_of(dL), layers_of(params), strict=True)
+    return in_form_of(params, [Params(own.params.W + l2 * layer.params.W, own.params.b) for own, layer in pairs])
+
+
 def _evaluate(params, validation):
     if validation is None:
         return None, None
     X, targets = validation
-    Z = formulas.linear(params, X)
+    Z = formulas.forward(params, X)
     labels = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
     hits = jnp.argmax(Z, axis=1).astype(labels.dtype) == labels
     return formulas.cross_entropy(Z, targets), jnp.mean(hits, dtype=jnp.float32)

@@ -1,0 +1,343 @@
+r"""The loss L of the layer, and of a network of layers: its gradient, its curvature and its descent.
+
+A network is a tuple of layers y = f(XW + b), the last of which has f = softmax:
+
+    A_0 = X        Z_l = A_{l−1} W_l + b_l        A_l = f_l(Z_l)        Y = softmax(Z), Z the last Z_l
+
+A softmax regression is the network without hidden layers, and `Params` alone stand for it: every function here takes
+either, and gives gradients in the form of what it got.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+from array_api_compat import array_namespace
+from jaxtyping import Float, Integer, Shaped
+
+from handgrad import validation
+from handgrad.formulas.activations import ACTIVATIONS
+from handgrad.formulas.layer import Params, linear, linear_backward
+from handgrad.formulas.losses import mean_loss, residual
+from handgrad.formulas.softmax import softmax
+from handgrad.validation import widen
+
+Array = Any
+
+
+class Layer(NamedTuple):
+    """One layer y = f(XW + b). A JAX pytree, whose leaves are W and b.
+
+    Attributes:
+      params: W (P, C) and b (1, C).
+      activation: the name of f: identity, relu, leaky_relu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu or softmax.
+    """
+
+    params: Params
+    activation: str
+
+
+jax.tree_util.register_pytree_with_keys(
+    Layer,
+    lambda layer: (((jax.tree_util.GetAttrKey("params"), layer.params),), layer.activation),
+    lambda activation, children: Layer(children[0], activation),
+)
+
+Network = tuple[Layer, ...]
+
+
+def is_network(params: Any) -> bool:
+    """Whether params are a tuple of layers, rather than one layer's (W, b)."""
+    return isinstance(params, tuple) and all(isinstance(layer, Layer) for layer in params)
+
+
+def layers_of(params: Any) -> Network:
+    """The layers of a network, or the one layer that Params alone are."""
+    return params if is_network(params) else (Layer(params, "softmax"),)
+
+
+def in_form_of(params: Any, layers: list[Params]) -> Any:
+    """One Params a layer, given in the form of params: as Params alone, or as a network."""
+    if not is_network(params):
+        return layers[0]
+    return tuple(Layer(own, layer.activation) for layer, own in zip(params, layers, strict=True))
+
+
+# --- Forward ------------------------------------------------------------------------------------------------------
+
+
+def forward(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
+    """The logits of a network: Z of its last layer, before softmax.
+
+    Args:
+      params: a network, or Params.
+      X: data, shape (N, P).
+
+    Returns:
+      Array (N, C) in X's dtype.
+
+    Raises:
+      TypeError, ValueError: layers that do not fit each other or X; an unknown activation; a last layer other than
+        softmax.
+    """
+    *hidden, output = check_network("forward", params, X)
+    _, A = _hidden_forward(array_namespace(X), hidden, X)
+    return linear(output.params, A)
+
+
+class _Pass(NamedTuple):
+    """What a hidden layer computes on the way forward, from X to A, and what its backward step needs."""
+
+    X: Array
+    Z: Array
+    A: Array
+
+
+def _hidden_forward(xp: Any, layers: Any, X: Array) -> tuple[list[_Pass], Array]:
+    passes = []
+    for layer in layers:
+        Z = linear(layer.params, X)
+        passes.append(_Pass(X, Z, activate(xp, layer, Z)))
+        X = passes[-1].A
+    return passes, X
+
+
+def activate(xp: Any, layer: Layer, Z: Array) -> Array:
+    """A = f(Z), in Z's dtype."""
+    return xp.astype(ACTIVATIONS[layer.activation].function(xp, widen(xp, Z)), Z.dtype)
+
+
+def pass_back(xp: Any, layer: Layer, Z: Array, A: Array, G: Array) -> Array:
+    """J G, in Z's dtype: dL/dZ for G = dL/dA, and Ȧ for G = Ż."""
+    wide = (widen(xp, array) for array in (Z, A, G))
+    return xp.astype(ACTIVATIONS[layer.activation].backward(xp, *wide), Z.dtype)
+
+
+# --- Backward -----------------------------------------------------------------------------------------------------
+#
+# With δ_l = dL/dZ_l, the output has δ = (Y − T)/N. Z_{l+1} depends on Z_l through A_l, so dL/dA_l = δ_{l+1} W_{l+1}ᵀ,
+# which passes f_l by its Jacobian, for all but softmax by its derivative:
+#
+#     δ_l = (δ_{l+1} W_{l+1}ᵀ) ∘ f_l′(Z_l)        dL/dW_l = A_{l−1}ᵀ δ_l        dL/db_l = 1ᵀ δ_l
+#
+# The code carries D = N·δ, and linear_backward divides by N.
+
+
+def loss(
+    params: Any, X: Float[Array, "N P"], targets: Array, weights: Shaped[Array, " N"] | None = None
+) -> Float[Array, ""]:
+    """The loss of the layer, L = cross_entropy(XW + b, targets), in nats; or of a network.
+
+    Args:
+      params: W (P, C) and b (1, C), floating, of X's dtype; or a network, a tuple of `Layer`.
+      X: data, shape (N, P).
+      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
+      weights: sample weights (N,), finite, non-negative.
+
+    Returns:
+      Scalar in X's dtype, or float32 where that is narrower.
+
+    Raises:
+      TypeError, ValueError: as `linear`, `cross_entropy` and `forward`.
+
+    Example:
+      >>> zeros = Params(W=np.zeros((3, 4)), b=np.zeros((1, 4)))
+      >>> print(loss(zeros, np.ones((2, 3)), np.array([0, 3])) == np.log(4))
+      True
+    """
+    check_loss("loss", params, X, targets, weights)
+    return mean_loss(array_namespace(X), forward(params, X), targets, weights)
+
+
+def gradient(
+    params: Any,
+    X: Float[Array, "N P"],
+    targets: Array,
+    weights: Shaped[Array, " N"] | None = None,
+    *,
+    recompute: bool = False,
+) -> Any:
+    """Gradient of the loss: dL/dW = Xᵀ(Y − T)/N and dL/db = 1ᵀ(Y − T)/N; of a network, in every layer.
+
+    Args:
+      params, X, targets, weights: as in `loss`.
+      recompute: as in `value_and_gradient`.
+
+    Returns:
+      Params(dL/dW (P, C), dL/db (1, C)) in X's dtype, or a network of them. Y − T is divided by N after the product, so
+      that float16 loses no small entry; an entry of Xᵀ(Y − T) beyond its range, 65504, is infinite there.
+
+    Raises:
+      TypeError, ValueError: as `loss`.
+
+    Example:
+      >>> zeros = Params(W=np.zeros((1, 2)), b=np.zeros((1, 2)))
+      >>> print(gradient(zeros, np.array([[2.0], [4.0]]), np.array([0, 1])).W)
+      [[ 0.5 -0.5]]
+    """
+    check_loss("gradient", params, X, targets, weights)
+    return _value_and_gradient(params, X, targets, weights, recompute)[1]
+
+
+def value_and_gradient(
+    params: Any,
+    X: Float[Array, "N P"],
+    targets: Array,
+    weights: Shaped[Array, " N"] | None = None,
+    *,
+    recompute: bool = False,
+) -> tuple[Float[Array, ""], Any]:
+    """The loss and its gradient from one forward pass: (`loss`, `gradient`).
+
+    Args:
+      params, X, targets, weights: as in `loss`.
+      recompute: hold only every √depth-th activation of a network on the way forward, and compute the others a second
+        time on the way back: one more forward pass, for memory of 2√depth activations where it was depth.
+
+    Returns:
+      L, and Params(dL/dW, dL/db) or a network of them.
+
+    Raises:
+      TypeError, ValueError: as `loss`.
+    """
+    check_loss("value_and_gradient", params, X, targets, weights)
+    return _value_and_gradient(params, X, targets, weights, recompute)
+
+
+def _value_and_gradient(params: Any, X: Any, targets: Any, weights: Any, recompute: bool) -> tuple[Any, Any]:
+    xp = array_namespace(X)
+    *hidden, output = layers_of(params)
+    length = max(1, math.ceil(math.sqrt(len(hidden))) if recompute else len(hidden))
+    segments = [hidden[start : start + length] for start in range(0, len(hidden), length)]
+    inputs: list[Array] = []
+    passes: list[_Pass] = []
+    A = X
+    for segment in segments:
+        inputs.append(A)
+        passes, A = _hidden_forward(xp, segment, A)
+
+    Z = linear(output.params, A)
+    D = residual(xp, Z, targets, weights)
+    gradients, above = [linear_backward(A, D, weights)], output
+    for segment, start in zip(reversed(segments), reversed(inputs), strict=True):
+        if segment is not segments[-1]:
+            passes, _ = _hidden_forward(xp, segment, _after(D, start))
+        for layer, (layer_X, Z_l, A_l) in zip(reversed(segment), reversed(passes), strict=True):
+            D = pass_back(xp, layer, Z_l, A_l, xp.astype(D, X.dtype) @ above.params.W.T)
+            gradients.append(linear_backward(layer_X, D, weights))
+            above = layer
+    return mean_loss(xp, Z, targets, weights), in_form_of(params, gradients[::-1])
+
+
+def _after(other: Array, array: Array) -> Array:
+    """The array, not to be read before `other` is there.
+
+    Only XLA reorders: it would see that it has computed the activations once, and hold them after all.
+    """
+    return jax.lax.optimization_barrier((array, other))[0] if isinstance(other, jax.Array) else array
+
+
+# --- Gradient descent, and what the network is for ----------------------------------------------------------------
+
+
+def sgd_step(params: Any, gradient: Any, learning_rate: float | Float[Array, ""]) -> Any:
+    """One step of gradient descent: W ← W − η dL/dW, b ← b − η dL/db.
+
+    Args:
+      params: W (P, C) and b (1, C), or a network.
+      gradient: dL/dW and dL/db, of the shapes and dtype of params, or a network of them.
+      learning_rate: η, a scalar.
+
+    Returns:
+      The new Params, or network.
+
+    Raises:
+      TypeError, ValueError: shapes or dtypes that disagree.
+
+    Example:
+      >>> one = Params(W=np.ones((1, 2)), b=np.ones((1, 2)))
+      >>> sgd_step(one, one, 0.25).W
+      array([[0.75, 0.75]])
+    """
+    stepped = []
+    for (W, b), (dW, db) in same_layers("sgd_step", params, "gradient", gradient):
+        stepped.append(Params(W=W - learning_rate * dW, b=b - learning_rate * db))
+    return in_form_of(params, stepped)
+
+
+def predict(params: Any, X: Float[Array, "N P"]) -> Integer[Array, " N"]:
+    """The most probable class of each row: argmax of the logits, the first where several share the maximum.
+
+    Args:
+      params: W (P, C) and b (1, C), floating, of X's dtype; or a network.
+      X: data, shape (N, P).
+
+    Returns:
+      Array (N,) of integers in [0, C).
+
+    Raises:
+      TypeError, ValueError: as `forward`.
+
+    Example:
+      >>> predict(Params(W=np.eye(2), b=np.zeros((1, 2))), np.array([[1.0, 2.0], [4.0, 3.0]]))
+      array([1, 0])
+    """
+    check_network("predict", params, X)
+    return array_namespace(X).argmax(forward(params, X), axis=1)
+
+
+def predict_proba(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
+    """The probability of each class: Y = softmax(XW + b), or softmax of a network's logits.
+
+    Args:
+      params: W (P, C) and b (1, C), floating, of X's dtype; or a network.
+      X: data, shape (N, P).
+
+    Returns:
+      Array (N, C) in X's dtype; each row sums to 1.
+
+    Raises:
+      TypeError, ValueError: as `forward`.
+    """
+    check_network("predict_proba", params, X)
+    return softmax(forward(params, X))
+
+
+# --- Checks -------------------------------------------------------------------------------------------------------
+
+
+def check_network(function: str, params: Any, X: Any) -> Network:
+    """Check the layers against X and each other. Returns them."""
+    layers = layers_of(params)
+    width = None
+    for number, (own, activation) in enumerate(layers):
+        argument = f"layer {number}" if is_network(params) else "params"
+        if width is None:
+            validation.check_linear(function, own, X, argument)
+        else:
+            validation.check_stacked(function, own, argument, width, X)
+        width = own[0].shape[1]
+        last = number == len(layers) - 1
+        if activation not in ACTIVATIONS or (last and activation != "softmax"):
+            required = "'softmax', whose logits the loss takes" if last else f"one of {', '.join(ACTIVATIONS)}"
+            raise ValueError(f"{function}: the activation of {argument} must be {required}; got {activation!r}.")
+    return layers
+
+
+def check_loss(function: str, params: Any, X: Any, targets: Any, weights: Any) -> None:
+    """Check all the arguments of a loss."""
+    layers = check_network(function, params, X)
+    validation.check_targets(function, targets, X.shape[0], layers[-1].params[0].shape[1])
+    validation.check_weights(function, weights, X.shape[0])
+
+
+def same_layers(function: str, params: Any, argument: str, other: Any) -> list[tuple[Params, Params]]:
+    """Check that `other` has the layers of params, in shape and dtype. Returns them in pairs."""
+    layers, others = layers_of(params), layers_of(other)
+    if len(layers) != len(others):
+        raise ValueError(
+            f"{function}: {argument} must have the layers of params, {len(layers)} of them; got {len(others)}."
+        )
+    for layer, own in zip(layers, others, strict=True):
+        validation.check_same_params(function, layer.params, argument, own.params)
+    return [(layer.params, own.params) for layer, own in zip(layers, others, strict=True)]

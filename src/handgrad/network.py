@@ -1,0 +1,133 @@
+"""Networks in JAX: parameters to start from, and a layer whose derivative rule is the hand-derived one.
+
+`Layer`, `forward`, `loss`, `gradient` and `value_and_gradient` are those of `handgrad.formulas`, for any array library.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from handgrad import validation
+from handgrad.formulas import (
+    Layer,
+    Params,
+    forward,
+    gradient,
+    hessian_vector_product,
+    linear,
+    loss,
+    predict,
+    predict_proba,
+    value_and_gradient,
+)
+from handgrad.formulas.activations import ACTIVATIONS
+from handgrad.formulas.network import Network, activate, pass_back
+from handgrad.initialization import init_params
+
+__all__ = [
+    "Layer",
+    "dense",
+    "forward",
+    "gradient",
+    "hessian_vector_product",
+    "init_network",
+    "loss",
+    "predict",
+    "predict_proba",
+    "value_and_gradient",
+]
+
+
+def init_network(
+    key: jax.Array,
+    sizes: Sequence[int],
+    activation: str = "relu",
+    *,
+    dtype: jax.typing.DTypeLike | None = None,
+) -> Network:
+    """A network with random weights of the scale that suits the activation, and biases 0.
+
+    The weights are normal. Their standard deviation keeps the size of what passes through: √(2/P) for relu,
+    leaky_relu, gelu and silu (He), √(2/(P + C)) for tanh, sigmoid and softmax (Glorot), √(1/P) for identity and
+    softplus and for the last layer (LeCun), P and C being the sizes before and after the layer.
+
+    Args:
+      key: a JAX random key.
+      sizes: features, width of each hidden layer, classes: (P, …, C). Two of them make a softmax regression.
+      activation: of the hidden layers.
+      dtype: floating; JAX's default if None.
+
+    Returns:
+      A tuple of `Layer`, the last with activation "softmax".
+
+    Raises:
+      ValueError: fewer than two sizes, one that is not positive, or an unknown activation.
+
+    Example:
+      >>> [layer.activation for layer in init_network(jax.random.key(0), (64, 32, 10), "tanh")]
+      ['tanh', 'softmax']
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"init_network: sizes must be at least (features, classes); got {tuple(sizes)}.")
+    for size in sizes:
+        validation.check_positive_integer("init_network", "each of sizes", size)
+    check_activation("init_network", activation)
+    layers = []
+    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
+        last = number == len(sizes) - 2
+        gain = 1.0 if last else ACTIVATIONS[activation].gain
+        scale = math.sqrt(2 / (before + after)) if gain is None else gain / math.sqrt(before)
+        params = init_params(before, after, key=jax.random.fold_in(key, number), scale=scale, dtype=dtype)
+        layers.append(Layer(params, "softmax" if last else activation))
+    return tuple(layers)
+
+
+def check_activation(function: str, activation: str) -> None:
+    """Check the name of an activation."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{function}: activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
+
+
+def dense(X: Float[Array, "*batch P"], params: Params, activation: str = "identity") -> Float[Array, "*batch C"]:
+    """One layer y = f(XW + b) as an operation for any JAX model, its derivative rule written by hand.
+
+    The rule is Ȧ = J (ẊW + XẆ + ḃ), J being diag f′(Z) but for softmax. JAX turns it round for reverse mode, which
+    gives dL/dZ = J dL/dA, dL/dW = Xᵀ dL/dZ, dL/db = 1ᵀ dL/dZ and dL/dX = dL/dZ Wᵀ; forward mode, vmap, and second
+    derivatives, by differentiating the rule, work too.
+
+    Args:
+      X: shape (…, P), floating, with any number of axes before the last.
+      params: W (P, C) and b (1, C), of X's dtype.
+      activation: a name as in `Layer`.
+
+    Returns:
+      Array (…, C) in X's dtype.
+
+    Raises:
+      TypeError, ValueError: as `linear`, or an unknown activation.
+    """
+    check_activation("dense", activation)
+    validation.check_params("dense", params)
+    rows = jnp.reshape(X, (-1, X.shape[-1]))
+    validation.check_linear("dense", params, rows)
+    return jnp.reshape(_dense(rows, Params(*params), activation), (*X.shape[:-1], params[0].shape[1]))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _dense(X: jax.Array, params: Params, activation: str) -> jax.Array:
+    return activate(jnp, Layer(params, activation), linear(params, X))
+
+
+@_dense.defjvp
+def _dense_jvp(activation, primals, tangents):
+    X, params = primals
+    dX, (dW, db) = tangents
+    layer = Layer(params, activation)
+    Z = linear(params, X)
+    A = activate(jnp, layer, Z)
+    return A, pass_back(jnp, layer, Z, A, dX @ params.W + X @ dW + db)
