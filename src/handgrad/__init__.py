@@ -6,9 +6,39 @@ The functions of `handgrad.formulas` stand here under the same names, compiled b
 import jax as _jax
 
 from handgrad import formulas
+from handgrad.check import GradientCheck, GradientReport, check_gradients
 from handgrad.formulas import Params
+from handgrad.initialization import init_params
+from handgrad.solvers.sgd import Epoch, TrainResult, train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Epoch",
+    "GradientCheck",
+    "GradientReport",
+    "Params",
+    "TrainResult",
+    "check_gradients",
+    "cross_entropy",
+    "entropy",
+    "formulas",
+    "gradient",
+    "hessian_vector_product",
+    "init_params",
+    "kl_divergence",
+    "linear",
+    "log_softmax",
+    "logit_gradient",
+    "loss",
+    "one_hot",
+    "predict",
+    "predict_proba",
+    "sgd_step",
+    "softmax",
+    "train",
+    "value_and_gradient",
+]
 
 linear = _jax.jit(formulas.linear)
 softmax = _jax.jit(formulas.softmax)

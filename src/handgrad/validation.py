@@ -5,6 +5,7 @@ and dtypes are checked always, so under `jax.jit` at trace time. Values are look
 tracer has none, and there `formulas` answers a row that breaks the rules with NaN.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -187,6 +188,24 @@ def check_positive_integer(function: str, argument: str, value: Any) -> None:
     """Check a count, such as a number of classes."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{function}: {argument} must be a positive integer; got {value!r}.")
+
+
+def check_number(function: str, argument: str, value: Any) -> None:
+    """Check a setting, such as a learning rate: finite and non-negative."""
+    try:
+        fits = 0 <= float(value) < math.inf
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{function}: {argument} must be a finite number, 0 or more; got {value!r}.")
+
+
+def count_classes(function: str, targets: Any) -> int:
+    """The number of classes that targets with known values have: columns, or the largest label + 1."""
+    if is_array_api_obj(targets) and targets.ndim == 2:
+        return targets.shape[1]
+    xp = check_labels(function, "targets", targets)
+    return max(int(xp.max(targets)), 0) + 1
 
 
 # What the formulas share with the checks, so that a row is refused by one rule, traced or not.

@@ -41,3 +41,22 @@ from handgrad.formulas.layer import (
 )
 from handgrad.formulas.losses import cross_entropy, entropy, kl_divergence, logit_gradient, one_hot
 from handgrad.formulas.softmax import log_softmax, softmax
+
+__all__ = [
+    "Params",
+    "cross_entropy",
+    "entropy",
+    "gradient",
+    "hessian_vector_product",
+    "kl_divergence",
+    "linear",
+    "log_softmax",
+    "logit_gradient",
+    "loss",
+    "one_hot",
+    "predict",
+    "predict_proba",
+    "sgd_step",
+    "softmax",
+    "value_and_gradient",
+]

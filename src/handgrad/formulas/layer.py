@@ -51,9 +51,7 @@ def linear(params: Params, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
     return X @ W + b
 
 
-def _linear_backward(
-    X: Float[Array, "N P"], D: Float[Array, "N C"], weights: Shaped[Array, " N"] | None
-) -> Params:
+def _linear_backward(X: Float[Array, "N P"], D: Float[Array, "N C"], weights: Shaped[Array, " N"] | None) -> Params:
     """(XᵀD/n, 1ᵀD/n) for n·dL/dZ = D, where n is N or sum(w)."""
     xp = array_namespace(X)
     n = normaliser(xp, D, weights)
@@ -69,7 +67,7 @@ def _linear_backward(
     return Params(W=xp.astype(dW, X.dtype), b=xp.astype(db, X.dtype))
 
 
-# --- The layer: L(W, b), its gradient, its curvature ------------------------------------------------------------------
+# --- The layer: L(W, b), its gradient, its curvature --------------------------------------------------------------
 #
 # Gradient:  the chain rule joins the two backward steps above,
 #
@@ -186,7 +184,7 @@ def _check_layer(function: str, params: Any, X: Any, targets: Any, weights: Any)
     return array_namespace(X)
 
 
-# --- Gradient descent, and what the layer is for -----------------------------------------------------------------------
+# --- Gradient descent, and what the layer is for ------------------------------------------------------------------
 
 
 def sgd_step(params: Params, gradient: Params, learning_rate: float) -> Params:

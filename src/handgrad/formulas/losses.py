@@ -68,7 +68,7 @@ def _distributions(xp: Any, T: Float[Array, "N C"], dtype: Any) -> Float[Array, 
     return xp.where(validation.are_distributions(xp, T)[:, None], T, math.nan)
 
 
-# --- L = cross-entropy ----------------------------------------------------------------------------------------------
+# --- L = cross-entropy --------------------------------------------------------------------------------------------
 #
 # Forward:   L = −(1/N) Σ_i Σ_j T_ij log Y_ij, which for one-hot T is −(1/N) Σ_i log Y_{i,t_i}
 #
@@ -114,12 +114,10 @@ def cross_entropy(
     return mean_loss(xp, Z, targets, weights) / _log("cross_entropy", base)
 
 
-def mean_loss(
-    xp: Any, Z: Float[Array, "N C"], targets: Array, weights: Shaped[Array, " N"] | None
-) -> Float[Array, ""]:
+def mean_loss(xp: Any, Z: Float[Array, "N C"], targets: Array, weights: Shaped[Array, " N"] | None) -> Float[Array, ""]:
     """`cross_entropy` in nats, its arguments taken as checked."""
     Z = widen(xp, Z)
-    maximum, exponentials, total = shifted_exponentials(xp, Z)
+    maximum, _, total = shifted_exponentials(xp, Z)
     if targets.ndim == 1:
         # −log Y_{i,t_i} = log Σ exp(Z_i − m_i) + m_i − Z_{i,t_i}
         labels, valid = _widen_labels(xp, targets, Z.shape[1])
@@ -199,7 +197,7 @@ def _check_loss(function: str, Z: Any, targets: Any, weights: Any) -> Any:
     return xp
 
 
-# --- What cross-entropy is made of: H(T, Y) = H(T) + KL(T‖Y) ---------------------------------------------------------
+# --- What cross-entropy is made of: H(T, Y) = H(T) + KL(T‖Y) ---------------------------------------------------
 
 
 def entropy(T: Float[Array, "N C"], base: float = math.e) -> Float[Array, ""]:

@@ -1,0 +1,1 @@
+"""What finds parameters: gradient descent."""
