@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ def predict_proba(model: Model, X: np.ndarray) -> np.ndarray:
 
 
 def save_model(path: pathlib.Path, model: Model) -> None:
-    """Write the model, to a temporary name first, so that `path` never names half of one."""
+    """Write the model."""
     tensors = {
         "W": np.asarray(model.params.W),
         "b": np.asarray(model.params.b),
@@ -70,12 +69,7 @@ def save_model(path: pathlib.Path, model: Model) -> None:
         "jax_version": jax.__version__,
     }
     metadata["sha256"] = _digest(metadata, tensors)
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        safetensors.numpy.save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
 def load_model(path: pathlib.Path) -> Model:
@@ -122,5 +116,5 @@ def _digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
-        digest.update(np.ascontiguousarray(tensors[name]))
+        digest.update(tensors[name].tobytes())
     return digest.hexdigest()

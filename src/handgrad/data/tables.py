@@ -105,7 +105,8 @@ def read_features(path: Path, *, feature_names: Sequence[str] | None = None, tar
     if path.suffix == ".npz":
         return _features(path, _read_npz(path, ("X",))["X"])[0]
     columns = _read_csv(path)
-    columns.pop(target, None)
+    if target is not None:
+        columns.pop(target, None)
     if feature_names is not None:
         _require_columns(path, feature_names, list(columns))
         unknown = [name for name in columns if name not in set(feature_names)]
