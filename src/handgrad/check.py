@@ -1,6 +1,7 @@
 """The hand-derived gradient against two other opinions: autograd, and differences of the loss itself."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from handgrad.formulas import Params
 
 # Entries of a parameter that are checked by differences; each costs two evaluations of the loss.
 MAX_DIFFERENCES = 64
+
+ROUNDING_32 = 2.0**-24  # the rounding errors of float32 and float64
+ROUNDING_64 = 2.0**-53
 
 
 class GradientCheck(NamedTuple):
@@ -190,7 +194,7 @@ def _check(
 def _steps(reference: _Reference) -> Params:
     """The step for each entry by which its row of X changes a logit by at most u₆₄^(1/3), near enough the best."""
     largest = jnp.max(jnp.abs(reference.X), axis=0)
-    step = (jnp.finfo(jnp.float64).eps / 2) ** (1 / 3)
+    step = ROUNDING_64 ** (1 / 3)
     per_feature = step / jnp.where(largest == 0, 1.0, largest)
     W, b = reference.params
     return Params(W=jnp.broadcast_to(per_feature[:, None], W.shape), b=jnp.full(b.shape, step))
@@ -215,21 +219,20 @@ def _central_differences(reference: _Reference, entries: jax.Array, *, parameter
 def _tolerances(u: float, reference: _Reference) -> tuple[Params, Params]:
     """As derived in `check_gradients`: what the gradient by hand may be off, and differences may be off more."""
     params, X, T, share = reference
-    v = jnp.minimum(u, jnp.finfo(jnp.float32).eps / 2)
+    v = jnp.minimum(u, ROUNDING_32)
     XW = X @ params.W
     Z = XW + params.b
     Y = jax.nn.softmax(Z, axis=1)
     D = Y - T
     absolute_W, absolute_b = jax.tree.map(jnp.abs, params)
-    E = jnp.sqrt(X.shape[1]) * v * (jnp.abs(X) @ absolute_W + absolute_b) + u * (jnp.abs(XW) + jnp.abs(Z))
+    E = math.sqrt(X.shape[1]) * v * (jnp.abs(X) @ absolute_W + absolute_b) + u * (jnp.abs(XW) + jnp.abs(Z))
     error = Y * (E + jnp.sum(Y * E, axis=1, keepdims=True)) + v * Y
-    error = share[:, None] * (error + (jnp.sqrt(X.shape[0]) * v + u) * jnp.abs(D))
+    error = share[:, None] * (error + (math.sqrt(X.shape[0]) * v + u) * jnp.abs(D))
     D = share[:, None] * D
     by_hand = Params(
         W=4 * (jnp.abs(X).T @ error + u * jnp.abs(X.T @ D)),
         b=4 * (jnp.sum(error, axis=0, keepdims=True) + u * jnp.abs(jnp.sum(D, axis=0, keepdims=True))),
     )
-    u64 = jnp.finfo(jnp.float64).eps / 2
-    step = u64 ** (1 / 3)
-    logit_error = 4 * (step**2 / 60 + u64 * (reference.loss(params) + jnp.max(jnp.abs(Z))) / step)
+    step = ROUNDING_64 ** (1 / 3)
+    logit_error = 4 * (step**2 / 60 + ROUNDING_64 * (reference.loss(params) + jnp.max(jnp.abs(Z))) / step)
     return by_hand, jax.tree.map(lambda steps: logit_error * step / steps, _steps(reference))

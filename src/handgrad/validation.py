@@ -105,6 +105,11 @@ def check_same(function: str, argument: str, array: Any, other_argument: str, ot
 def check_targets(function: str, targets: Any, num_rows: int, num_classes: int) -> None:
     """Check labels (N,) in [0, C) of integer dtype, or distributions (N, C) of floating dtype."""
     if is_array_api_obj(targets) and targets.ndim == 2:
+        if tuple(targets.shape) == (num_rows, 1) and num_classes > 1:
+            raise ValueError(
+                f"{function}: targets must have shape (N, C) = {(num_rows, num_classes)}; got {(num_rows, 1)}. "
+                "Labels as a column? Use targets[:, 0]."
+            )
         _check_shape(function, "targets", targets, (num_rows, num_classes), "(N, C)")
         check_distributions(function, "targets", targets)
         return

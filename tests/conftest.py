@@ -1,0 +1,32 @@
+"""What every test runs under: eight devices on the CPU, strict dtype promotion, no broadcast of ranks."""
+
+import contextlib
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Each dtype, with JAX really computing in it."""
+    with jax.enable_x64(True) if request.param == "float64" else contextlib.nullcontext():
+        yield request.param
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def standard_promotion():
+    """For optax's Adam, which raises a float to an integer power."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
