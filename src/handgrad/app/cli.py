@@ -30,11 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"the program needs {error.name}: pip install 'handgrad[app]'", 2)
     try:
-        status = app(arguments, prog_name="handgrad", standalone_mode=False)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False)
         sys.stdout.flush()
         return status or 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
+        return 130
     except FloatingPointError as error:
         return _fail(str(error), 1)
     except BrokenPipeError:  # as in `handgrad predict … | head`

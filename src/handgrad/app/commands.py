@@ -7,17 +7,27 @@ import pathlib
 import sys
 import time
 import warnings
-from typing import Annotated, Any, TextIO
+from typing import Annotated, TextIO
 
 import jax
 import numpy as np
 import optax
 import typer
+from rich.console import Console
 
 import handgrad
 from handgrad.app.files import new_file, new_run
 from handgrad.app.model import Model, load_model, predict_proba
-from handgrad.app.report import Reporter, Run, write_run
+from handgrad.app.report import (
+    Run,
+    Settings,
+    make_console,
+    print_check,
+    print_data,
+    print_summary,
+    show_epochs,
+    write_run,
+)
 from handgrad.data import Split, Table, load_digits, read_features, read_table, split_and_scale
 
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
@@ -27,7 +37,7 @@ OPTAX_LEARNING_RATE = 0.01
 # Rows that the gradient check looks at: enough for every class, and little beside the training.
 MAX_CHECKED_ROWS = 512
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 Data = Annotated[
     pathlib.Path | None,
@@ -59,9 +69,7 @@ def train(
     ] = "sgd",
     learning_rate: Annotated[
         float | None,
-        typer.Option(
-            help=f"η. [default: {SGD_LEARNING_RATE} for sgd, {OPTAX_LEARNING_RATE} for the others]", show_default=False
-        ),
+        typer.Option(help="η.", show_default=f"{SGD_LEARNING_RATE} for sgd, {OPTAX_LEARNING_RATE} for the others"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
@@ -75,64 +83,63 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
 ) -> int:
     """Train on four fifths of the rows, hold out the others, and check the gradient at both ends."""
-    transformation, learning_rate = _make_optimizer(optimizer, learning_rate)
+    settings = Settings(
+        data=str(data or "digits"),
+        optimizer=optimizer,
+        learning_rate=_learning_rate(optimizer, learning_rate),
+        batch_size=None if full_batch else batch_size,
+        epochs=epochs,
+        l2=l2,
+        seed=seed,
+    )
+    console = make_console()
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        table = _read(data, target)
-        split = split_and_scale(table)
-        reporter = Reporter(epochs)
-        reporter.print_data(str(data or "digits"), table, split)
-        first = handgrad.init_params(table.X.shape[1], len(table.class_names))
-        checks = [_check(first, split)]
-        reporter.print_check("first", checks[0])
-        start = time.perf_counter()
-        with reporter, warnings.catch_warnings():
-            # That the loss became infinite is said by _require_finite.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            params, history = handgrad.train(
-                split.X,
-                split.labels,
-                optimizer=transformation,
-                learning_rate=learning_rate if transformation is None else None,
-                batch_size=None if full_batch else batch_size,
-                epochs=epochs,
-                l2=l2,
-                validation=(split.X_held_out, split.labels_held_out),
-                params=first,
-                key=jax.random.key(seed),
-                callback=reporter.show_epoch,
-            )
-        seconds = time.perf_counter() - start
-        train_loss = float(handgrad.loss(params, split.X, split.labels))
-        _require_finite(history, train_loss)
-        checks.append(_check(params, split))
-        reporter.print_check("last", checks[1])
-        run = Run(
-            model=Model(params, split.scaling, table.class_names, table.feature_names, table.image_shape, table.target),
-            history=history,
-            train_loss=train_loss,
-            held_out_labels=split.labels_held_out,
-            predictions=np.asarray(handgrad.predict(params, split.X_held_out)),
-            gradient_check_passed=all(check.passed for check in checks),
-            seconds=seconds,
-            settings={
-                "data": str(data or "digits"),
-                "rows": len(table.X),
-                "train_rows": len(split.X),
-                "test_rows": len(split.X_held_out),
-                "features": table.X.shape[1],
-                "classes": len(table.class_names),
-                "optimizer": optimizer,
-                "learning_rate": learning_rate,
-                "batch_size": None if full_batch else batch_size,
-                "l2": l2,
-                "seed": seed,
-            },
-        )
+        run = _train(console, settings, _read(data, target))
         if folder is not None:
             write_run(folder, run)
-    reporter.print_summary(run, out)
+    print_summary(console, run, out)
     return 0 if run.gradient_check_passed else 1
+
+
+def _train(console: Console, settings: Settings, table: Table) -> Run:
+    split = split_and_scale(table)
+    print_data(console, settings, table, split)
+    params = handgrad.init_params(table.X.shape[1], len(table.class_names))
+    checks = [_check(params, split)]
+    print_check(console, "first", checks[0])
+    is_explicit = settings.optimizer == "sgd"
+    start = time.perf_counter()
+    with show_epochs(console, settings.epochs) as show_epoch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
+        params, history = handgrad.train(
+            split.X,
+            split.labels,
+            optimizer=None if is_explicit else getattr(optax, settings.optimizer)(settings.learning_rate),
+            learning_rate=settings.learning_rate if is_explicit else None,
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            l2=settings.l2,
+            validation=(split.X_held_out, split.labels_held_out),
+            params=params,
+            key=jax.random.key(settings.seed),
+            callback=show_epoch,
+        )
+    seconds = time.perf_counter() - start
+    train_loss = float(handgrad.loss(params, split.X, split.labels))
+    _require_finite(history[-1], train_loss)
+    checks.append(_check(params, split))
+    print_check(console, "last", checks[1])
+    return Run(
+        settings=settings,
+        split=split,
+        model=Model(params, split.scaling, table.class_names, table.feature_names, table.image_shape, table.target),
+        history=history,
+        train_loss=train_loss,
+        predictions=np.asarray(handgrad.predict(params, split.X_held_out)),
+        checks=tuple(checks),
+        seconds=seconds,
+    )
 
 
 @app.command()
@@ -182,15 +189,14 @@ def _read(data: pathlib.Path | None, target: str | None) -> Table:
     return load_digits()
 
 
-def _make_optimizer(name: str, learning_rate: float | None) -> tuple[Any, float]:
-    """The optax transformation, None for the explicit update, and the learning rate."""
-    if name not in OPTIMIZERS:
-        raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}; got {name!r}.")
+def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
     if learning_rate is None:
-        learning_rate = SGD_LEARNING_RATE if name == "sgd" else OPTAX_LEARNING_RATE
+        return SGD_LEARNING_RATE if optimizer == "sgd" else OPTAX_LEARNING_RATE
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"--learning-rate must be positive and finite; got {learning_rate}.")
-    return None if name == "sgd" else getattr(optax, name)(learning_rate), learning_rate
+    return learning_rate
 
 
 def _check(params: handgrad.Params, split: Split) -> handgrad.GradientReport:
@@ -198,8 +204,7 @@ def _check(params: handgrad.Params, split: Split) -> handgrad.GradientReport:
     return handgrad.check_gradients(params, split.X[rows], split.labels[rows])
 
 
-def _require_finite(history: tuple[handgrad.Epoch, ...], train_loss: float) -> None:
-    last = history[-1]
+def _require_finite(last: handgrad.Epoch, train_loss: float) -> None:
     for loss in (last.loss, last.validation_loss, train_loss):
         if loss is None or not math.isfinite(loss):
             raise FloatingPointError(

@@ -12,6 +12,8 @@ from handgrad.app.model import FILE_NAME
 @contextlib.contextmanager
 def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path to write to, renamed to `path` at the end, or removed if there is no good end."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: there is no such folder.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary

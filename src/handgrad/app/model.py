@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,19 +57,18 @@ def save_model(path: pathlib.Path, model: Model) -> None:
         "offset": model.scaling.offset,
         "scale": model.scaling.scale,
     }
-    metadata = {
-        "format": "handgrad",
-        "format_version": json.dumps(FORMAT_VERSION),
-        "class_names": json.dumps(model.class_names),
-        "feature_names": json.dumps(model.feature_names),
-        "image_shape": json.dumps(model.image_shape),
-        "target": json.dumps(model.target),
+    description: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "class_names": model.class_names,
+        "feature_names": model.feature_names,
+        "image_shape": model.image_shape,
+        "target": model.target,
         "preprocessing": "(x - offset) * scale",
-        "handgrad_version": handgrad.__version__,
-        "jax_version": jax.__version__,
+        "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__},
     }
-    metadata["sha256"] = _digest(metadata, tensors)
-    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    description["sha256"] = _digest(description, tensors)
+    # One entry, for safetensors writes several in random order, and the same run should give the same bytes.
+    path.write_bytes(safetensors.numpy.save(tensors, {"handgrad": json.dumps(description)}))
 
 
 def load_model(path: pathlib.Path) -> Model:
@@ -92,28 +91,34 @@ def load_model(path: pathlib.Path) -> Model:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: is not a model, or is damaged or cut short ({error}).") from None
-    if metadata.get("format") != "handgrad":
+    if "handgrad" not in metadata:
         raise ValueError(f"{path}: was not written by handgrad; `handgrad train --out RUN` writes models.")
-    if metadata.get("format_version") != json.dumps(FORMAT_VERSION):
-        raise ValueError(
-            f"{path}: has format {metadata.get('format_version')}, written by handgrad "
-            f"{metadata.get('handgrad_version')}; this handgrad {handgrad.__version__} reads format {FORMAT_VERSION}."
-        )
-    if metadata.pop("sha256", None) != _digest(metadata, tensors):
+    try:
+        description = json.loads(metadata["handgrad"])
+        if description["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: has format {description['format_version']}, written by handgrad "
+                f"{description['versions']['handgrad']}; this is handgrad {handgrad.__version__}, which reads format "
+                f"{FORMAT_VERSION}."
+            )
+        is_whole = description.pop("sha256") == _digest(description, tensors)
+    except (json.JSONDecodeError, KeyError):
+        is_whole = False
+    if not is_whole:
         raise ValueError(f"{path}: is damaged; its content does not match its checksum. Train it anew.")
-    feature_names, image_shape = (json.loads(metadata[key]) for key in ("feature_names", "image_shape"))
+    feature_names, image_shape = description["feature_names"], description["image_shape"]
     return Model(
         params=handgrad.Params(W=jnp.asarray(tensors["W"]), b=jnp.asarray(tensors["b"])),
         scaling=Scaling(offset=tensors["offset"], scale=tensors["scale"]),
-        class_names=tuple(json.loads(metadata["class_names"])),
-        feature_names=feature_names and tuple(feature_names),
-        image_shape=image_shape and tuple(image_shape),
-        target=json.loads(metadata["target"]),
+        class_names=tuple(description["class_names"]),
+        feature_names=None if feature_names is None else tuple(feature_names),
+        image_shape=None if image_shape is None else tuple(image_shape),
+        target=description["target"],
     )
 
 
-def _digest(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+def _digest(description: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
         digest.update(tensors[name].tobytes())

@@ -121,7 +121,7 @@ def read_features(path: Path, *, feature_names: Sequence[str] | None = None, tar
 def _find(path: Path) -> pathlib.Path:
     path = pathlib.Path(path)
     if path.suffix not in (".npz", ".csv"):
-        raise ValueError(f"{path}: the ending must be .npz or .csv; got {path.suffix or 'none'!r}.")
+        raise ValueError(f"{path}: the ending must be .npz or .csv; got {path.suffix or 'none'}.")
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; a file is needed.")
     if not path.exists():
