@@ -4,10 +4,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 
 import handgrad
+import oracles
 from handgrad import Params, formulas
 
 # One row, one feature, one class; P above and below C, for which dL/dW is computed in two ways; odd sizes.

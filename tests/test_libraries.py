@@ -3,9 +3,9 @@
 import array_api_strict
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from handgrad import Params, formulas
 
 

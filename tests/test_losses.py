@@ -5,10 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 
 import handgrad
+import oracles
 from handgrad import formulas
 
 SHAPES = [(1, 1), (1, 4), (33, 1), (10, 26)]

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
-import oracles
 import pytest
 
 import handgrad
+import oracles
 from handgrad import Params
 
 

@@ -3,10 +3,10 @@
 import re
 
 import numpy as np
-import oracles
 import pytest
 
 import handgrad
+import oracles
 from handgrad import Params, formulas
 
 pytestmark = pytest.mark.messages

@@ -216,7 +216,7 @@ def _central_differences(reference: _Reference, entries: jax.Array, *, parameter
     return jax.lax.map(difference, entries)
 
 
-def _tolerances(u: float, reference: _Reference) -> tuple[Params, Params]:
+def _tolerances(u: jax.Array, reference: _Reference) -> tuple[Params, Params]:
     """As derived in `check_gradients`: what the gradient by hand may be off, and differences may be off more."""
     params, X, T, share = reference
     v = jnp.minimum(u, ROUNDING_32)

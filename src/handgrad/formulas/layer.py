@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 
 from handgrad import validation
 from handgrad.formulas.losses import mean_loss, normaliser, residual, times_weights
@@ -187,7 +187,7 @@ def _check_layer(function: str, params: Any, X: Any, targets: Any, weights: Any)
 # --- Gradient descent, and what the layer is for ------------------------------------------------------------------
 
 
-def sgd_step(params: Params, gradient: Params, learning_rate: float) -> Params:
+def sgd_step(params: Params, gradient: Params, learning_rate: float | Float[Array, ""]) -> Params:
     """One step of gradient descent: W ← W − η dL/dW, b ← b − η dL/db.
 
     Args:
@@ -212,7 +212,7 @@ def sgd_step(params: Params, gradient: Params, learning_rate: float) -> Params:
     return Params(W=W - learning_rate * dW, b=b - learning_rate * db)
 
 
-def predict(params: Params, X: Float[Array, "N P"]) -> Int[Array, " N"]:
+def predict(params: Params, X: Float[Array, "N P"]) -> Integer[Array, " N"]:
     """The most probable class of each row: argmax of the logits, the first where several share the maximum.
 
     Args:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from array_api_compat import device
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 
 from handgrad import validation
 from handgrad.formulas.softmax import shifted_exponentials, softmax
@@ -15,7 +15,7 @@ Array = Any
 # --- T from t -----------------------------------------------------------------------------------------------------
 
 
-def one_hot(labels: Int[Array, " N"], num_classes: int, dtype: Any = None) -> Float[Array, "N C"]:
+def one_hot(labels: Integer[Array, " N"], num_classes: int, dtype: Any = None) -> Float[Array, "N C"]:
     """The one-hot rows T of labels t: T_ic = 1 where t_i = c, else 0.
 
     Args:
@@ -45,7 +45,7 @@ def one_hot(labels: Int[Array, " N"], num_classes: int, dtype: Any = None) -> Fl
     return _one_hot(xp, labels, num_classes, dtype)
 
 
-def _one_hot(xp: Any, labels: Int[Array, " N"], num_classes: int, dtype: Any) -> Float[Array, "N C"]:
+def _one_hot(xp: Any, labels: Integer[Array, " N"], num_classes: int, dtype: Any) -> Float[Array, "N C"]:
     # Compared with 0 … C−1 rather than scattered: a comparison fuses into whatever reads T, so T is never stored.
     labels, valid = _widen_labels(xp, labels, num_classes)
     classes = xp.arange(num_classes, dtype=labels.dtype, device=device(labels))
@@ -53,7 +53,7 @@ def _one_hot(xp: Any, labels: Int[Array, " N"], num_classes: int, dtype: Any) ->
     return xp.where(labels[:, None] == classes[None, :], 1.0, elsewhere[:, None])
 
 
-def _widen_labels(xp: Any, labels: Int[Array, " N"], num_classes: int) -> tuple[Int[Array, " N"], Array]:
+def _widen_labels(xp: Any, labels: Integer[Array, " N"], num_classes: int) -> tuple[Integer[Array, " N"], Array]:
     """Labels in the library's default integer dtype, whose range holds any class count, and which are in [0, C).
 
     An unsigned label too large for it turns negative, and so stays outside.

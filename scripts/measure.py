@@ -1,0 +1,46 @@
+"""What the benchmarks share: interleaved timing, and the machine's name."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, the functions taking turns, so that what disturbs the machine disturbs all of them.
+
+    Each is called once before, to compile. Results that are JAX arrays are waited for.
+    """
+    for function in functions.values():
+        jax.block_until_ready(function())
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(numerator: list[float], denominator: list[float]) -> float:
+    """The median of the ratios of calls that were made one after the other."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
+def machine() -> str:
+    """The device, and the versions that matter."""
+    device = jax.devices()[0]
+    name = device.device_kind if device.platform != "cpu" else f"{_processor()}, {os.cpu_count()} cores"
+    return f"{name}; Python {platform.python_version()}, jax {jax.__version__}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs the tests, in .venv, which it makes where it is missing.
+#
+#   scripts/test.sh                 all but the slow ones
+#   scripts/test.sh --all           the slow ones too
+#   scripts/test.sh -k gradient     further arguments go to pytest
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set_up test
+marker=(-m "not slow")
+if [ "${1:-}" = "--all" ]; then
+  marker=()
+  shift
+fi
+exec .venv/bin/python -m pytest "${marker[@]}" "$@"

@@ -1,0 +1,98 @@
+"""The package as a whole: its names, its layers, what importing it costs, its documents."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import handgrad
+from handgrad import formulas
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(handgrad.__file__).parent
+MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "handgrad."))
+
+# A module imports only from rows below its own.
+LAYERS = [
+    ["app", "__main__"],
+    ["solvers", "check"],
+    ["initialization"],
+    ["formulas"],
+    ["data", "validation"],
+]
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_the_formulas_stand_compiled_under_the_same_names():
+    for name in formulas.__all__:
+        function = getattr(handgrad, name)
+        if name != "Params":
+            assert function.__wrapped__ is getattr(formulas, name)
+            assert hasattr(function, "lower")
+
+
+def test_public_names_have_docstrings():
+    for name in handgrad.__all__:
+        assert len(getattr(handgrad, name).__doc__) > 40, name
+
+
+def test_importing_handgrad_imports_nothing_heavy():
+    heavy = ["matplotlib", "pandas", "pyarrow", "rich", "safetensors", "sklearn", "torch", "typer"]
+    loaded = run(f"import sys, handgrad; print([name for name in {heavy} if name in sys.modules])")
+    alone = run(f"import sys, jax, optax; print([name for name in {heavy} if name in sys.modules])")
+    assert loaded == alone == "[]\n"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_rows_below_its_own(module):
+    path = Path(importlib.util.find_spec(module).origin)
+    row = next(row for row, names in enumerate(LAYERS) if module.split(".")[1] in names)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "handgrad":
+            inner = node.module.split(".")[1:]
+            for name in inner[:1] or [alias.name for alias in node.names]:
+                if name != module.split(".")[1] and not name.startswith("__"):
+                    assert any(name in names for names in LAYERS[row + 1 :]), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_are_true(module):
+    result = doctest.testmod(importlib.import_module(module), extraglobs={"np": np, "handgrad": handgrad}, report=True)
+    assert result.failed == 0
+
+
+def test_the_version_stands_in_the_changelog():
+    if not (ROOT / "CHANGELOG.md").exists():
+        pytest.skip("the tests run apart from the repository")
+    assert f"## [{handgrad.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def readme_blocks():
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        return []
+    return re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", readme_blocks())
+def test_the_code_of_the_readme_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_extras_name_what_exists():
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("the tests run apart from the repository")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"app", "test", "cuda", "tpu", "all"} <= set(extras)
