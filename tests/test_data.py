@@ -290,6 +290,9 @@ def test_scaling_is_measured_on_the_training_rows_alone():
 
 
 def test_values_too_large_to_scale_are_named():
+    X = np.array([[1.0, 2], [-1e308, 3], [1e308, 4]])
+    with pytest.raises(ValueError, match=r"column 1 of the features has \S+ in row \d, which is too large to scale"):
+        apply_scaling(fit_scaling(make_table(X), np.arange(3)), X)
     scaling = fit_scaling(make_table(np.arange(6.0).reshape(3, 2)), np.arange(3))
     with pytest.raises(ValueError, match=r"column 2 of the features has 1e\+200 in row 2, which is too large to scale"):
         apply_scaling(scaling, np.array([[0, 1], [2, 1e200]]))

@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 import warnings
-from typing import Annotated, TextIO
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -173,7 +173,7 @@ def predict(
             _write_predictions(file, model, Y)
 
 
-def _write_predictions(file: TextIO, model: Model, Y: np.ndarray) -> None:
+def _write_predictions(file: Any, model: Model, Y: np.ndarray) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["class", *model.class_names])
     for probabilities in Y:

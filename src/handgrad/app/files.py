@@ -11,7 +11,7 @@ from handgrad.app.model import FILE_NAME
 
 @contextlib.contextmanager
 def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path to write to, renamed to `path` at the end, or removed if there is no good end."""
+    """A temporary path to write to: renamed to `path` at a good end, removed at any other."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: there is no such folder.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -24,7 +24,7 @@ def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def new_run(folder: pathlib.Path, *, overwrite: bool) -> Iterator[pathlib.Path]:
-    """A temporary folder to write to, whose files are moved to `folder` at the end, or removed if there is none.
+    """A temporary folder to write to: its files are moved to `folder` at a good end, removed at any other.
 
     Raises:
       ValueError: `folder` is a file, or holds a run and `overwrite` is False.

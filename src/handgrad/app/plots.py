@@ -123,7 +123,8 @@ def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> 
 
 
 def _add_colorbar(figure, image, panels: list[Axes], label: str, **options) -> None:
-    colorbar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, aspect=24, **options)
+    aspect = figure.get_figheight() / 0.25  # a quarter of an inch wide
+    colorbar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, aspect=aspect, **options)
     colorbar.outline.set_visible(False)
     colorbar.ax.tick_params(colors=INK, length=0, labelsize=8)
     colorbar.set_label(label, color=INK, fontsize=9)

@@ -7,21 +7,21 @@ import numpy as np
 from handgrad.data.tables import Table
 
 
-class Split(NamedTuple):
-    """A table ready for training: scaled features (N, P) of float32 and labels (N,), to train on and held out."""
-
-    scaling: "Scaling"
-    X: np.ndarray
-    labels: np.ndarray
-    X_held_out: np.ndarray
-    labels_held_out: np.ndarray
-
-
 class Scaling(NamedTuple):
     """x' = (x − offset) · scale for each feature: two arrays (P,) of float64."""
 
     offset: np.ndarray
     scale: np.ndarray
+
+
+class Split(NamedTuple):
+    """A table ready for training: scaled features (N, P) of float32 and labels (N,), to train on and held out."""
+
+    scaling: Scaling
+    X: np.ndarray
+    labels: np.ndarray
+    X_held_out: np.ndarray
+    labels_held_out: np.ndarray
 
 
 def split_and_scale(table: Table) -> Split:
@@ -60,13 +60,14 @@ def fit_scaling(table: Table, rows: np.ndarray) -> Scaling:
     # Measured from the first row and in units of the range: the mean and the variance of values such as 1e9 + 0.001·i
     # lose every digit otherwise, and a constant column comes out as exactly 0 and not as rounding to be blown up.
     first = X[0].astype(np.float64)
-    deviation = X - first
-    value_range = np.ptp(deviation, axis=0)
-    value_range[value_range == 0] = 1
-    deviation /= value_range
-    standard_deviation = deviation.std(axis=0) * value_range
-    standard_deviation[standard_deviation == 0] = 1
-    return Scaling(first + deviation.mean(axis=0) * value_range, 1 / standard_deviation)
+    with np.errstate(over="ignore", invalid="ignore"):  # of values that apply_scaling refuses
+        deviation = X - first
+        value_range = np.ptp(deviation, axis=0)
+        value_range[value_range == 0] = 1
+        deviation /= value_range
+        standard_deviation = deviation.std(axis=0) * value_range
+        standard_deviation[standard_deviation == 0] = 1
+        return Scaling(first + deviation.mean(axis=0) * value_range, 1 / standard_deviation)
 
 
 def apply_scaling(scaling: Scaling, X: np.ndarray) -> np.ndarray:
@@ -76,7 +77,9 @@ def apply_scaling(scaling: Scaling, X: np.ndarray) -> np.ndarray:
       ValueError: values so large that the scaled ones have no float32.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = ((X - scaling.offset) * scaling.scale).astype(np.float32)
+        scaled = X - scaling.offset
+        scaled *= scaling.scale
+        scaled = scaled.astype(np.float32)
     if not np.isfinite(scaled).all():
         row, column = np.argwhere(~np.isfinite(scaled))[0]
         raise ValueError(
