@@ -1,0 +1,7 @@
+"""`python -m handgrad` is the program `handgrad`."""
+
+import sys
+
+from handgrad.app.cli import main
+
+sys.exit(main())

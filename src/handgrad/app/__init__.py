@@ -1,0 +1,1 @@
+"""The program `handgrad`: train, check, predict. Needs the extra `app`."""

@@ -1,0 +1,212 @@
+"""The commands: `handgrad train`, `handgrad check`, `handgrad predict`."""
+
+import contextlib
+import csv
+import math
+import pathlib
+import sys
+import time
+import warnings
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import optax
+import typer
+from rich.console import Console
+
+import handgrad
+from handgrad.app.files import new_file, new_run
+from handgrad.app.model import Model, load_model, predict_proba
+from handgrad.app.report import (
+    Run,
+    Settings,
+    make_console,
+    print_check,
+    print_data,
+    print_summary,
+    show_epochs,
+    write_run,
+)
+from handgrad.data import Split, Table, load_digits, read_features, read_table, split_and_scale
+
+# The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
+OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
+SGD_LEARNING_RATE = 0.5
+OPTAX_LEARNING_RATE = 0.01
+# Rows that the gradient check looks at: enough for every class, and little beside the training.
+MAX_CHECKED_ROWS = 512
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Data = Annotated[
+    pathlib.Path | None,
+    typer.Argument(
+        help="An .npz with X and y, or a .csv with --target. The 1,797 handwritten digits that come with handgrad if "
+        "left out.",
+        show_default=False,
+    ),
+]
+Target = Annotated[str | None, typer.Option(help="The column of a .csv with the classes.", metavar="COLUMN")]
+
+
+@app.callback(invoke_without_command=True)
+def _handgrad(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """The softmax output layer, its gradients derived by hand and proved against autograd."""
+    if version:
+        print(f"handgrad {handgrad.__version__}, jax {jax.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    data: Data = None,
+    target: Target = None,
+    optimizer: Annotated[
+        str, typer.Option(help=f"{', '.join(OPTIMIZERS)}; sgd is the explicit update W ← W − η dL/dW.")
+    ] = "sgd",
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="η.", show_default=f"{SGD_LEARNING_RATE} for sgd, {OPTAX_LEARNING_RATE} for the others"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
+    full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="How often to go over the rows.")] = 200,
+    l2: Annotated[float, typer.Option(min=0, help="Penalty (l2/2)‖W‖² added to the mean loss.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the order of the rows.")] = 0,
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Folder for the model, the metrics and the pictures, such as runs/digits.", metavar="FOLDER"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
+) -> int:
+    """Train on four fifths of the rows, hold out the others, and check the gradient at both ends."""
+    settings = Settings(
+        data=str(data or "digits"),
+        optimizer=optimizer,
+        learning_rate=_learning_rate(optimizer, learning_rate),
+        batch_size=None if full_batch else batch_size,
+        epochs=epochs,
+        l2=l2,
+        seed=seed,
+    )
+    console = make_console()
+    with contextlib.ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
+        run = _train(console, settings, _read(data, target))
+        if folder is not None:
+            write_run(folder, run)
+    print_summary(console, run, out)
+    return 0 if run.gradient_check_passed else 1
+
+
+def _train(console: Console, settings: Settings, table: Table) -> Run:
+    split = split_and_scale(table)
+    print_data(console, settings, table, split)
+    params = handgrad.init_params(table.X.shape[1], len(table.class_names))
+    checks = [_check(params, split)]
+    print_check(console, "first", checks[0])
+    is_explicit = settings.optimizer == "sgd"
+    start = time.perf_counter()
+    with show_epochs(console, settings.epochs) as show_epoch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
+        params, history = handgrad.train(
+            split.X,
+            split.labels,
+            optimizer=None if is_explicit else getattr(optax, settings.optimizer)(settings.learning_rate),
+            learning_rate=settings.learning_rate if is_explicit else None,
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            l2=settings.l2,
+            validation=(split.X_held_out, split.labels_held_out),
+            params=params,
+            key=jax.random.key(settings.seed),
+            callback=show_epoch,
+        )
+    seconds = time.perf_counter() - start
+    train_loss = float(handgrad.loss(params, split.X, split.labels))
+    _require_finite(history[-1], train_loss)
+    checks.append(_check(params, split))
+    print_check(console, "last", checks[1])
+    return Run(
+        settings=settings,
+        split=split,
+        model=Model(params, split.scaling, table.class_names, table.feature_names, table.image_shape, table.target),
+        history=history,
+        train_loss=train_loss,
+        predictions=np.asarray(handgrad.predict(params, split.X_held_out)),
+        checks=tuple(checks),
+        seconds=seconds,
+    )
+
+
+@app.command()
+def check(data: Data = None, target: Target = None) -> int:
+    """Compare the gradient by hand with autograd and with differences, at random weights. Exit status 1 if it fails."""
+    table = _read(data, target)
+    params = handgrad.init_params(table.X.shape[1], len(table.class_names), key=jax.random.key(0))
+    report = _check(params, split_and_scale(table))
+    print(report)
+    return 0 if report.passed else 1
+
+
+@app.command()
+def predict(
+    run: Annotated[pathlib.Path, typer.Argument(help="The folder that `handgrad train --out` wrote.")],
+    data: Annotated[pathlib.Path, typer.Argument(help="An .npz with X, or a .csv; classes there are ignored.")],
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="File to write to; standard output if left out.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write a CSV: for each row its class, and the probability of every class."""
+    model = load_model(run)
+    X = read_features(data, feature_names=model.feature_names, target=model.target)
+    Y = predict_proba(model, X)
+    if out is None:
+        _write_predictions(sys.stdout, model, Y)
+    elif out.exists() and out.samefile(data):
+        raise ValueError(f"{out}: --out is the file to predict from. Choose another name.")
+    else:
+        with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            _write_predictions(file, model, Y)
+
+
+def _write_predictions(file: Any, model: Model, Y: np.ndarray) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["class", *model.class_names])
+    for probabilities in Y:
+        # str gives the fewest digits that read back as the same float32.
+        writer.writerow([model.class_names[int(probabilities.argmax())], *map(str, probabilities)])
+
+
+def _read(data: pathlib.Path | None, target: str | None) -> Table:
+    if data is not None:
+        return read_table(data, target=target)
+    if target is not None:
+        raise ValueError(f"--target {target} needs DATA, a .csv with that column.")
+    return load_digits()
+
+
+def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
+    if learning_rate is None:
+        return SGD_LEARNING_RATE if optimizer == "sgd" else OPTAX_LEARNING_RATE
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"--learning-rate must be positive and finite; got {learning_rate}.")
+    return learning_rate
+
+
+def _check(params: handgrad.Params, split: Split) -> handgrad.GradientReport:
+    rows = slice(None, None, math.ceil(len(split.X) / MAX_CHECKED_ROWS))
+    return handgrad.check_gradients(params, split.X[rows], split.labels[rows])
+
+
+def _require_finite(last: handgrad.Epoch, train_loss: float) -> None:
+    for loss in (last.loss, last.validation_loss, train_loss):
+        if loss is None or not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss} in epoch {last.epoch}, and nothing is written. Try a smaller --learning-rate."
+            )

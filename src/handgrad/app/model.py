@@ -1,0 +1,125 @@
+"""A trained model as a file, model.safetensors: all that is needed to predict from raw features."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+import handgrad
+from handgrad.data import Scaling, apply_scaling
+from handgrad.data.tables import ClassName
+
+FILE_NAME = "model.safetensors"
+FORMAT_VERSION = 1
+
+
+class Model(NamedTuple):
+    """Parameters, and how raw features become what they were trained on.
+
+    Attributes:
+      params: W (P, C) and b (1, C).
+      scaling: the preprocessing, offset (P,) and scale (P,).
+      class_names: C names, integers or text.
+      feature_names, image_shape, target: as in `handgrad.data.Table`.
+    """
+
+    params: handgrad.Params
+    scaling: Scaling
+    class_names: tuple[ClassName, ...]
+    feature_names: tuple[str, ...] | None
+    image_shape: tuple[int, int] | None
+    target: str | None
+
+
+def predict_proba(model: Model, X: np.ndarray) -> np.ndarray:
+    """The probabilities (N, C) of raw features (N, P).
+
+    Raises:
+      ValueError: features in a number that the model was not trained on.
+    """
+    num_features = len(model.scaling.offset)
+    if X.shape[1] != num_features:
+        raise ValueError(f"the model was trained on {num_features} features; got {X.shape[1]} in a row.")
+    return np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, X))))
+
+
+def save_model(path: pathlib.Path, model: Model) -> None:
+    """Write the model."""
+    tensors = {
+        "W": np.asarray(model.params.W),
+        "b": np.asarray(model.params.b),
+        "offset": model.scaling.offset,
+        "scale": model.scaling.scale,
+    }
+    description: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "class_names": model.class_names,
+        "feature_names": model.feature_names,
+        "image_shape": model.image_shape,
+        "target": model.target,
+        "preprocessing": "(x - offset) * scale",
+        "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__},
+    }
+    description["sha256"] = _digest(description, tensors)
+    # One entry, for safetensors writes several in random order, and the same run should give the same bytes.
+    path.write_bytes(safetensors.numpy.save(tensors, {"handgrad": json.dumps(description)}))
+
+
+def load_model(path: pathlib.Path) -> Model:
+    """Read a model.
+
+    Args:
+      path: the file, or the folder of a run with it.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, one that is damaged or cut short, one of another program, or one
+        of a newer handgrad.
+    """
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such model. `handgrad train --out RUN` writes one.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: is not a model, or is damaged or cut short ({error}).") from None
+    if "handgrad" not in metadata:
+        raise ValueError(f"{path}: was not written by handgrad; `handgrad train --out RUN` writes models.")
+    try:
+        description = json.loads(metadata["handgrad"])
+        if description["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: has format {description['format_version']}, written by handgrad "
+                f"{description['versions']['handgrad']}; this is handgrad {handgrad.__version__}, which reads format "
+                f"{FORMAT_VERSION}."
+            )
+        is_whole = description.pop("sha256") == _digest(description, tensors)
+    except (json.JSONDecodeError, KeyError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{path}: is damaged; its content does not match its checksum. Train it anew.")
+    feature_names, image_shape = description["feature_names"], description["image_shape"]
+    return Model(
+        params=handgrad.Params(W=jnp.asarray(tensors["W"]), b=jnp.asarray(tensors["b"])),
+        scaling=Scaling(offset=tensors["offset"], scale=tensors["scale"]),
+        class_names=tuple(description["class_names"]),
+        feature_names=None if feature_names is None else tuple(feature_names),
+        image_shape=None if image_shape is None else tuple(image_shape),
+        target=description["target"],
+    )
+
+
+def _digest(description: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,395 @@
+"""The program through its entry point: what it prints, writes and returns, and what it says when something is wrong."""
+
+import csv
+import io
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import handgrad
+from handgrad.app import plots
+from handgrad.app.cli import main
+from handgrad.app.model import load_model
+from handgrad.data import apply_scaling, load_digits, split_and_scale
+
+FILES = {"model.safetensors", "metrics.json", "loss.png", "confusion.png", "weights.png"}
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flowers(tmp_path_factory):
+    """A .csv of three named classes, its features of wildly different scale, and the run trained on it."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    X = generator.normal(size=(150, 3)) + 4 * np.eye(3)[labels]
+    X = X * [1e-6, 1, 1e8] + [0, 5, 1e10]
+    folder = tmp_path_factory.mktemp("flowers")
+    with open(folder / "flowers.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["petal, width", "$kind$", "b", "c"])
+        writer.writerows([row[0], f"[class {label}]", *row[1:]] for row, label in zip(X, labels, strict=True))
+    arguments = ["train", str(folder / "flowers.csv"), "--target", "$kind$", "--epochs", "20"]
+    assert main([*arguments, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def fails(capsys, *arguments, status=2):
+    """The one line of a failure."""
+    assert main([str(argument) for argument in arguments]) == status
+    error = capsys.readouterr().err
+    assert error.startswith("handgrad: ")
+    assert error.count("\n") == 1
+    return error.removeprefix("handgrad: ").rstrip()
+
+
+def read_csv(text):
+    header, *rows = csv.reader(io.StringIO(text))
+    return header, rows
+
+
+def image_size(path):
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_digits_are_learnt_by_the_explicit_update(digits_run):
+    metrics = json.loads((digits_run / "metrics.json").read_text())
+    assert metrics["optimizer"] == "sgd"
+    assert metrics["test_accuracy"] >= 0.95
+    assert metrics["test_loss"] < 0.2
+    assert metrics["train_loss"] < 0.05
+    assert metrics["gradient_check_passed"] is True
+
+
+def test_metrics_say_what_was_run(digits_run):
+    metrics = json.loads((digits_run / "metrics.json").read_text())
+    assert {
+        "data": "digits",
+        "rows": 1797,
+        "train_rows": 1438,
+        "test_rows": 359,
+        "features": 64,
+        "classes": 10,
+        "learning_rate": 0.5,
+        "l2": 0.0,
+        "seed": 0,
+    }.items() <= metrics.items()
+    assert metrics["versions"]["handgrad"] == handgrad.__version__
+    assert len(metrics["history"]) == metrics["epochs"]
+    assert metrics["history"][-1] == {
+        "epoch": metrics["epochs"],
+        "loss": metrics["history"][-1]["loss"],
+        "validation_loss": metrics["test_loss"],
+        "validation_accuracy": pytest.approx(metrics["test_accuracy"]),
+    }
+
+
+def test_metrics_are_those_of_the_model_in_the_file(digits_run):
+    metrics = json.loads((digits_run / "metrics.json").read_text())
+    params = load_model(digits_run).params
+    split = split_and_scale(load_digits())
+    right = np.asarray(handgrad.predict(params, split.X_held_out)) == split.labels_held_out
+    assert metrics["test_accuracy"] == pytest.approx(right.mean())
+    assert metrics["train_loss"] == pytest.approx(float(handgrad.loss(params, split.X, split.labels)), rel=1e-6)
+    assert metrics["test_loss"] == pytest.approx(
+        float(handgrad.loss(params, split.X_held_out, split.labels_held_out)), rel=1e-6
+    )
+
+
+def test_a_run_is_five_files_and_pictures_of_a_sane_size(digits_run, flowers):
+    for run in (digits_run, flowers / "run"):
+        assert {path.name for path in run.iterdir()} == FILES
+        for picture in run.glob("*.png"):
+            width, height = image_size(picture)
+            assert 400 <= width <= 3000
+            assert 400 <= height <= 3000
+
+
+def test_output_without_a_terminal_is_a_few_plain_lines(capsys):
+    assert main(["train", "--epochs", "30"]) == 0
+    output = capsys.readouterr().out
+    assert "digits: 1,797 rows, 64 features, 10 classes; 1,438 to train on, 359 held out to test" in output
+    assert sum(line.startswith("epoch ") for line in output.splitlines()) == 11
+    assert output.count("float64  W            autograd") == 2
+    assert "test accuracy    9" in output
+    assert "\x1b" not in output
+
+
+def test_a_run_can_be_repeated_to_the_byte(tmp_path):
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert main(["train", "--epochs", "2", "--seed", seed, "--out", str(tmp_path / name)]) == 0
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_an_optax_optimizer_learns_too(tmp_path):
+    assert main(["train", "--optimizer", "adam", "--epochs", "20", "--full-batch", "--out", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["optimizer"], metrics["learning_rate"], metrics["batch_size"]) == ("adam", 0.01, None)
+    assert metrics["test_accuracy"] > 0.8
+
+
+def test_features_of_wildly_different_scale_are_learnt(flowers):
+    assert json.loads((flowers / "run" / "metrics.json").read_text())["test_accuracy"] >= 0.9
+
+
+def test_images_in_an_npz_are_learnt_and_drawn(tmp_path):
+    digits = load_digits()
+    names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+    np.savez(tmp_path / "d.npz", X=digits.X.reshape(-1, 8, 8) / 16, y=names[digits.labels])
+    assert main(["train", str(tmp_path / "d.npz"), "--epochs", "20", "--out", str(tmp_path / "run")]) == 0
+    model = load_model(tmp_path / "run")
+    assert model.image_shape == (8, 8)
+    assert model.class_names == tuple(sorted(names.tolist()))
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_accuracy"] > 0.9
+
+
+def test_a_run_is_replaced_only_when_asked(capsys, tmp_path):
+    arguments = ["train", "--epochs", "1", "--out", tmp_path]
+    assert main(list(map(str, arguments))) == 0
+    first = (tmp_path / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert "holds a run already. Choose another --out, or pass --overwrite." in fails(capsys, *arguments)
+    assert (tmp_path / "model.safetensors").read_bytes() == first
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([*map(str, arguments), "--l2", "0.1", "--overwrite"]) == 0
+    assert (tmp_path / "model.safetensors").read_bytes() != first
+    assert {path.name for path in tmp_path.iterdir()} == FILES | {"notes.txt"}
+
+
+def test_a_loss_that_becomes_infinite_is_said_and_nothing_is_written(capsys, tmp_path):
+    error = fails(capsys, "train", "--learning-rate", "1e300", "--out", tmp_path / "run", status=1)
+    assert "in epoch 1, and nothing is written. Try a smaller --learning-rate." in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_gradient_check_is_exit_status_1(monkeypatch, capsys, tmp_path):
+    def wrong(params, X, targets):
+        dW, db = handgrad.gradient(params, X, targets)
+        report = real(params, X, targets)
+        assert dW.shape == params.W.shape
+        assert db.shape == params.b.shape
+        return report._replace(passed=False)
+
+    real = handgrad.check_gradients
+    monkeypatch.setattr(handgrad, "check_gradients", wrong)
+    assert main(["check"]) == 1
+    assert main(["train", "--epochs", "1", "--out", str(tmp_path)]) == 1
+    assert "gradient check   FAILED" in capsys.readouterr().out
+    assert json.loads((tmp_path / "metrics.json").read_text())["gradient_check_passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "sdg"], "--optimizer must be one of sgd, adagrad, adam"),
+        (["--learning-rate", "nan"], "--learning-rate must be positive and finite; got nan."),
+        (["--learning-rate", "0"], "--learning-rate must be positive and finite; got 0.0."),
+        (["--epochs", "0"], "'--epochs'"),
+        (["--batch-size", "x"], "'--batch-size'"),
+        (["--l2", "-1"], "'--l2'"),
+        (["--target", "y"], "--target y needs DATA"),
+        (["--nope"], "--nope"),
+        (["nowhere.npz"], "nowhere.npz: there is no such file."),
+    ],
+)
+def test_wrong_arguments_are_one_line(capsys, arguments, message):
+    assert message in fails(capsys, "train", *arguments)
+
+
+def test_out_must_be_a_folder(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file; --out needs a folder." in fails(capsys, "train", "--out", tmp_path / "file")
+    assert "Not a directory" in fails(capsys, "train", "--out", tmp_path / "file" / "run")
+
+
+# --- check ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_prints_the_table(capsys):
+    assert main(["check"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("dtype")
+    assert len(rows) == 8
+    assert all(row.endswith("passed") for row in rows)
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_predict_proba(capsys, digits_run, tmp_path):
+    digits = load_digits()
+    np.savez(tmp_path / "d.npz", X=digits.X[:50])
+    assert main(["predict", str(digits_run), str(tmp_path / "d.npz")]) == 0
+    header, rows = read_csv(capsys.readouterr().out)
+    assert header == ["class", *map(str, range(10))]
+    model = load_model(digits_run)
+    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, digits.X[:50]))))
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), Y)
+    assert [row[0] for row in rows] == [str(label) for label in Y.argmax(axis=1)]
+
+
+def test_predictions_need_the_columns_in_no_order_and_ignore_the_classes(capsys, flowers, tmp_path):
+    header, rows = read_csv((flowers / "flowers.csv").read_text())
+    order = [3, 0, 2]
+    with open(tmp_path / "unknown.csv", "w", newline="") as file:
+        csv.writer(file).writerows([[row[index] for index in order] for row in [header, *rows]])
+    assert main(["predict", str(flowers / "run"), str(flowers / "flowers.csv")]) == 0
+    with_classes = capsys.readouterr().out
+    assert main(["predict", str(flowers / "run"), str(tmp_path / "unknown.csv")]) == 0
+    assert capsys.readouterr().out == with_classes
+    predicted_header, predicted = read_csv(with_classes)
+    assert predicted_header == ["class", "[class 0]", "[class 1]", "[class 2]"]
+    assert np.mean([row[0] == true[1] for row, true in zip(predicted, rows, strict=True)]) > 0.9
+
+
+def test_predictions_go_to_a_file(capsys, flowers, tmp_path):
+    arguments = ["predict", str(flowers / "run"), str(flowers / "flowers.csv")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert main([*arguments, "--out", str(tmp_path / "p.csv")]) == 0
+    assert (tmp_path / "p.csv").read_text() == printed
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+    assert "there is no such folder" in fails(capsys, *arguments, "--out", tmp_path / "nowhere" / "p.csv")
+    assert "--out is the file to predict from" in fails(capsys, *arguments, "--out", flowers / "flowers.csv")
+
+
+def test_features_in_the_wrong_number_are_refused(capsys, digits_run, flowers, tmp_path):
+    np.savez(tmp_path / "d.npz", X=np.zeros((3, 65)))
+    message = "the model was trained on 64 features; got 65 in a row."
+    assert message in fails(capsys, "predict", digits_run, tmp_path / "d.npz")
+    (tmp_path / "d.csv").write_text('"petal, width",b\n1,2\n')
+    assert "has no column 'c'. Columns there: petal, width, b." in fails(
+        capsys, "predict", flowers / "run", tmp_path / "d.csv"
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-9], "is damaged or cut short"),
+        (lambda content: content[:100], "is damaged or cut short"),
+        (lambda _: b"", "is damaged or cut short"),
+        (lambda _: b"PK hello, I am another file", "is damaged or cut short"),
+        (lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], "does not match its checksum"),
+        (lambda content: content.replace(b"[class 1]", b"[class 3]"), "does not match its checksum"),
+        (lambda content: content.replace(b'{"handgrad":', b'{"leftgrad":'), "was not written by handgrad"),
+        (lambda content: content.replace(b'_version\\": 1', b'_version\\": 9'), "has format 9, written by handgrad"),
+        (lambda content: content.replace(b'_version\\": 1', b'_version\\"; 1'), "does not match its checksum"),
+    ],
+)
+def test_damaged_and_foreign_models_are_refused(capsys, flowers, tmp_path, damage, message):
+    content = (flowers / "run" / "model.safetensors").read_bytes()
+    damaged = damage(content)
+    assert damaged != content
+    (tmp_path / "model.safetensors").write_bytes(damaged)
+    assert message in fails(capsys, "predict", tmp_path, flowers / "flowers.csv")
+
+
+def test_a_model_that_is_not_there_is_one_line(capsys, flowers, tmp_path):
+    assert "there is no such model" in fails(capsys, "predict", tmp_path, flowers / "flowers.csv")
+
+
+# --- The program ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["train", "check", "predict"]),
+        (["train"], ["--optimizer", "--full-batch", "--overwrite", "0.5 for sgd, 0.01 for the others"]),
+        (["check"], ["--target"]),
+        (["predict"], ["--out"]),
+    ],
+)
+def test_help_names_the_options(capsys, command, words):
+    assert main([*command, "--help"]) == 0
+    output = capsys.readouterr().out
+    assert all(word in output for word in words)
+
+
+def test_no_arguments_show_the_help(capsys):
+    assert main([]) == 0
+    assert "Usage: handgrad" in capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"handgrad {handgrad.__version__}")
+
+
+def test_mistakes_of_ours_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr("handgrad.app.commands.load_digits", lambda: 1 + "1")
+    with pytest.raises(TypeError, match="unsupported operand"):
+        main(["check"])
+
+
+def test_a_missing_extra_is_one_line(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("handgrad.app")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert fails(capsys, "check") == "the program needs safetensors: pip install 'handgrad[app]'"
+
+
+def test_importing_the_library_imports_nothing_of_the_program():
+    code = "import handgrad, sys; print(*{'matplotlib', 'pyarrow', 'rich', 'safetensors', 'typer'} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == ""
+
+
+def test_the_program_runs_as_a_process(tmp_path):
+    command = [sys.executable, "-m", "handgrad", "train", "--epochs", "2", "--out", "runs/digits"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("runs/digits/\n")
+    assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} == FILES
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == ("handgrad: runs/digits: holds a run already. Choose another --out, or pass --overwrite.\n")
+
+
+def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path):
+    command = [sys.executable, "-u", "-m", "handgrad", "train", "--epochs", "1000000", "--out", "run"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith("epoch ") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("num_classes", "image_shape"), [(2, None), (150, None), (150, (3, 2))])
+def test_pictures_of_few_and_of_many_classes_have_a_sane_size(tmp_path, num_classes, image_shape):
+    names = [f"class ${index}" for index in range(num_classes)]
+    W = np.random.default_rng(0).normal(size=(6, num_classes))
+    labels = np.arange(300) % num_classes
+    plots.plot_weights(tmp_path / "weights.png", W, names, None, image_shape)
+    plots.plot_confusion(tmp_path / "confusion.png", labels, labels[::-1], names)
+    plots.plot_history(tmp_path / "loss.png", [handgrad.Epoch(1, 1.0, 1.0, 0.5)])
+    for name in ("weights", "confusion", "loss"):
+        width, height = image_size(pathlib.Path(tmp_path / f"{name}.png"))
+        assert 300 <= width <= 4000
+        assert 300 <= height <= 4000
