@@ -5,10 +5,11 @@ The functions of `handgrad.formulas` stand here under the same names, compiled b
 
 import jax as _jax
 
-from handgrad import formulas
+from handgrad import formulas, network
 from handgrad.check import GradientCheck, GradientReport, check_gradients
 from handgrad.formulas import Layer, Params
 from handgrad.initialization import init_params
+from handgrad.network import dense, init_network
 from handgrad.solvers.sgd import Epoch, TrainResult, train
 
 __version__ = "0.1.0"
@@ -22,17 +23,20 @@ __all__ = [
     "TrainResult",
     "check_gradients",
     "cross_entropy",
+    "dense",
     "entropy",
     "formulas",
     "forward",
     "gradient",
     "hessian_vector_product",
+    "init_network",
     "init_params",
     "kl_divergence",
     "linear",
     "log_softmax",
     "logit_gradient",
     "loss",
+    "network",
     "one_hot",
     "predict",
     "predict_proba",

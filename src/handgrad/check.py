@@ -1,7 +1,6 @@
 """The hand-derived gradient against two other opinions: autograd, and differences of the loss itself."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import formulas, validation
-from handgrad.formulas import Params
+from handgrad import formulas, reference, validation
+from handgrad.formulas import Layer, Params
+from handgrad.formulas.network import Network, check_network, in_form_of, is_network, layers_of
+from handgrad.reference import Problem
 
-# Entries of a parameter that are checked by differences; each costs two evaluations of the loss.
+# Entries of a parameter that are checked by differences; each costs four evaluations of the loss.
 MAX_DIFFERENCES = 64
-
-ROUNDING_32 = 2.0**-24  # the rounding errors of float32 and float64
-ROUNDING_64 = 2.0**-53
 
 
 class GradientCheck(NamedTuple):
@@ -24,7 +22,7 @@ class GradientCheck(NamedTuple):
 
     Attributes:
       dtype: in which the gradient was computed by hand.
-      parameter: "W" or "b".
+      parameter: "W" or "b"; of a network "W1", "b1" and so on, from its input to its output.
       reference: "autograd" or "differences", both in float64.
       entries: how many entries were compared.
       max_absolute_error: largest |by hand − reference|.
@@ -77,7 +75,7 @@ class GradientReport(NamedTuple):
 
 
 def check_gradients(
-    params: Params,
+    params: Params | Network,
     X: Any,
     targets: Any,
     *,
@@ -89,21 +87,14 @@ def check_gradients(
     The loss that the two references see is written a second time, in the naive way, and shares no code with the
     formulas. Params and data are rounded to the dtype first, the rows of distributions scaled to sum 1, and the
     references see the same numbers, so the error is what the computation by hand adds. By autograd every entry is
-    compared; by differences at most 64 of each parameter, spread evenly.
+    compared; by differences at most 64 of each parameter, spread evenly, without those whose every step, however
+    small, carries a relu over its kink.
 
-    Where the tolerances come from, u being the dtype's rounding error and v that of the sums, which is float32's for
-    narrower dtypes and u for the others:
-
-    - Against autograd. A sum of n products is off by about √n·v·Σ|products| (Higham and Mary, 2019), and each stored
-      result by u times itself. So the logits are off by E = √P·v·(|X||W| + |b|) + u·(|XW| + |Z|), the probabilities
-      by Y ∘ (E + ⟨Y, E⟩) + v·Y, and with D = Y − T the sum XᵀD/N by |X|ᵀ times that over N, and by
-      (√N·v + u)·|X|ᵀ|D|/N + u·|XᵀD|/N of its own. The tolerance is 4 times the largest entry of the total.
-    - Against differences, also what they are off themselves. A step that changes the logits by h = u₆₄^(1/3) has a
-      truncation error of at most h²/6·|x|·0.1, the third derivative of log-sum-exp being below 0.1, and a rounding
-      error of u₆₄·(|L| + max|Z|)/h·|x|; 4 times that is added.
+    The tolerances are derived from rounding errors, as `handgrad.reference` writes down. A difference is allowed more:
+    the rounding error of the loss over the step, and by how much the difference changes as the step is doubled.
 
     Args:
-      params: W (P, C) and b (1, C).
+      params: W (P, C) and b (1, C), or a network.
       X: data, shape (N, P), floating.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
       weights: sample weights (N,).
@@ -114,125 +105,130 @@ def check_gradients(
 
     Raises:
       TypeError, ValueError: as `gradient`.
-
-    Reference: N. Higham, T. Mary, *A new approach to probabilistic rounding error analysis*, SIAM J. Sci. Comput.
-    (2019).
     """
-    validation.check_params("check_gradients", params)
-    validation.check_array("check_gradients", "X", X, "(N, P)")
-    validation.check_finite("check_gradients", "X", X)
-    validation.check_targets("check_gradients", targets, X.shape[0], params[0].shape[1])
-    validation.check_weights("check_gradients", weights, X.shape[0])
+    function = "check_gradients"
+    for layer in layers_of(params):
+        validation.check_params(function, layer.params)
+    num_classes = layers_of(params)[-1].params[0].shape[1]
+    validation.check_array(function, "X", X, "(N, P)")
+    validation.check_finite(function, "X", X)
+    validation.check_targets(function, targets, X.shape[0], num_classes)
+    validation.check_weights(function, weights, X.shape[0])
     checks: list[GradientCheck] = []
     # highest: the formula is on trial, not TF32 or bfloat16 passes that a device may put in a float32 product.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         if targets.ndim == 2:
             T = jnp.asarray(targets, dtype=jnp.float64)
-            targets = T / jnp.sum(T, axis=1, keepdims=True)
+            targets = T = T / jnp.sum(T, axis=1, keepdims=True)
+        else:
+            T = jax.nn.one_hot(targets, num_classes, dtype=jnp.float64)
+        w = jnp.ones(X.shape[0]) if weights is None else jnp.asarray(weights).astype(jnp.float64)
+        share = w / jnp.where(jnp.sum(w) == 0, 1.0, jnp.sum(w))
         for dtype in map(jnp.dtype, dtypes):
             X_rounded = jnp.asarray(X).astype(dtype)
-            rounded = Params(*(jnp.asarray(array).astype(dtype) for array in params))
-            validation.check_linear("check_gradients", rounded, X_rounded)
-            by_hand = jax.jit(formulas.gradient)(rounded, X_rounded, targets, weights)
-            reference = _Reference(
-                params=Params(*(array.astype(jnp.float64) for array in rounded)),
-                X=X_rounded.astype(jnp.float64),
-                T=targets if targets.ndim == 2 else jax.nn.one_hot(targets, params[0].shape[1], dtype=jnp.float64),
-                share=_shares(weights, X.shape[0]),
+            rounded = [Params(*(jnp.asarray(array).astype(dtype) for array in own)) for own, _ in layers_of(params)]
+            rounded_params = in_form_of(params, rounded)
+            check_network(function, rounded_params, X_rounded)
+            by_hand = jax.jit(formulas.gradient)(rounded_params, X_rounded, targets, weights)
+            network = tuple(
+                Layer(Params(*(array.astype(jnp.float64) for array in own)), layer.activation)
+                for own, layer in zip(rounded, layers_of(params), strict=True)
             )
-            checks += _compare(dtype, by_hand, reference)
+            checks += _compare(dtype, by_hand, network, Problem(X_rounded.astype(jnp.float64), T, share))
     return GradientReport(tuple(checks), all(check.passed for check in checks))
 
 
-class _Reference(NamedTuple):
-    """A problem in float64, and the loss written a second time."""
-
-    params: Params
-    X: jax.Array
-    T: jax.Array
-    share: jax.Array  # (N,), each row's part of the mean
-
-    def loss(self, params: Params) -> jax.Array:
-        Z = self.X @ params.W + params.b
-        log_Y = Z - jax.scipy.special.logsumexp(Z, axis=1, keepdims=True)
-        return -jnp.vdot(self.share, jnp.sum(self.T * log_Y, axis=1))
-
-
-def _shares(weights: Any, num_rows: int) -> jax.Array:
-    w = jnp.ones(num_rows) if weights is None else jnp.asarray(weights).astype(jnp.float64)
-    total = jnp.sum(w)
-    return w / jnp.where(total == 0, 1.0, total)
-
-
-def _compare(dtype: np.dtype, by_hand: Params, reference: _Reference) -> list[GradientCheck]:
-    autograd = jax.jit(lambda reference: jax.grad(reference.loss)(reference.params))(reference)
-    tolerances = jax.jit(_tolerances)(float(jnp.finfo(dtype).eps) / 2, reference)
+def _compare(dtype: np.dtype, by_hand: Any, network: Network, problem: Problem) -> list[GradientCheck]:
+    autograd = jax.jit(jax.grad(reference.loss))(network, problem)
+    errors, _ = jax.jit(reference.rounding_errors)(float(jnp.finfo(dtype).eps) / 2, network, problem)
+    _, loss_error = jax.jit(reference.rounding_errors)(reference.ROUNDING_64, network, problem)
+    steps = jax.jit(_steps)(network, problem)
     checks = []
-    for parameter in Params._fields:
-        hand, tolerance, more = (
-            np.asarray(getattr(part, parameter), np.float64).ravel() for part in (by_hand, *tolerances)
-        )
-        entries = np.unique(np.linspace(0, hand.size - 1, min(hand.size, MAX_DIFFERENCES)).astype(int))
-        differences = np.asarray(_central_differences(reference, entries, parameter=parameter))
-        checks += [
-            _check(dtype, parameter, "autograd", hand, np.asarray(getattr(autograd, parameter)).ravel(), tolerance),
-            _check(dtype, parameter, "differences", hand[entries], differences, tolerance + more),
-        ]
+    for number, layer in enumerate(layers_of(by_hand)):
+        for parameter in Params._fields:
+            hand, other, tolerance, step = (
+                np.asarray(getattr(part, parameter), np.float64).ravel()
+                for part in (layer.params, autograd[number].params, errors[number], steps[number])
+            )
+            name = f"{parameter}{number + 1}" if is_network(by_hand) else parameter
+            checks.append(_check(dtype, name, "autograd", hand, other, tolerance))
+            entries = np.unique(np.linspace(0, hand.size - 1, min(hand.size, MAX_DIFFERENCES)).astype(int))
+            differences, more = _differences(network, problem, loss_error, entries, step[entries], number, parameter)
+            checks.append(_check(dtype, name, "differences", hand[entries], differences, tolerance[entries] + more))
     return checks
 
 
 def _check(
-    dtype: np.dtype, parameter: str, reference: str, hand: np.ndarray, other: np.ndarray, tolerance: np.ndarray
+    dtype: np.dtype, parameter: str, against: str, hand: np.ndarray, other: np.ndarray, tolerance: np.ndarray
 ) -> GradientCheck:
-    error = float(np.max(np.abs(hand - other)))
-    size = float(np.max(np.abs(other)))
-    allowed = float(np.max(tolerance))
-    relative = 0.0 if error == 0 else float(np.divide(error, size))
-    return GradientCheck(dtype.name, parameter, reference, hand.size, error, relative, allowed, error <= allowed)
-
-
-def _steps(reference: _Reference) -> Params:
-    """The step for each entry by which its row of X changes a logit by at most u₆₄^(1/3), near enough the best."""
-    largest = jnp.max(jnp.abs(reference.X), axis=0)
-    step = ROUNDING_64 ** (1 / 3)
-    per_feature = step / jnp.where(largest == 0, 1.0, largest)
-    W, b = reference.params
-    return Params(W=jnp.broadcast_to(per_feature[:, None], W.shape), b=jnp.full(b.shape, step))
-
-
-@functools.partial(jax.jit, static_argnames="parameter")
-def _central_differences(reference: _Reference, entries: jax.Array, *, parameter: str) -> jax.Array:
-    values = getattr(reference.params, parameter)
-    steps = getattr(_steps(reference), parameter).ravel()
-
-    def loss_at(entry, change):
-        moved = values.ravel().at[entry].add(change).reshape(values.shape)
-        return reference.loss(reference.params._replace(**{parameter: moved}))
-
-    def difference(entry):
-        step = steps[entry]
-        return (loss_at(entry, step) - loss_at(entry, -step)) / (2 * step)
-
-    return jax.lax.map(difference, entries)
-
-
-def _tolerances(u: jax.Array, reference: _Reference) -> tuple[Params, Params]:
-    """As derived in `check_gradients`: what the gradient by hand may be off, and differences may be off more."""
-    params, X, T, share = reference
-    v = jnp.minimum(u, ROUNDING_32)
-    XW = X @ params.W
-    Z = XW + params.b
-    Y = jax.nn.softmax(Z, axis=1)
-    D = Y - T
-    absolute_W, absolute_b = jax.tree.map(jnp.abs, params)
-    E = math.sqrt(X.shape[1]) * v * (jnp.abs(X) @ absolute_W + absolute_b) + u * (jnp.abs(XW) + jnp.abs(Z))
-    error = Y * (E + jnp.sum(Y * E, axis=1, keepdims=True)) + v * Y
-    error = share[:, None] * (error + (math.sqrt(X.shape[0]) * v + u) * jnp.abs(D))
-    D = share[:, None] * D
-    by_hand = Params(
-        W=4 * (jnp.abs(X).T @ error + u * jnp.abs(X.T @ D)),
-        b=4 * (jnp.sum(error, axis=0, keepdims=True) + u * jnp.abs(jnp.sum(D, axis=0, keepdims=True))),
+    known = ~np.isnan(tolerance)
+    hand, other, tolerance = hand[known], other[known], tolerance[known]
+    error, size, allowed = (
+        float(np.max(array, initial=0)) for array in (np.abs(hand - other), np.abs(other), tolerance)
     )
-    step = ROUNDING_64 ** (1 / 3)
-    logit_error = 4 * (step**2 / 60 + ROUNDING_64 * (reference.loss(params) + jnp.max(jnp.abs(Z))) / step)
-    return by_hand, jax.tree.map(lambda steps: logit_error * step / steps, _steps(reference))
+    relative = error / size if size else 0.0 if error == 0 else float("inf")
+    return GradientCheck(dtype.name, parameter, against, hand.size, error, relative, allowed, error <= allowed)
+
+
+def _steps(network: Network, problem: Problem) -> list[Params]:
+    """The step for each entry by which it changes no logit by more than u^(1/3), u being float64's rounding error.
+
+    That is near the best: the truncation error of a difference grows with its square, the rounding error as it shrinks.
+    """
+    h = reference.ROUNDING_64 ** (1 / 3)
+    steps = []
+    for layer, A in zip(network, reference.forward(network, problem.X)[0], strict=True):
+        largest = jnp.max(jnp.abs(A), axis=0)
+        per_input = h / jnp.where(largest == 0, 1.0, largest)
+        W, b = layer.params
+        steps.append(Params(W=jnp.broadcast_to(per_input[:, None], W.shape), b=jnp.full_like(b, h)))
+    return steps
+
+
+def _differences(
+    network: Network, problem: Problem, loss_error: Any, entries: np.ndarray, steps: np.ndarray, layer: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Central differences, and what they may be off; NaN where every step carries a relu over its kink."""
+    differences, errors = np.full((2, len(entries)), np.nan)
+    for shrink in (1, 16, 256):  # a smaller step meets fewer kinks
+        difference, doubled, stays = map(
+            np.asarray, _central_differences(network, problem, entries, steps / shrink, layer=layer, name=name)
+        )
+        new = stays & np.isnan(errors)
+        differences[new] = difference[new]
+        errors[new] = (float(loss_error) / steps * shrink + np.abs(doubled - difference))[new]
+        if stays.all():
+            break
+    return differences, errors
+
+
+@functools.partial(jax.jit, static_argnames=("layer", "name"))
+def _central_differences(
+    network: Network, problem: Problem, entries: jax.Array, steps: jax.Array, *, layer: int, name: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The difference by each step, that by the step doubled, and whether every relu stays on its side of the kink."""
+    own = network[layer].params
+    values = getattr(own, name)
+
+    def sides(network):
+        pairs = zip(network, reference.forward(network, problem.X)[1], strict=True)
+        kinked = [Z.ravel() > 0 for layer, Z in pairs if layer.activation in reference.KINKED]
+        return jnp.concatenate([*kinked, jnp.zeros(0, bool)])
+
+    def moved(entry, change):
+        array = values.ravel().at[entry].add(change).reshape(values.shape)
+        changed = network[layer]._replace(params=own._replace(**{name: array}))
+        return (*network[:layer], changed, *network[layer + 1 :])
+
+    def difference(entry, step):
+        up, down = moved(entry, step), moved(entry, -step)
+        slope = (reference.loss(up, problem) - reference.loss(down, problem)) / (2 * step)
+        return slope, jnp.all((sides(up) == sides(network)) & (sides(down) == sides(network)))
+
+    def differences(pair):
+        entry, step = pair
+        slope, stays = difference(entry, step)
+        doubled, doubled_stays = difference(entry, 2 * step)
+        return slope, doubled, stays & doubled_stays
+
+    return jax.lax.map(differences, (entries, steps))

@@ -29,6 +29,7 @@ from handgrad.app.report import (
     write_run,
 )
 from handgrad.data import Split, Table, load_digits, read_features, read_table, split_and_scale
+from handgrad.formulas.activations import ACTIVATIONS
 
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
@@ -47,6 +48,8 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Hidden = Annotated[str, typer.Option(help="Widths of hidden layers, as in 128,64; none if left out.", metavar="WIDTHS")]
+Activation = Annotated[str, typer.Option(help=f"Of the hidden layers: {', '.join(ACTIVATIONS)}.")]
 Target = Annotated[str | None, typer.Option(help="The column of a .csv with the classes.", metavar="COLUMN")]
 
 
@@ -64,6 +67,8 @@ def _handgrad(
 def train(
     data: Data = None,
     target: Target = None,
+    hidden: Hidden = "",
+    activation: Activation = "relu",
     optimizer: Annotated[
         str, typer.Option(help=f"{', '.join(OPTIMIZERS)}; sgd is the explicit update W ← W − η dL/dW.")
     ] = "sgd",
@@ -75,7 +80,7 @@ def train(
     full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="How often to go over the rows.")] = 200,
     l2: Annotated[float, typer.Option(min=0, help="Penalty (l2/2)‖W‖² added to the mean loss.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the order of the rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the rows' order and the first weights.")] = 0,
     out: Annotated[
         pathlib.Path | None,
         typer.Option(help="Folder for the model, the metrics and the pictures, such as runs/digits.", metavar="FOLDER"),
@@ -85,6 +90,8 @@ def train(
     """Train on four fifths of the rows, hold out the others, and check the gradient at both ends."""
     settings = Settings(
         data=str(data or "digits"),
+        hidden=_hidden(hidden),
+        activation=_activation(activation),
         optimizer=optimizer,
         learning_rate=_learning_rate(optimizer, learning_rate),
         batch_size=None if full_batch else batch_size,
@@ -105,7 +112,7 @@ def train(
 def _train(console: Console, settings: Settings, table: Table) -> Run:
     split = split_and_scale(table)
     print_data(console, settings, table, split)
-    params = handgrad.init_params(table.X.shape[1], len(table.class_names))
+    params = _init(table, settings.hidden, settings.activation, settings.seed)
     checks = [_check(params, split)]
     print_check(console, "first", checks[0])
     is_explicit = settings.optimizer == "sgd"
@@ -143,11 +150,12 @@ def _train(console: Console, settings: Settings, table: Table) -> Run:
 
 
 @app.command()
-def check(data: Data = None, target: Target = None) -> int:
+def check(data: Data = None, target: Target = None, hidden: Hidden = "", activation: Activation = "relu") -> int:
     """Compare the gradient by hand with autograd and with differences, at random weights. Exit status 1 if it fails."""
     table = _read(data, target)
-    params = handgrad.init_params(table.X.shape[1], len(table.class_names), key=jax.random.key(0))
-    report = _check(params, split_and_scale(table))
+    sizes = (table.X.shape[1], *_hidden(hidden), len(table.class_names))
+    params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation))
+    report = _check(params if hidden else params[0].params, split_and_scale(table))
     print(report)
     return 0 if report.passed else 1
 
@@ -189,6 +197,27 @@ def _read(data: pathlib.Path | None, target: str | None) -> Table:
     return load_digits()
 
 
+def _init(
+    table: Table, hidden: tuple[int, ...], activation: str, seed: int
+) -> handgrad.Params | tuple[handgrad.Layer, ...]:
+    """Zeros for a softmax regression, and for a network random weights, without which its units would stay alike."""
+    sizes = (table.X.shape[1], *hidden, len(table.class_names))
+    return handgrad.init_network(jax.random.key(seed), sizes, activation) if hidden else handgrad.init_params(*sizes)
+
+
+def _hidden(text: str) -> tuple[int, ...]:
+    widths = tuple(int(width) if width.strip().isdecimal() else 0 for width in text.split(",")) if text else ()
+    if 0 in widths:
+        raise ValueError(f"--hidden must be widths of layers with commas between them, as in 128,64; got {text!r}.")
+    return widths
+
+
+def _activation(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"--activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}.")
+    return name
+
+
 def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
@@ -199,7 +228,7 @@ def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
     return learning_rate
 
 
-def _check(params: handgrad.Params, split: Split) -> handgrad.GradientReport:
+def _check(params: handgrad.Params | tuple[handgrad.Layer, ...], split: Split) -> handgrad.GradientReport:
     rows = slice(None, None, math.ceil(len(split.X) / MAX_CHECKED_ROWS))
     return handgrad.check_gradients(params, split.X[rows], split.labels[rows])
 

@@ -14,6 +14,7 @@ import safetensors.numpy
 import handgrad
 from handgrad.data import Scaling, apply_scaling
 from handgrad.data.tables import ClassName
+from handgrad.formulas.network import Network, layers_of
 
 FILE_NAME = "model.safetensors"
 FORMAT_VERSION = 1
@@ -23,13 +24,13 @@ class Model(NamedTuple):
     """Parameters, and how raw features become what they were trained on.
 
     Attributes:
-      params: W (P, C) and b (1, C).
+      params: W (P, C) and b (1, C), or a network.
       scaling: the preprocessing, offset (P,) and scale (P,).
       class_names: C names, integers or text.
       feature_names, image_shape, target: as in `handgrad.data.Table`.
     """
 
-    params: handgrad.Params
+    params: handgrad.Params | Network
     scaling: Scaling
     class_names: tuple[ClassName, ...]
     feature_names: tuple[str, ...] | None
@@ -51,14 +52,12 @@ def predict_proba(model: Model, X: np.ndarray) -> np.ndarray:
 
 def save_model(path: pathlib.Path, model: Model) -> None:
     """Write the model."""
-    tensors = {
-        "W": np.asarray(model.params.W),
-        "b": np.asarray(model.params.b),
-        "offset": model.scaling.offset,
-        "scale": model.scaling.scale,
-    }
+    tensors = {"offset": model.scaling.offset, "scale": model.scaling.scale}
+    for number, layer in enumerate(layers_of(model.params), 1):
+        tensors |= {f"W{number}": np.asarray(layer.params.W), f"b{number}": np.asarray(layer.params.b)}
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
+        "activations": [layer.activation for layer in layers_of(model.params)],
         "class_names": model.class_names,
         "feature_names": model.feature_names,
         "image_shape": model.image_shape,
@@ -107,8 +106,12 @@ def load_model(path: pathlib.Path) -> Model:
     if not is_whole:
         raise ValueError(f"{path}: is damaged; its content does not match its checksum. Train it anew.")
     feature_names, image_shape = description["feature_names"], description["image_shape"]
+    params = tuple(
+        handgrad.Layer(handgrad.Params(jnp.asarray(tensors[f"W{number}"]), jnp.asarray(tensors[f"b{number}"])), name)
+        for number, name in enumerate(description["activations"], 1)
+    )
     return Model(
-        params=handgrad.Params(W=jnp.asarray(tensors["W"]), b=jnp.asarray(tensors["b"])),
+        params=params if len(params) > 1 else params[0].params,
         scaling=Scaling(offset=tensors["offset"], scale=tensors["scale"]),
         class_names=tuple(description["class_names"]),
         feature_names=None if feature_names is None else tuple(feature_names),

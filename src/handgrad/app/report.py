@@ -17,12 +17,15 @@ import handgrad
 from handgrad.app import plots
 from handgrad.app.model import FILE_NAME, Model, save_model
 from handgrad.data import Split, Table
+from handgrad.formulas.network import layers_of
 
 
 class Settings(NamedTuple):
     """What a training was run with, under the names that metrics.json has for it; batch_size None is all rows."""
 
     data: str
+    hidden: tuple[int, ...]
+    activation: str
     optimizer: str
     learning_rate: float
     batch_size: int | None
@@ -71,13 +74,10 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
     (folder / "metrics.json").write_text(metrics + "\n", encoding="utf-8")
     plots.plot_history(folder / "loss.png", run.history)
     plots.plot_confusion(folder / "confusion.png", run.split.labels_held_out, run.predictions, model.class_names)
-    plots.plot_weights(
-        folder / "weights.png",
-        np.asarray(model.params.W),
-        model.class_names,
-        model.feature_names,
-        model.image_shape,
-    )
+    *hidden, output = layers_of(model.params)
+    first = np.asarray(hidden[0].params.W if hidden else output.params.W)
+    names = tuple(f"unit {unit}" for unit in range(1, first.shape[1] + 1)) if hidden else model.class_names
+    plots.plot_weights(folder / "weights.png", first, names, model.feature_names, model.image_shape)
 
 
 def _metrics(run: Run) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def print_check(console: Console, which: str, report: handgrad.GradientReport) -
 
 
 @contextlib.contextmanager
-def show_epochs(console: Console, epochs: int) -> Iterator[Callable[[handgrad.Params, handgrad.Epoch], None]]:
+def show_epochs(console: Console, epochs: int) -> Iterator[Callable[[Any, handgrad.Epoch], None]]:
     """The callback for `handgrad.train`: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
     progress = Progress(
         TextColumn("epoch"),
@@ -137,7 +137,7 @@ def show_epochs(console: Console, epochs: int) -> Iterator[Callable[[handgrad.Pa
     )
     task = progress.add_task("", total=epochs, loss=math.nan, accuracy=math.nan)
 
-    def show_epoch(_: handgrad.Params, epoch: handgrad.Epoch) -> None:
+    def show_epoch(_: Any, epoch: handgrad.Epoch) -> None:
         progress.update(task, completed=epoch.epoch, loss=epoch.loss, accuracy=epoch.validation_accuracy)
         if progress.disable and (epoch.epoch in (1, epochs) or epoch.epoch % math.ceil(epochs / 10) == 0):
             console.print(

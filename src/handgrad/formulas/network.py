@@ -40,7 +40,7 @@ class Layer(NamedTuple):
 jax.tree_util.register_pytree_with_keys(
     Layer,
     lambda layer: (((jax.tree_util.GetAttrKey("params"), layer.params),), layer.activation),
-    lambda activation, children: Layer(children[0], activation),
+    lambda activation, children: Layer(next(iter(children)), activation),
 )
 
 Network = tuple[Layer, ...]
@@ -229,12 +229,14 @@ def _value_and_gradient(params: Any, X: Any, targets: Any, weights: Any, recompu
     return mean_loss(xp, Z, targets, weights), in_form_of(params, gradients[::-1])
 
 
-def _after(other: Array, array: Array) -> Array:
-    """The array, not to be read before `other` is there.
+def _after(D: Array, X: Array) -> Array:
+    """X, as a number that depends on D.
 
-    Only XLA reorders: it would see that it has computed the activations once, and hold them after all.
+    XLA sees that the activations were computed before, and would hold them after all: it must be made to believe that
+    they differ. It may not take 0·D for 0, since D may be infinite, and an infinite D has spoilt the gradient anyway.
+    An optimization barrier does not serve; on the CPU it is gone before the last search for common expressions.
     """
-    return jax.lax.optimization_barrier((array, other))[0] if isinstance(other, jax.Array) else array
+    return X + array_namespace(X).astype(0 * D[:1, :1], X.dtype)
 
 
 # --- Gradient descent, and what the network is for ----------------------------------------------------------------
