@@ -1,7 +1,12 @@
 """References that share no line with handgrad: the naive formulas in float64 NumPy and in jax.numpy."""
 
+import gzip
+import os
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 # How far a result may be from the float64 oracle, for data, logits and results of size about 1: some 40 rounding errors
 # of float32 and float64, as sums of up to a hundred products take; for the narrow dtypes, which round the logits and
@@ -67,3 +72,15 @@ def central_differences(function, array, step=1e-6):
         change[index] = step
         result[index] = (function(array + change) - function(array - change)) / (2 * step)
     return result
+
+
+def mnist_10k():
+    """MNIST-10k, pixels in [0, 1] (10000, 784) float32 and labels, from the folder HANDGRAD_DATA; skips without it."""
+    folder = os.environ.get("HANDGRAD_DATA")
+    if not folder:
+        pytest.skip("HANDGRAD_DATA does not name a folder with mnist-10k")
+    images, labels = (
+        np.frombuffer(gzip.decompress((Path(folder) / "mnist-10k" / name).read_bytes()), np.uint8)
+        for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
+    )
+    return images[16:].reshape(-1, 784).astype(np.float32) / 255, labels[8:].astype(np.int32)

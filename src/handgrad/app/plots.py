@@ -77,8 +77,10 @@ def plot_weights(
     class_names: Sequence[ClassName],
     feature_names: Sequence[str] | None,
     image_shape: tuple[int, int] | None,
+    *,
+    unit: str = "class",
 ) -> None:
-    """The weights of each class: an image each where the features are one, else a column of one picture."""
+    """The weights of each class (or hidden unit): an image each where the features are one, else a column of one."""
     limit = float(np.abs(W).max()) or 1.0
     colors: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
     if image_shape is None:
@@ -86,7 +88,7 @@ def plot_weights(
         height, width = (min(max(0.3 * count, 2), 12) + 1.6 for count in W.shape)
         figure, (axes,) = _figure(width + 2.6, height)
         image = axes.imshow(W, aspect="auto", **colors)
-        axes.set(title="Weights, per standard deviation of the feature", xlabel="class")
+        axes.set(title="Weights, per standard deviation of the feature", xlabel=unit)
         _name_ticks(axes.set_xticks, class_names, rotation="vertical" if _are_long(class_names) else "horizontal")
         _name_ticks(axes.set_yticks, names)
         _separate_cells(axes, *W.shape)
@@ -102,7 +104,7 @@ def plot_weights(
             image = axes.imshow(weights.reshape(image_shape), **colors)
             axes.set_title(_shorten(name, 14), fontsize=11)
         more = f" (the first {shown} of {len(class_names)})" if shown < len(class_names) else ""
-        figure.suptitle(f"The weights of each class{more}: red speaks for it, blue against", color=INK, fontsize=11)
+        figure.suptitle(f"The weights of each {unit}{more}: red speaks for it, blue against", color=INK, fontsize=11)
         _add_colorbar(figure, image, panels, "weight")
     figure.savefig(path)
 

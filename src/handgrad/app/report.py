@@ -74,10 +74,16 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
     (folder / "metrics.json").write_text(metrics + "\n", encoding="utf-8")
     plots.plot_history(folder / "loss.png", run.history)
     plots.plot_confusion(folder / "confusion.png", run.split.labels_held_out, run.predictions, model.class_names)
-    *hidden, output = layers_of(model.params)
-    first = np.asarray(hidden[0].params.W if hidden else output.params.W)
-    names = tuple(f"unit {unit}" for unit in range(1, first.shape[1] + 1)) if hidden else model.class_names
-    plots.plot_weights(folder / "weights.png", first, names, model.feature_names, model.image_shape)
+    first, *others = layers_of(model.params)
+    W = np.asarray(first.params.W)
+    plots.plot_weights(
+        folder / "weights.png",
+        W,
+        tuple(range(1, W.shape[1] + 1)) if others else model.class_names,
+        model.feature_names,
+        model.image_shape,
+        unit="unit of the first layer" if others else "class",
+    )
 
 
 def _metrics(run: Run) -> dict[str, Any]:
