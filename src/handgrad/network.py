@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from handgrad import validation
 from handgrad.formulas import (
@@ -28,6 +27,7 @@ from handgrad.formulas import (
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import Network, activate, pass_back
 from handgrad.initialization import init_params
+from handgrad.shapes import Float
 
 __all__ = [
     "Layer",
@@ -93,7 +93,9 @@ def check_activation(function: str, activation: str) -> None:
         raise ValueError(f"{function}: activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
 
 
-def dense(X: Float[Array, "*batch P"], params: Params, activation: str = "identity") -> Float[Array, "*batch C"]:
+def dense(
+    X: Float[jax.Array, "*batch P"], params: Params, activation: str = "identity"
+) -> Float[jax.Array, "*batch C"]:
     """One layer y = f(XW + b) as an operation for any JAX model, its derivative rule written by hand.
 
     The rule is Ȧ = J (ẊW + XẆ + ḃ), J being diag f′(Z) but for softmax. JAX turns it round for reverse mode, which

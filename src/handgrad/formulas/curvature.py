@@ -18,7 +18,6 @@ Reference: Pearlmutter, *Fast exact multiplication by the Hessian* (1994).
 from typing import Any
 
 from array_api_compat import array_namespace
-from jaxtyping import Float, Shaped
 
 from handgrad import validation
 from handgrad.formulas.activations import ACTIVATIONS
@@ -26,6 +25,7 @@ from handgrad.formulas.layer import Params, linear, linear_backward
 from handgrad.formulas.losses import residual, times_weights
 from handgrad.formulas.network import activate, check_network, in_form_of, pass_back, same_layers
 from handgrad.formulas.softmax import softmax, softmax_derivative
+from handgrad.shapes import Float, Shaped
 from handgrad.validation import widen
 
 Array = Any

@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 from array_api_compat import device
-from jaxtyping import Float, Integer, Shaped
 
 from handgrad import validation
 from handgrad.formulas.softmax import shifted_exponentials, softmax
+from handgrad.shapes import Float, Integer, Shaped
 from handgrad.validation import widen
 
 Array = Any

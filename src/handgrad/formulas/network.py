@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 from array_api_compat import array_namespace
-from jaxtyping import Float, Integer, Shaped
 
 from handgrad import validation
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
 from handgrad.formulas.losses import mean_loss, residual
 from handgrad.formulas.softmax import softmax
+from handgrad.shapes import Float, Integer, Shaped
 from handgrad.validation import widen
 
 Array = Any

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from jaxtyping import Float
-
 from handgrad import validation
+from handgrad.shapes import Float
 from handgrad.validation import widen
 
 Array = Any
