@@ -88,6 +88,7 @@ def readme_blocks():
     return re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
 
 
+@pytest.mark.skipif(not readme_blocks(), reason="the tests run apart from the repository")
 @pytest.mark.parametrize("block", readme_blocks())
 def test_the_code_of_the_readme_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -99,3 +100,12 @@ def test_extras_name_what_exists():
         pytest.skip("the tests run apart from the repository")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {"app", "test", "cuda", "tpu", "all"} <= set(extras)
+
+
+def test_the_tests_that_the_readme_names_exist():
+    if not (ROOT / "README.md").exists():
+        pytest.skip("the tests run apart from the repository")
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+    written = {name for path in ROOT.glob("tests/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert len(named) > 8
+    assert named <= written
