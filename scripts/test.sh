@@ -12,4 +12,5 @@ if [ "${1:-}" = "--all" ]; then
   marker=()
   shift
 fi
-exec .venv/bin/python -m pytest "${marker[@]}" "$@"
+# A process a core: most of the time goes into compiling, which one process does one after the other.
+exec .venv/bin/python -m pytest --numprocesses auto "${marker[@]}" "$@"
