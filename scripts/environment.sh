@@ -17,7 +17,7 @@ find_python() {
       return
     fi
   done
-  fail "handgrad needs Python 3.11 or newer; found $(${PYTHON:-python3} --version 2>&1 || true). \
+  fail "handgrad needs Python 3.11 or newer; found $(${PYTHON:-python3} --version 2>&1 | head -n 1). \
 Install one, or name it: PYTHON=/path/to/python $0"
 }
 
