@@ -113,8 +113,13 @@ def check_same(function: str, argument: str, array: Any, other_argument: str, ot
     _check_same_dtype(function, argument, array, other_argument, other)
 
 
-def check_targets(function: str, targets: Any, num_rows: int, num_classes: int) -> None:
-    """Check labels (N,) in [0, C) of integer dtype, or distributions (N, C) of floating dtype."""
+def check_targets(
+    function: str, targets: Any, num_rows: int, num_classes: int, *, ignore_index: int | None = None
+) -> None:
+    """Check labels (N,) in [0, C) of integer dtype, or distributions (N, C) of floating dtype.
+
+    A label that is `ignore_index` is allowed too.
+    """
     if is_array_api_obj(targets) and targets.ndim == 2:
         if tuple(targets.shape) == (num_rows, 1) and num_classes > 1:
             raise ValueError(
@@ -134,6 +139,8 @@ def check_targets(function: str, targets: Any, num_rows: int, num_classes: int) 
     if is_known(targets):
         labels = xp.astype(targets, xp.arange(1).dtype)
         bad = (labels < 0) | (labels >= num_classes)
+        if ignore_index is not None:
+            bad &= labels != ignore_index
         if bool(xp.any(bad)):
             row = _first(xp, bad)
             label = int(targets[row])
@@ -171,20 +178,61 @@ def check_distributions(function: str, argument: str, distributions: Any) -> Any
     return xp
 
 
-def check_weights(function: str, weights: Any, num_rows: int) -> None:
-    """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed."""
+def check_weights(function: str, weights: Any, num_rows: int, argument: str = "weights", letter: str = "N") -> None:
+    """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed. So of classes (C,)."""
     if weights is None:
         return
-    xp = check_array(function, "weights", weights, "(N,)", kind="number")
-    _check_shape(function, "weights", weights, (num_rows,), "(N,)")
+    xp = check_array(function, argument, weights, f"({letter},)", kind="number")
+    _check_shape(function, argument, weights, (num_rows,), f"({letter},)")
     if is_known(weights):
         values = widen(xp, weights) if xp.isdtype(weights.dtype, "real floating") else weights
         bad = ~((values >= 0) & xp.isfinite(values))
         if bool(xp.any(bad)):
-            row = _first(xp, bad)
+            row, noun = _first(xp, bad), "row" if letter == "N" else "class"
             raise ValueError(
-                f"{function}: weights must be finite and non-negative; got {float(values[row]):g} at row {row}."
+                f"{function}: {argument} must be finite and non-negative; got {float(values[row]):g} at {noun} {row}."
             )
+
+
+def check_head(function: str, X: Any, W: Any, bias: Any, by_row: dict[str, Any]) -> tuple[int, ...]:
+    """Check X (..., P), W (P, C), bias (C,) or (1, C), and that what is given by row has X's leading axes, returned."""
+    batch = tuple(X.shape[:-1]) if is_array_api_obj(X) and X.ndim > 1 else ()
+    check_array(function, "X", X.reshape(math.prod(batch), -1) if len(batch) > 1 else X, "(N, P)")
+    check_array(function, "W", W, "(P, C)")
+    if X.shape[-1] != W.shape[0]:
+        raise ValueError(f"{function}: X must have P = {W.shape[0]} columns for W {W.shape}; got {X.shape}.")
+    _check_same_dtype(function, "X", X, "W", W)
+    if bias is not None:
+        check_array(function, "bias", bias, "(1, C)" if is_array_api_obj(bias) and bias.ndim > 1 else "(C,)")
+        if tuple(bias.shape) not in ((W.shape[1],), (1, W.shape[1])):
+            raise ValueError(
+                f"{function}: bias must have shape (C,) or (1, C) with C = {W.shape[1]}; got {tuple(bias.shape)}."
+            )
+    for argument, array in by_row.items():
+        if is_array_api_obj(array) and tuple(array.shape[: len(batch)]) != batch:
+            raise ValueError(
+                f"{function}: {argument} must begin with the leading axes of X, {batch}; got {tuple(array.shape)}."
+            )
+    return batch
+
+
+def check_axis(function: str, argument: str, name: str | None) -> int:
+    """Check the name of an axis of the enclosing `jax.shard_map`; None is allowed. Returns its number of devices."""
+    if name is None:
+        return 1
+    try:
+        return jax.lax.axis_size(name)
+    except NameError:
+        raise ValueError(
+            f"{function}: {argument} must be an axis of the enclosing jax.shard_map; there is no {name!r} here. "
+            "Call it inside jax.shard_map over a mesh with that axis, or leave it out."
+        ) from None
+
+
+def check_choice(function: str, argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Check that the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{function}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
 def check_finite(function: str, argument: str, array: Any) -> None:
@@ -206,14 +254,16 @@ def check_positive_integer(function: str, argument: str, value: Any) -> None:
         raise ValueError(f"{function}: {argument} must be a positive integer; got {value!r}.")
 
 
-def check_number(function: str, argument: str, value: Any) -> None:
-    """Check a setting, such as a learning rate: finite and non-negative."""
+def check_number(function: str, argument: str, value: Any, *, positive: bool = False, most: float = math.inf) -> None:
+    """Check a setting, such as a learning rate: finite, non-negative or even positive, and no more than `most`."""
     try:
-        fits = 0 <= float(value) < math.inf
+        fits = 0 <= float(value) <= most and float(value) < math.inf and not (positive and float(value) == 0)
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise ValueError(f"{function}: {argument} must be a finite number, 0 or more; got {value!r}.")
+        least = "more than 0" if positive else "0 or more"
+        limit = f" and at most {most:g}" if most < math.inf else ""
+        raise ValueError(f"{function}: {argument} must be a finite number, {least}{limit}; got {value!r}.")
 
 
 def count_classes(function: str, targets: Any) -> int:
