@@ -95,6 +95,8 @@ def _sweep_jvp(settings: Settings, primals: tuple[Arrays], tangents: tuple[Array
     total_tangent = None
     if settings.total:
         gradients = sums | rows
+        if "W" in moving and gradients["W"].shape != arrays.W.shape:
+            gradients["W"] = lax.optimization_barrier(gradients["W"]).T
         inner = [scale * jnp.sum(gradients[name] * widen(jnp, t)) for name, t in moving.items()]
         terms = [sum_over_classes(settings, sum(inner[1:], inner[0]))] if inner else []
         terms += [] if a_tangent is None else [jnp.sum(rows["loss"] * a_tangent)]
@@ -303,13 +305,20 @@ def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, B
 
     D is rounded to the dtype of X only now; what it is multiplied to stays wide.
     """
-    product = partial(jnp.matmul, preferred_element_type=D.dtype)
+    # Contractions and no `.T`: of a Wᵀ in a loop XLA makes a copy of W.
+    product = partial(lax.dot_general, preferred_element_type=D.dtype)
     rounded = D.astype(block.X.dtype)
     rows, sums = {}, {}
     if "X" in moving:
-        rows["X"] = product(rounded, block.W.T)
+        rows["X"] = product(rounded, block.W, (((1,), (1,)), ((), ())))
     if "W" in moving:
-        sums["W"] = product(block.X.T, rounded)
+        P, C = block.W.shape
+        if P > 2 * C:
+            sums["W"] = product(rounded, block.X, (((0,), (0,)), ((), ())))
+        elif C > 2 * P:
+            sums["W"] = product(lax.optimization_barrier(block.X.T), rounded, (((1,), (0,)), ((), ())))
+        else:
+            sums["W"] = product(block.X, rounded, (((0,), (0,)), ((), ())))
     if "b" in moving:
         sums["b"] = jnp.sum(D, axis=0, keepdims=True)
     return rows, sums
