@@ -27,7 +27,8 @@ LAYERS = [
     ["app"],
     ["solvers", "check", "network"],
     ["reference"],
-    ["initialization"],
+    ["initialization", "fused"],
+    ["sweep"],
     ["formulas"],
     ["data", "validation", "shapes"],
 ]

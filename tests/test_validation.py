@@ -2,6 +2,8 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -168,3 +170,17 @@ def test_the_message_says_what_is_wrong(case):
     call, error, message = CASES[case]
     with pytest.raises(error, match="^" + re.escape(message)):
         call()
+
+
+def test_arrays_that_a_compiled_function_closes_over_are_looked_at():
+    arrays = jax.tree.map(jnp.asarray, (X.astype(np.float32), t, w.astype(np.float32), T.astype(np.float32)))
+    data, labels, weights, rows = arrays
+    own = Params(W.astype(np.float32), b.astype(np.float32))
+    for targets in (labels, rows):
+        value = jax.jit(lambda params, targets=targets: formulas.loss(params, data, targets, weights))(own)
+        np.testing.assert_allclose(value, formulas.loss(own, data, targets, weights), rtol=1e-6)
+    shifted, doubled = labels + 1, 2 * rows
+    with pytest.raises(ValueError, match=r"^loss: labels must be integers in \[0, 3\) .* got 3 at row"):
+        jax.jit(lambda params: formulas.loss(params, data, shifted))(own)
+    with pytest.raises(ValueError, match=r"^loss: each row of targets must be a distribution"):
+        jax.jit(lambda params: formulas.loss(params, data, doubled))(own)

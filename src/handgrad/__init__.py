@@ -8,6 +8,7 @@ import jax as _jax
 from handgrad import formulas, network
 from handgrad.check import GradientCheck, GradientReport, check_gradients
 from handgrad.formulas import Layer, Params
+from handgrad.fused import RowStatistics, linear_cross_entropy
 from handgrad.initialization import init_params
 from handgrad.network import dense, init_network
 from handgrad.solvers.sgd import Epoch, TrainResult, train
@@ -20,6 +21,7 @@ __all__ = [
     "GradientReport",
     "Layer",
     "Params",
+    "RowStatistics",
     "TrainResult",
     "check_gradients",
     "cross_entropy",
@@ -33,6 +35,7 @@ __all__ = [
     "init_params",
     "kl_divergence",
     "linear",
+    "linear_cross_entropy",
     "log_softmax",
     "logit_gradient",
     "loss",

@@ -6,6 +6,7 @@ tracer has none, and there `formulas` answers a row that breaks the rules with N
 """
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,11 +15,6 @@ from array_api_compat import array_namespace, is_array_api_obj
 # How far from 1 the sum of a row of a distribution may be. Rows rounded to bfloat16 are off by up to 0.004; logits or
 # counts passed for probabilities, which is what the check is for, are off by far more.
 DISTRIBUTION_TOLERANCE = 0.01
-
-
-def is_known(array: Any) -> bool:
-    """Whether the array's values can be looked at, which they cannot while JAX traces."""
-    return not isinstance(array, jax.core.Tracer)
 
 
 def check_array(function: str, argument: str, array: Any, shape: str, *, kind: str = "floating") -> Any:
@@ -113,8 +109,13 @@ def check_same(function: str, argument: str, array: Any, other_argument: str, ot
     _check_same_dtype(function, argument, array, other_argument, other)
 
 
-def check_targets(function: str, targets: Any, num_rows: int, num_classes: int) -> None:
-    """Check labels (N,) in [0, C) of integer dtype, or distributions (N, C) of floating dtype."""
+def check_targets(
+    function: str, targets: Any, num_rows: int, num_classes: int, *, ignore_index: int | None = None
+) -> None:
+    """Check labels (N,) in [0, C) of integer dtype, or distributions (N, C) of floating dtype.
+
+    A label that is `ignore_index` is allowed too.
+    """
     if is_array_api_obj(targets) and targets.ndim == 2:
         if tuple(targets.shape) == (num_rows, 1) and num_classes > 1:
             raise ValueError(
@@ -131,17 +132,18 @@ def check_targets(function: str, targets: Any, num_rows: int, num_classes: int) 
         )
     xp = check_labels(function, "targets", targets)
     _check_shape(function, "targets", targets, (num_rows,), "(N,)")
-    if is_known(targets):
+
+    def is_outside(targets: Any) -> Any:
         labels = xp.astype(targets, xp.arange(1).dtype)
-        bad = (labels < 0) | (labels >= num_classes)
-        if bool(xp.any(bad)):
-            row = _first(xp, bad)
-            label = int(targets[row])
-            advice = " Labels that start at 1? Subtract 1." if label == num_classes else ""
-            raise ValueError(
-                f"{function}: labels must be integers in [0, {num_classes}) for logits "
-                f"{(num_rows, num_classes)}; got {label} at row {row}.{advice}"
-            )
+        outside = (labels < 0) | (labels >= num_classes)
+        return outside if ignore_index is None else outside & (labels != ignore_index)
+
+    for row, (label,) in _first_row(targets, is_outside):
+        advice = " Labels that start at 1? Subtract 1." if label == num_classes else ""
+        raise ValueError(
+            f"{function}: labels must be integers in [0, {num_classes}) for logits "
+            f"{(num_rows, num_classes)}; got {label} at row {row}.{advice}"
+        )
 
 
 def check_labels(function: str, argument: str, labels: Any) -> Any:
@@ -158,44 +160,73 @@ def check_labels(function: str, argument: str, labels: Any) -> Any:
 def check_distributions(function: str, argument: str, distributions: Any) -> Any:
     """Check (N, C) with rows that are non-negative and sum to 1. Returns the namespace."""
     xp = check_array(function, argument, distributions, "(N, C)")
-    if is_known(distributions):
-        bad = ~are_distributions(xp, widen(xp, distributions))
-        if bool(xp.any(bad)):
-            row = _first(xp, bad)
-            total = float(xp.sum(widen(xp, distributions[row, :])))
-            raise ValueError(
-                f"{function}: each row of {argument} must be a distribution, non-negative and with sum 1; got row "
-                f"{row} with sum {total:g} and smallest entry {float(xp.min(widen(xp, distributions[row, :]))):g}. "
-                "Pass probabilities, not logits or counts."
-            )
+    for row, values in _first_row(distributions, lambda T: ~are_distributions(xp, widen(xp, T))):
+        raise ValueError(
+            f"{function}: each row of {argument} must be a distribution, non-negative and with sum 1; got row "
+            f"{row} with sum {sum(values):g} and smallest entry {min(values):g}. "
+            "Pass probabilities, not logits or counts."
+        )
     return xp
 
 
-def check_weights(function: str, weights: Any, num_rows: int) -> None:
-    """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed."""
+def check_weights(function: str, weights: Any, num_rows: int, argument: str = "weights", letter: str = "N") -> None:
+    """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed. So of classes (C,)."""
     if weights is None:
         return
-    xp = check_array(function, "weights", weights, "(N,)", kind="number")
-    _check_shape(function, "weights", weights, (num_rows,), "(N,)")
-    if is_known(weights):
-        values = widen(xp, weights) if xp.isdtype(weights.dtype, "real floating") else weights
-        bad = ~((values >= 0) & xp.isfinite(values))
-        if bool(xp.any(bad)):
-            row = _first(xp, bad)
+    xp = check_array(function, argument, weights, f"({letter},)", kind="number")
+    _check_shape(function, argument, weights, (num_rows,), f"({letter},)")
+    for row, (weight,) in _first_row(weights, lambda w: ~((w >= 0) & xp.isfinite(w))):
+        noun = "row" if letter == "N" else "class"
+        raise ValueError(f"{function}: {argument} must be finite and non-negative; got {weight:g} at {noun} {row}.")
+
+
+def check_head(function: str, X: Any, W: Any, bias: Any, by_row: dict[str, Any]) -> tuple[int, ...]:
+    """Check X (..., P), W (P, C), bias (C,) or (1, C), and that what is given by row has X's leading axes, returned."""
+    batch = tuple(X.shape[:-1]) if is_array_api_obj(X) and X.ndim > 1 else ()
+    check_array(function, "X", X.reshape(math.prod(batch), -1) if len(batch) > 1 else X, "(N, P)")
+    check_array(function, "W", W, "(P, C)")
+    if X.shape[-1] != W.shape[0]:
+        raise ValueError(f"{function}: X must have P = {W.shape[0]} columns for W {W.shape}; got {X.shape}.")
+    _check_same_dtype(function, "X", X, "W", W)
+    if bias is not None:
+        check_array(function, "bias", bias, "(1, C)" if is_array_api_obj(bias) and bias.ndim > 1 else "(C,)")
+        if tuple(bias.shape) not in ((W.shape[1],), (1, W.shape[1])):
             raise ValueError(
-                f"{function}: weights must be finite and non-negative; got {float(values[row]):g} at row {row}."
+                f"{function}: bias must have shape (C,) or (1, C) with C = {W.shape[1]}; got {tuple(bias.shape)}."
             )
+    for argument, array in by_row.items():
+        if is_array_api_obj(array) and tuple(array.shape[: len(batch)]) != batch:
+            raise ValueError(
+                f"{function}: {argument} must begin with the leading axes of X, {batch}; got {tuple(array.shape)}."
+            )
+    return batch
+
+
+def check_axis(function: str, argument: str, name: str | None) -> int:
+    """Check the name of an axis of the enclosing `jax.shard_map`; None is allowed. Returns its number of devices."""
+    if name is None:
+        return 1
+    try:
+        return jax.lax.axis_size(name)
+    except NameError:
+        raise ValueError(
+            f"{function}: {argument} must be an axis of the enclosing jax.shard_map; there is no {name!r} here. "
+            "Call it inside jax.shard_map over a mesh with that axis, or leave it out."
+        ) from None
+
+
+def check_choice(function: str, argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Check that the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{function}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
 def check_finite(function: str, argument: str, array: Any) -> None:
     """Check that an array (N, P) has no NaN and no infinity, where its values are known."""
-    if not is_known(array):
-        return
     xp = array_namespace(array)
-    bad = ~xp.all(xp.isfinite(array), axis=1)
-    if bool(xp.any(bad)):
+    for row, _ in _first_row(array, lambda array: ~xp.all(xp.isfinite(array), axis=1)):
         raise ValueError(
-            f"{function}: {argument} must be finite; row {_first(xp, bad)} has a NaN or an infinity. Drop such rows "
+            f"{function}: {argument} must be finite; row {row} has a NaN or an infinity. Drop such rows "
             "or fill them in first."
         )
 
@@ -206,14 +237,16 @@ def check_positive_integer(function: str, argument: str, value: Any) -> None:
         raise ValueError(f"{function}: {argument} must be a positive integer; got {value!r}.")
 
 
-def check_number(function: str, argument: str, value: Any) -> None:
-    """Check a setting, such as a learning rate: finite and non-negative."""
+def check_number(function: str, argument: str, value: Any, *, positive: bool = False, most: float = math.inf) -> None:
+    """Check a setting, such as a learning rate: finite, non-negative or even positive, and no more than `most`."""
     try:
-        fits = 0 <= float(value) < math.inf
+        fits = 0 <= float(value) <= most and float(value) < math.inf and not (positive and float(value) == 0)
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise ValueError(f"{function}: {argument} must be a finite number, 0 or more; got {value!r}.")
+        least = "more than 0" if positive else "0 or more"
+        limit = f" and at most {most:g}" if most < math.inf else ""
+        raise ValueError(f"{function}: {argument} must be a finite number, {least}{limit}; got {value!r}.")
 
 
 def count_classes(function: str, targets: Any) -> int:
@@ -251,5 +284,16 @@ def _check_same_dtype(function: str, argument: str, array: Any, other_argument: 
         )
 
 
-def _first(xp: Any, bad: Any) -> int:
-    return int(xp.argmax(xp.astype(bad, xp.int32)))
+def _first_row(array: Any, is_bad: Callable[[Any], Any]) -> Iterator[tuple[int, list[Any]]]:
+    """The first row that is bad, with its entries as Python numbers, if there is one and its values can be seen."""
+    if isinstance(array, jax.core.Tracer):
+        return
+    xp = array_namespace(array)
+    # Where a caller is being compiled, jax.numpy only takes down what to compute, even of arrays that are there.
+    with jax.ensure_compile_time_eval():
+        bad = is_bad(array)
+        if bool(xp.any(bad)):
+            row = int(xp.argmax(xp.astype(bad, xp.int32)))
+            entries = [array[row]] if array.ndim == 1 else [array[row, column] for column in range(array.shape[1])]
+            is_integral = xp.isdtype(array.dtype, "integral")
+            yield row, [int(entry) if is_integral else float(entry) for entry in entries]

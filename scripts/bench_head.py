@@ -1,0 +1,207 @@
+"""Times linear_cross_entropy against the plain form and its peers; writes a JSON result and prints it as a table.
+
+Every function of a row runs in one process, taking turns; ratios are medians of neighbours. Peers are run where they
+are installed: pip install tokamax jax-cce torch. On a GPU the rows are those of language models, in bfloat16.
+
+    python scripts/bench_head.py [--repeats 9] [--output build/bench_head.json]
+    python scripts/bench_head.py --print build/bench_head.json
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import handgrad
+from measure import interleaved, machine, median_ratio
+
+CPU_SHAPES = [(2048, 512, 32768), (4096, 256, 8192), (1024, 1024, 1000), (8192, 512, 1024)]
+GPU_SHAPES = [(8192, 4096, 128256), (4096, 4096, 128256), (32768, 2560, 128256)]
+
+
+def problem(N, P, C, dtype):
+    keys = jax.random.split(jax.random.key(0), 4)
+    X = jax.random.normal(keys[0], (N, P), dtype)
+    W = jax.random.normal(keys[1], (P, C), dtype) / np.asarray(P**0.5, dtype)
+    t = jax.random.randint(keys[2], (N,), 0, C)
+    return X, W, t, jax.random.normal(keys[3], (P, C), dtype)
+
+
+def plain(X, W, t):
+    Z = jnp.matmul(X, W, preferred_element_type=jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(Z, t).mean()
+
+
+def peers():
+    """loss(X, W, t) of each installed JAX peer."""
+    losses = {}
+    try:
+        tokamax = importlib.import_module("tokamax._src.ops.linear_softmax_cross_entropy_loss.api")
+        for name in sorted({"xla", "chunked_xla"} & set(tokamax.IMPLEMENTATIONS)):
+            losses[f"tokamax {name}"] = lambda X, W, t, name=name: tokamax.linear_softmax_cross_entropy_loss(
+                X, t, W, reduction="mean", implementation=name
+            )
+    except ImportError:
+        print("tokamax is not installed; its rows are left out.")
+    try:
+        cce = importlib.import_module("jax_cce").linear_cross_entropy
+        # It takes W as (C, P). Under jit the transposition goes into its products.
+        losses["jax-cce"] = lambda X, W, t: cce(X, W.T, t)
+    except ImportError:
+        print("jax-cce is not installed; its rows are left out.")
+    return losses
+
+
+def torch_peers(X, W, t, frozen):
+    """The value and gradients by PyTorch on the CPU, as functions without arguments."""
+    try:
+        torch = importlib.import_module("torch")
+        options = {"torch": None, "torch chunked": torch.nn.LinearCrossEntropyOptions()}
+    except (ImportError, AttributeError):
+        print("torch 2.13 is not installed; its rows are left out.")
+        return {}
+    X, W = (
+        torch.from_numpy(np.array(array)).requires_grad_(name not in frozen) for name, array in (("X", X), ("W", W.T))
+    )
+    t = torch.from_numpy(np.array(t)).long()
+
+    def run(options):
+        loss = torch.nn.functional.linear_cross_entropy(X, W, t, options=options)
+        moving = [array for array in (X, W) if array.requires_grad]
+        gradients = torch.autograd.grad(loss, moving) if moving else ()
+        return [loss.detach().numpy(), *(g.numpy().T if g.shape == W.shape else g.numpy() for g in gradients)]
+
+    return {name: functools.partial(run, option) for name, option in options.items()}
+
+
+def hessian_vector_product(loss, direction):
+    """In W, forward over reverse."""
+    return lambda X, W, t: jax.jvp(lambda W: jax.grad(loss, argnums=1)(X, W, t), (W,), (direction,))[1]
+
+
+# What is computed of a loss, and what is frozen in it.
+CASES = {
+    "all gradients": (lambda loss, _: jax.value_and_grad(loss, argnums=(0, 1)), ""),
+    "X frozen": (lambda loss, _: jax.value_and_grad(loss, argnums=1), "X"),
+    "W frozen": (lambda loss, _: jax.value_and_grad(loss, argnums=0), "W"),
+    "value alone": (lambda loss, _: loss, "XW"),
+    "Hessian-vector product": (hessian_vector_product, None),
+}
+
+
+def products_alone(case, direction):
+    """The matrix products of a case and nothing else: the least time that it can take."""
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+    def run(X, W, _):
+        Z = product(X, W)
+        if case == "value alone":
+            return Z
+        if case == "Hessian-vector product":
+            Z += product(X, direction)
+        D = Z.astype(X.dtype)
+        dX = product(D, W.T) if case in ("all gradients", "W frozen") else None
+        return dX, product(X.T, D) if case != "W frozen" else None
+
+    return run
+
+
+def exact_gradients(X, W, t, rows=512):
+    """(dL/dX, dL/dW) in float64 NumPy."""
+    X, W, t = np.asarray(X, np.float64), np.asarray(W, np.float64), np.asarray(t)
+    dX, dW = np.empty_like(X), np.zeros_like(W)
+    for start in range(0, len(X), rows):
+        block = slice(start, start + rows)
+        Y = X[block] @ W
+        Y = np.exp(Y - Y.max(axis=1, keepdims=True))
+        Y /= Y.sum(axis=1, keepdims=True)
+        Y[np.arange(len(Y)), t[block]] -= 1
+        Y /= len(X)
+        dX[block] = Y @ W.T
+        dW += X[block].T @ Y
+    return dX, dW
+
+
+def relative_error(gradients, exact):
+    return max(
+        float(np.linalg.norm(np.asarray(g, np.float64) - e) / np.linalg.norm(e))
+        for g, e in zip(gradients, exact, strict=True)
+    )
+
+
+def bench(shape, case, dtype, repeats, on_cpu):
+    """The rows of the table for one shape and case."""
+    X, W, t, direction = problem(*shape, dtype)
+    make, frozen = CASES[case]
+    losses = {"handgrad": handgrad.linear_cross_entropy, "plain": plain}
+    if frozen is not None:
+        losses |= peers()
+    compiled = {name: jax.jit(make(loss, direction)).lower(X, W, t).compile() for name, loss in losses.items()}
+    compiled["products alone"] = jax.jit(products_alone(case, direction)).lower(X, W, t).compile()
+    functions = {name: functools.partial(function, X, W, t) for name, function in compiled.items()}
+    if on_cpu and frozen is not None:
+        functions |= torch_peers(X, W, t, frozen)
+    errors = {}
+    if on_cpu and case == "all gradients":
+        exact = exact_gradients(X, W, t)
+        for name in functions.keys() - {"products alone"}:
+            result = functions[name]()
+            errors[name] = relative_error(result[1] if name in losses else result[1:], exact)
+    seconds = interleaved(functions, repeats)
+    return [
+        {
+            "shape": shape,
+            "case": case,
+            "form": name,
+            "milliseconds": 1e3 * statistics.median(seconds[name]),
+            "ratio": median_ratio(seconds[name], seconds["handgrad"]),
+            "temporary_bytes": compiled[name].memory_analysis().temp_size_in_bytes if name in compiled else None,
+            "relative_error": errors.get(name),
+        }
+        for name in functions
+    ]
+
+
+def show(result):
+    """The result as a Markdown table."""
+    print(f"{result['machine']}, {result['dtype']}\n")
+    print("| (N, P, C) | | | ms | × handgrad | temporary MB | error |\n| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    for row in result["rows"]:
+        memory = "" if row["temporary_bytes"] is None else f"{row['temporary_bytes'] / 1e6:.1f}"
+        error = "" if row["relative_error"] is None else f"{row['relative_error']:.1e}"
+        print(
+            f"| {tuple(row['shape'])} | {row['case']} | {row['form']} | {row['milliseconds']:.1f} | {row['ratio']:.2f} "
+            f"| {memory} | {error} |"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--output", type=Path, default=Path("build/bench_head.json"))
+    parser.add_argument("--print", type=Path, metavar="JSON", help="print a result as a table, and run nothing")
+    arguments = parser.parse_args()
+    if arguments.print:
+        return show(json.loads(arguments.print.read_text()))
+    sys.argv = sys.argv[:1]  # tokamax parses it too, and knows no flag of ours
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = jnp.float32 if on_cpu else jnp.bfloat16
+    result = {"machine": machine(), "dtype": jnp.dtype(dtype).name, "rows": []}
+    for shape in CPU_SHAPES if on_cpu else GPU_SHAPES:
+        for case in CASES:
+            result["rows"] += bench(shape, case, dtype, arguments.repeats, on_cpu)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    return show(result)
+
+
+if __name__ == "__main__":
+    main()
