@@ -155,7 +155,7 @@ def bench(shape, case, dtype, repeats, on_cpu):
         for name in functions.keys() - {"products alone"}:
             result = functions[name]()
             errors[name] = relative_error(result[1] if name in losses else result[1:], exact)
-    seconds = interleaved(functions, repeats)
+    seconds = interleaved(functions, repeats, warm=True)
     return [
         {
             "shape": shape,
