@@ -109,3 +109,18 @@ def test_bad_input_is_refused_by_name():
         handgrad.check_gradients(Params(W, b), X[:, :2], t)
     with pytest.raises(TypeError, match=r"check_gradients: params.W must be floating-point; got int32"):
         handgrad.check_gradients(Params(W, b), X, t, dtypes=("int32",))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_not_finite_does_not_pass():
+    W, b, X, t, _ = oracles.problem(10, 3, 2)
+    assert not handgrad.check_gradients(Params(W * np.nan, b), X, t).passed
+    assert not handgrad.check_gradients(Params(W, b), 1e6 * X, t, dtypes=("float16",)).passed
+
+
+def test_a_small_feature_is_held_to_its_own_tolerance(monkeypatch):
+    right = formulas.gradient
+    monkeypatch.setattr(formulas, "gradient", lambda *args: right(*args)._replace(W=right(*args).W.at[0].multiply(2)))
+    W, b, X, t, _ = oracles.problem(60, 7, 4)
+    X[:, 0] *= 1e-6
+    assert not handgrad.check_gradients(Params(W, b), X, t, dtypes=("float32",)).passed

@@ -348,3 +348,18 @@ def test_the_message_says_what_is_wrong(case):
     call, message = CASES[case]
     with pytest.raises(ValueError, match=f"^{message}"):
         call()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_nan_never_becomes_a_finite_number(activation):
+    params = random_network((5, 4, 3), activation, "float32")
+    X, t, _ = data((5, 4, 3), dtype="float32")
+    X[2, 1] = np.nan
+    value, gradient = handgrad.value_and_gradient(params, X, t)
+    assert np.isnan(value)
+    assert np.isnan(gradient[0].params.W).all()
+
+
+def test_sigmoid_keeps_its_tails():
+    Z = jnp.array([[-80.0, -20.0, -1.0, 0.0, 20.0]], jnp.float32)
+    np.testing.assert_allclose(ACTIVATIONS["sigmoid"].function(jnp, Z), jax.nn.sigmoid(Z), rtol=1e-6)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
 # How far from 1 the sum of a row of a distribution may be. Rows rounded to bfloat16 are off by up to 0.004; logits or
@@ -233,7 +234,7 @@ def check_finite(function: str, argument: str, array: Any) -> None:
 
 def check_positive_integer(function: str, argument: str, value: Any) -> None:
     """Check a count, such as a number of classes."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{function}: {argument} must be a positive integer; got {value!r}.")
 
 

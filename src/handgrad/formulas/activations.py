@@ -52,7 +52,9 @@ def _zero(_xp: Any, _Z: Any, _A: Any) -> float:
 
 
 def _sigmoid(xp: Any, Z: Any) -> Any:
-    return 0.5 + 0.5 * xp.tanh(0.5 * Z)
+    # Of −|Z|, so that neither tail is lost, and smooth at 0 also where it is differentiated once more.
+    e = xp.exp(xp.where(Z >= 0, -Z, Z))
+    return xp.where(Z >= 0, 1 / (1 + e), e / (1 + e))
 
 
 # Φ and φ: the distribution function of the standard normal distribution, and its density.
@@ -172,8 +174,8 @@ ACTIVATIONS: dict[str, Activation] = {
         _LECUN,
     ),
     "relu": _elementwise(
-        lambda xp, Z: xp.where(Z > 0, Z, 0.0),
-        lambda xp, Z, A: xp.astype(A > 0, A.dtype),
+        lambda xp, Z: xp.where(Z <= 0, 0.0, Z),  # a NaN stays one
+        lambda xp, Z, A: xp.where(A <= 0, 0.0, xp.ones_like(A)),
         _zero,
         _HE,
     ),

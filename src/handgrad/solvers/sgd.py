@@ -121,9 +121,12 @@ def train(
             batch_size=batch_size,
         )
         history.append(Epoch(epoch, *jax.tree.map(float, metrics)))
-        if not math.isfinite(history[-1].loss):
+        if not math.isfinite(history[-1].loss) or not all(
+            bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(params)
+        ):
             warnings.warn(
-                f"train: the loss became {history[-1].loss} in epoch {epoch}, and training ended there. Try a smaller "
+                f"train: the loss became {history[-1].loss} in epoch {epoch}, or the parameters after it are not "
+                "finite, and training ended there. Try a smaller "
                 "learning rate, or features scaled to about 1.",
                 RuntimeWarning,
                 stacklevel=2,
@@ -156,6 +159,7 @@ def _check(X, targets, weights, params, num_classes, validation):
         if len(validation) != 2:
             raise ValueError(f"train: validation must be a pair (X, targets); got {len(validation)} items.")
         checks.check_array("train", "validation X", validation[0], "(N, P)")
+        checks.check_finite("train", "validation X", validation[0])
         validation = (jnp.asarray(validation[0]), validation[1])
         check_network("train (validation)", params, validation[0])
         checks.check_targets("train (validation)", validation[1], validation[0].shape[0], output.W.shape[1])
