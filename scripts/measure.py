@@ -10,16 +10,19 @@ from typing import Any
 import jax
 
 
-def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def interleaved(functions: dict[str, Callable[[], Any]], repeats: int, *, warm: bool = False) -> dict[str, list[float]]:
     """Seconds of each call, the functions taking turns, so that what disturbs the machine disturbs all of them.
 
-    Each is called once before, to compile. Results that are JAX arrays are waited for.
+    Each is called once before, to compile. Results that are JAX arrays are waited for. With `warm` each is called once
+    more just before it is timed, so that none pays for the caches and the spinning threads of the one before it.
     """
     for function in functions.values():
         jax.block_until_ready(function())
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
+            if warm:
+                jax.block_until_ready(function())
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
