@@ -23,8 +23,8 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)],
 # A module imports only from rows below its own.
 LAYERS = [
     ["app", "__main__"],
-    ["solvers", "check", "network"],
-    ["reference"],
+    ["solvers", "check", "network", "fused"],
+    ["reference", "sweep"],
     ["initialization"],
     ["formulas"],
     ["data", "validation"],

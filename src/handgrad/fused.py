@@ -10,7 +10,7 @@ from array_api_compat import is_array_api_obj
 from jaxtyping import Float, Int, Shaped
 
 from handgrad import validation
-from handgrad.sweep import Arrays, Settings, first_class, num_shards, sum_over_classes, sweep
+from handgrad.sweep import Arrays, Settings, first_class, num_shards, sum_over_classes, sweep, wide_dtype
 
 Array = Any
 
@@ -68,12 +68,12 @@ def linear_cross_entropy(
       W: weights (P, C) of X's dtype.
       targets: labels (...) of integer dtype in [0, C), or distributions (..., C).
       bias: (C,) or (1, C), floating.
-      weights: sample weights (...), finite, non-negative. A row of weight 0 does not count, whatever is in it.
+      weights: sample weights (...), finite, non-negative. A row of weight 0 does not count, whatever is in its X.
       class_weights: k, (C,), finite, non-negative.
       label_smoothing: s, in [0, 1].
       z_loss: factor of lse², 0 or more.
       softcap: κ; logits z become κ tanh(z/κ).
-      ignore_index: a label whose rows do not count, whatever is in them.
+      ignore_index: a label whose rows do not count, whatever is in their X.
       reduction: "mean", "sum" (Σ wℓ), or "none" (wℓ by row, whose gradients take four products).
       block_size: rows in a block. None chooses.
       class_axis: an axis of the enclosing `jax.shard_map` along which W, bias, class_weights, and targets if they are
@@ -92,6 +92,7 @@ def linear_cross_entropy(
         negative weight. Under `jit` the last three give NaN instead.
 
     Example:
+      >>> import jax
       >>> X, W, t = np.ones((2, 3), np.float32), np.zeros((3, 4), np.float32), np.array([0, 3])
       >>> print(f"{linear_cross_entropy(X, W, t):.4f}")
       1.3863
@@ -112,6 +113,8 @@ def linear_cross_entropy(
     validation.check_choice(FUNCTION, "reduction", reduction, ("mean", "sum", "none"))
     if softcap is not None:
         validation.check_number(FUNCTION, "softcap", softcap, positive=True)
+    if ignore_index is not None and not isinstance(ignore_index, int):
+        raise TypeError(f"{FUNCTION}: ignore_index must be an integer, a label; got {ignore_index!r}.")
     if ignore_index is not None and not labels:
         raise ValueError(
             f"{FUNCTION}: ignore_index must be None where targets are distributions; got {ignore_index!r}. "
@@ -166,7 +169,7 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
     """The loss, Σ aℓ or by row, with a = w/n; and what is wanted of each row."""
     N, C = X.shape[0], W.shape[1]
-    wide = jnp.promote_types(X.dtype, jnp.float32)
+    wide = wide_dtype(X)
     w = jnp.ones(N, wide) if weights is None else weights.astype(wide)
     w = jnp.where(w < 0, math.nan, w)
     k = None if k is None else k.astype(wide)

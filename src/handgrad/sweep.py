@@ -159,7 +159,9 @@ def _over_blocks(
             lax.dynamic_slice_in_dim(array, start, length) for array in (arrays.X, arrays.a, arrays.targets, *by_row)
         )
         if settings.masked:
-            X = jnp.where((a != 0)[:, None] | jnp.isfinite(X), X, 0)
+            # NaN, and what could overflow in any product or square: times a = 0 they would not be 0.
+            limit = float(jnp.finfo(wide_dtype(X)).max) ** 0.25
+            X = jnp.where((a != 0)[:, None] | (jnp.abs(widen(jnp, X)) < limit), X, 0)
         return function(arrays._replace(X=X, a=a, targets=targets), *others)
 
     sums, rows = block(jnp.int32(0), first)
@@ -192,13 +194,11 @@ class _Softmax(NamedTuple):
 
 
 def _softmax(settings: Settings, block: Arrays) -> _Softmax:
-    Z = jnp.matmul(block.X, block.W, preferred_element_type=_wide(block))
+    Z = jnp.matmul(block.X, block.W, preferred_element_type=wide_dtype(block.X))
     if block.b is not None:
         Z += block.b.astype(Z.dtype)
     if settings.softcap is not None:
         Z = settings.softcap * jnp.tanh(Z / settings.softcap)
-    if settings.masked:
-        Z = jnp.where((block.a != 0)[:, None] | jnp.isneginf(Z) | jnp.isfinite(Z), Z, 0)
     # Whatever is subtracted, the results are the same: the maximum has no derivative.
     m = lax.stop_gradient(jnp.max(Z, axis=1, keepdims=True))
     if settings.class_axis is not None:
@@ -324,8 +324,9 @@ def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, B
     return rows, sums
 
 
-def _wide(block: Arrays) -> Any:
-    return jnp.promote_types(block.X.dtype, jnp.float32)
+def wide_dtype(X: Array) -> Any:
+    """The dtype of logits and losses: float32 where X's is narrower."""
+    return jnp.float32 if jnp.finfo(X.dtype).bits < 32 else X.dtype
 
 
 def _sum(array: Array) -> Array:

@@ -16,6 +16,10 @@ from array_api_compat import array_namespace, is_array_api_obj
 DISTRIBUTION_TOLERANCE = 0.01
 
 
+# Where JAX traces a function, it would trace what is computed of a known array too; here that is computed at once.
+_at_once = jax.ensure_compile_time_eval()
+
+
 def is_known(array: Any) -> bool:
     """Whether the array's values can be looked at, which they cannot while JAX traces."""
     return not isinstance(array, jax.core.Tracer)
@@ -113,6 +117,7 @@ def check_same(function: str, argument: str, array: Any, other_argument: str, ot
     _check_same_dtype(function, argument, array, other_argument, other)
 
 
+@_at_once
 def check_targets(
     function: str, targets: Any, num_rows: int, num_classes: int, *, ignore_index: int | None = None
 ) -> None:
@@ -162,6 +167,7 @@ def check_labels(function: str, argument: str, labels: Any) -> Any:
     return xp
 
 
+@_at_once
 def check_distributions(function: str, argument: str, distributions: Any) -> Any:
     """Check (N, C) with rows that are non-negative and sum to 1. Returns the namespace."""
     xp = check_array(function, argument, distributions, "(N, C)")
@@ -178,6 +184,7 @@ def check_distributions(function: str, argument: str, distributions: Any) -> Any
     return xp
 
 
+@_at_once
 def check_weights(function: str, weights: Any, num_rows: int, argument: str = "weights", letter: str = "N") -> None:
     """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed. So of classes (C,)."""
     if weights is None:
@@ -235,6 +242,7 @@ def check_choice(function: str, argument: str, value: Any, choices: tuple[Any, .
         raise ValueError(f"{function}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
+@_at_once
 def check_finite(function: str, argument: str, array: Any) -> None:
     """Check that an array (N, P) has no NaN and no infinity, where its values are known."""
     if not is_known(array):
