@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -119,7 +118,8 @@ def _row_tangents(settings: Settings, arrays: Arrays, moving: ByName, rows: ByNa
     Reverse mode transposes this sweep. So its products are between arrays of X's dtype, and Ẇ is widened outside the
     blocks: then its transpose, dL/dW, is summed over the blocks in float32.
     """
-    tangents: ByName = {name: jnp.zeros_like(row) for name, row in rows.items() if name != "prediction"}
+    tangents: ByName = {name: SymbolicZero(jax.typeof(row).to_tangent_aval()) for name, row in rows.items()}
+    names = [name for name in rows if name != "prediction"]
     whole = {name: widen(jnp, moving[name]) for name in ("W", "b") if name in moving}
 
     def block_tangents(block: Arrays, *dX: Array) -> tuple[ByName, ByName]:
@@ -128,12 +128,11 @@ def _row_tangents(settings: Settings, arrays: Arrays, moving: ByName, rows: ByNa
         terms += [widen(jnp, block.X @ whole["W"].astype(block.X.dtype))] if "W" in whole else []
         terms += [jnp.broadcast_to(whole["b"], gradients["loss"].shape)] if "b" in whole else []
         dZ = sum(terms[1:], terms[0])
-        return {}, {name: sum_over_classes(settings, jnp.sum(gradients[name] * dZ, axis=1)) for name in tangents}
+        return {}, {name: sum_over_classes(settings, jnp.sum(gradients[name] * dZ, axis=1)) for name in names}
 
-    if moving and tangents:
-        _, tangents = _over_blocks(settings, block_tangents, arrays, *([moving["X"]] if "X" in moving else []))
-    if "prediction" in rows:
-        tangents["prediction"] = np.zeros(rows["prediction"].shape, jax.dtypes.float0)
+    if moving and names:
+        _, moved = _over_blocks(settings, block_tangents, arrays, *([moving["X"]] if "X" in moving else []))
+        tangents |= moved
     return tangents
 
 
