@@ -7,14 +7,13 @@ that. It is also the duality gap: the dual point Y = softmax(Z), feasible where 
 the value Σ w H(y_i) − ‖∇_W − l2·W‖²/(2·l2), and F less that is the right side.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from handgrad import objective
-from handgrad.objective import Rows
+from handgrad.objective import Rows, product
+from handgrad.solvers.kronecker import factor_classes, reciprocal
 
 BIAS_STEPS = 30
 
@@ -27,17 +26,14 @@ def gap(gradient: Float[Array, "K P+1 C"], l2: Float[Array, " K"]) -> tuple[Floa
 
 
 def minimise_bias(
-    rows: Rows, weights: Float[Array, "N K"], V: Float[Array, "K P+1 C"], Z: Float[Array, "N K C"], chosen: Bool[Array, " K"]
+    rows: Rows, weights: Float[Array, "N K"], V: Float[Array, "K P+1 C"], Z: Float[Array, "N K C"]
 ) -> tuple[Float[Array, "K P+1 C"], Float[Array, "N K C"]]:
-    """V and its logits Z with b minimised exactly in the chosen lanes, by Newton's method on C numbers.
+    """V and its logits Z with b minimised exactly, by Newton's method on C numbers.
 
     The gradient in b is Σ w(Y − T), and its Hessian is G = Σ w (diag y − y yᵀ). It is factored once: the bias is near
-    its minimum already, so the error of G does no more than slow the convergence.
+    its minimum already, so that an old G only slows the convergence. A step that does not help is not taken.
     """
-    _, Y = objective.losses(rows, Z)
-    g, U = jnp.linalg.eigh(objective.class_curvature(weights, Y))
-    floor = g.shape[1] * jnp.finfo(g.dtype).eps * g[:, -1:]
-    inverse = jnp.where(g > floor, 1 / jnp.where(g > floor, g, 1), 0)
+    g, U = factor_classes(rows, weights, Z)
 
     def gradient(b):
         _, Y = objective.losses(rows, Z + b[None])
@@ -45,10 +41,10 @@ def minimise_bias(
 
     def step(carry):
         b, db, size, _, count = carry
-        new = b - jnp.einsum("kcd,kd->kc", U, inverse * jnp.einsum("kcd,kc->kd", U, db))
+        new = b - product(U, (reciprocal(g) * product(db[:, None], U)[:, 0])[..., None])[..., 0]
         new_db = gradient(new)
         new_size = jnp.max(jnp.abs(new_db), axis=1)
-        better = chosen & (new_size < 0.9 * size)
+        better = new_size < 0.9 * size
         b, db = (jnp.where(better[:, None], x, y) for x, y in ((new, b), (new_db, db)))
         return b, db, jnp.where(better, new_size, size), better, count + 1
 
@@ -57,5 +53,6 @@ def minimise_bias(
 
     b = jnp.zeros_like(V[:, -1])
     db = gradient(b)
-    b = jax.lax.while_loop(moving, step, (b, db, jnp.max(jnp.abs(db), axis=1), chosen, jnp.zeros((), jnp.int32)))[0]
+    size = jnp.max(jnp.abs(db), axis=1)
+    b = jax.lax.while_loop(moving, step, (b, db, size, size > 0, jnp.zeros((), jnp.int32)))[0]
     return V.at[:, -1].add(b), Z + b[None]
