@@ -25,6 +25,20 @@ def gap(gradient: Float[Array, "K P+1 C"], l2: Float[Array, " K"]) -> tuple[Floa
     return bound, jnp.sqrt(square + jnp.sum(gradient[:, -1] ** 2, axis=1))
 
 
+def rounding(rows: Rows, weights: Float[Array, "N K"], Z: Float[Array, "N K C"]) -> Float[Array, " K"]:
+    """‖δ∇_W‖², about: what rounding makes of the gradient.
+
+    A logit is known to ε|Z|, and then y to ε·y|Z|, Y − T to ε besides; errors of different rows are independent:
+
+        ‖δ∇_W‖² ≈ ε² Σ_i w_i² ‖x_i‖² Σ_c (|y − T| + y|Z|)²_ic
+    """
+    _, Y = objective.losses(rows, Z)
+    D = objective.residual(rows, jnp.ones_like(weights), Y)
+    errors = jnp.sum((jnp.abs(D) + Y * jnp.abs(Z)) ** 2, axis=2)
+    sizes = jnp.sum(rows.X**2, axis=1)
+    return jnp.finfo(Z.dtype).eps ** 2 * jnp.sum(weights**2 * sizes[:, None] * errors, axis=0)
+
+
 def minimise_bias(
     rows: Rows, weights: Float[Array, "N K"], V: Float[Array, "K P+1 C"], Z: Float[Array, "N K C"]
 ) -> tuple[Float[Array, "K P+1 C"], Float[Array, "N K C"]]:
@@ -42,6 +56,7 @@ def minimise_bias(
     def step(carry):
         b, db, size, _, count = carry
         new = b - product(U, (reciprocal(g) * product(db[:, None], U)[:, 0])[..., None])[..., 0]
+        new = new - jnp.mean(new, axis=1, keepdims=True)  # G's eigenvalue 0, which would only collect rounding
         new_db = gradient(new)
         new_size = jnp.max(jnp.abs(new_db), axis=1)
         better = new_size < 0.9 * size

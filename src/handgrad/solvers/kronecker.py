@@ -40,13 +40,14 @@ class Curvature(NamedTuple):
 def precondition(curvature: Curvature, l2: Float[Array, " K"], V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
     """(A ⊗ G + l2·I)⁻¹ V, for V in the eigenbasis of A.
 
-    G has one eigenvalue 0, for adding a constant to all logits of a row changes nothing. Where l2 is 0 too the inverse
-    is the pseudo-inverse.
+    Where an eigenvalue is 0 the inverse is the pseudo-inverse. Adding a constant to all logits of a row changes
+    nothing: the mean over the classes, which would only collect rounding, is taken off.
     """
     a, _, g, U = curvature
     penalised = (jnp.arange(a.shape[0]) < a.shape[0] - 1).astype(a.dtype)  # all but the bias
     eigenvalues = a[None, :, None] * g[:, None] + l2[:, None, None] * penalised[None, :, None]
-    return product(reciprocal(eigenvalues) * product(V, U), U.mT)
+    V = product(reciprocal(eigenvalues) * product(V, U), U.mT)
+    return V - jnp.mean(V, axis=2, keepdims=True)
 
 
 def factor_features(rows: Rows, weights: Float[Array, " N"], lanes: int, C: int, *, dense: bool) -> Curvature:

@@ -261,18 +261,22 @@ def _begin(rows: Rows, curvature: Curvature, problems: Problems, V: Array, probl
 def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
     """Look at every lane with logits free of drift and its bias exact; store and replace those that are done.
 
-    A stuck lane drops its memory and goes on; the third time it is rounding that stops it.
+    The gap is given with what rounding may hide. A lane whose gradient is smaller than its rounding ends; one that is
+    stuck drops its memory and goes on, until the third time.
     """
     num_problems = problems.l2.shape[0]
     V, Z = certificate.minimise_bias(rows, state.weights, state.V, objective.multiply(rows, state.V))
     loss, gradient = _evaluate(rows, curvature, state.weights, state.l2, V, Z)
     _, small = _measure(gradient, loss, state, settings)
     gap, norm = certificate.gap(gradient, state.l2)
+    error = certificate.rounding(rows, state.weights, Z) * reciprocal(2 * state.l2)
+    proven = small & ((state.l2 == 0) | (gap + error <= settings.tol * loss))
     strikes = state.strikes + stuck.astype(jnp.int32)
+    lost = (strikes >= STRIKES) | (error > gap)
     out = state.iterations >= settings.max_iterations
-    status = jnp.where(small, CONVERGED, jnp.where(strikes >= STRIKES, PRECISION, jnp.where(out, ITERATIONS, RUNNING)))
+    status = jnp.where(proven, CONVERGED, jnp.where(lost, PRECISION, jnp.where(out, ITERATIONS, RUNNING)))
     done = busy & (status != RUNNING)
-    values = Solutions(V, loss, gap, norm, state.iterations, state.passes + 2, status)
+    values = Solutions(V, loss, gap + error, norm, state.iterations, state.passes + 2, status)
     index = jnp.where(done, state.problem, num_problems)  # J, out of range, is written nowhere
     solutions = jax.tree.map(lambda old, new: old.at[index].set(new.astype(old.dtype), mode="drop"), solutions, values)
     state = state._replace(
