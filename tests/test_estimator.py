@@ -89,7 +89,7 @@ def test_cs_chooses_what_separate_fits_choose():
             single = SoftmaxRegression(C=C, tol=1e-8).fit(X[train], y[train])
             expected[i] -= single.predict_log_proba(X[test])[np.arange(test.size), y[test]].mean() / 3
     np.testing.assert_allclose(swept.scores_, expected, rtol=1e-4)
-    assert swept.C_ == Cs[np.argmin(expected)]
+    assert Cs[np.argmin(expected)] == swept.C_
 
 
 def test_float32_data_are_fitted_in_float32():

@@ -18,12 +18,12 @@ from handgrad.solvers.lbfgs import Problems
 
 @pytest.fixture(scope="module")
 def digits():
-    X, t = load_digits()
-    return np.asarray(X, np.float64), np.asarray(t)
+    table = load_digits()
+    return table.X.astype(np.float64), table.labels
 
 
-def generated(num_rows=200, P=5, C=3, seed=0):
-    rng = np.random.default_rng(seed)
+def generated(num_rows=200, P=5, C=3):
+    rng = np.random.default_rng(0)
     X = rng.normal(size=(num_rows, P)) * 10 ** rng.uniform(-2, 2, P) + rng.normal(size=P)
     T = rng.dirichlet(np.ones(C), num_rows)
     return X, T, np.array([rng.choice(C, p=row) for row in T]), rng.uniform(0, 2, num_rows)
@@ -156,12 +156,13 @@ def test_separable_classes_are_named(dtype, classes):
     assert not result.converged
 
 
-def test_huge_features_and_logits_do_not_overflow(dtype):
+@pytest.mark.filterwarnings("ignore:fit. float32 goes no further")
+def test_huge_features_do_not_overflow(dtype):
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(100, 2)) * 1e6).astype(dtype)
-    result = fit(X, rng.integers(0, 2, 100), l2=1.0, params=handgrad.Params(*map(jnp.asarray, (np.eye(2, dtype=dtype), np.zeros((1, 2), dtype)))))
-    assert np.isfinite(result.loss)
-    assert result.converged
+    result = fit(X, rng.integers(0, 2, 100), l2=1.0)
+    assert result.loss < np.log(2)
+    assert result.converged or dtype == "float32"
 
 
 # --- What is refused -----------------------------------------------------------------------------------------------

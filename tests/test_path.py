@@ -12,8 +12,8 @@ L2S = [1e-2, 1e-4, 1.0, 1e-3, 1e-1]
 
 @pytest.fixture(scope="module")
 def digits():
-    X, t = load_digits()
-    return np.asarray(X, np.float64)[:600], np.asarray(t)[:600]
+    table = load_digits()
+    return table.X[:600].astype(np.float64), table.labels[:600]
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -1,7 +1,7 @@
 """Softmax regression with scikit-learn's interface, fitted by `handgrad.fit`."""
 
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     intercept not penalised. Two classes are the exception in form only: LogisticRegression gives them one coefficient
     vector, the difference of two, and penalises that; so does this estimator.
 
-    Parameters:
+    Args:
       C: inverse of the penalty's strength; l2 = 1/(C·Σ weights).
       Cs: None, or the values of C to choose from by cross-validation; all folds and all values are then one program.
       cv: number of folds, or a scikit-learn splitter, for Cs.
@@ -49,7 +49,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
       True
     """
 
-    _parameter_constraints = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "C": [Interval(Real, 0, None, closed="neither")],
         "Cs": ["array-like", None],
         "cv": ["cv_object"],

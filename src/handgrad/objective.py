@@ -3,8 +3,8 @@ r"""What `fit` minimises, over rows in memory: mean cross-entropy + (l2/2)‖W�
     F(W, b) = Σ_i w_i l_i / Σ_i w_i + (l2/2)‖W‖²        l_i the cross-entropy of row i; b is not penalised
 
 `value_and_gradient` is F and its gradient in one sweep over blocks of rows. The rest of the file is what a solver
-needs. A solver never sees a row: it holds logits, and asks for X times a direction (`multiply`), for the loss along a
-loss and D = w(Y − T) at given logits (`losses`, `residual`; O(NC) and no product), for the gradient XᵀD (`backward`) and for
+needs. A solver never sees a row: it holds logits, and asks for X times a direction (`multiply`), for the loss and
+D = w(Y − T) at given logits (`losses`, `residual`: O(NC) and no product), for the gradient XᵀD (`backward`) and for
 curvature (`class_curvature`, `feature_curvature`). Where the rows lie is this file's affair alone.
 
 A solver works on K problems at once, its lanes, which share X and may differ in penalty and in weights. W and b of all
@@ -39,17 +39,13 @@ class Rows(NamedTuple):
     targets: Array
     centre: Float[Array, "1 P"]
 
-    @property
-    def num_rows(self) -> int:
-        return self.X.shape[0]
-
 
 def product(a: Array, b: Array) -> Array:
-    """a @ b in full precision: TensorFloat-32 products stop a solver short of the optimum."""
+    """The product in full precision: TensorFloat-32 products stop a solver short of the optimum."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-# --- F and its gradient, in one sweep -----------------------------------------------------------------------------------
+# --- F and its gradient, in one sweep ------------------------------------------------------------------------------
 
 
 def value_and_gradient(
@@ -106,11 +102,11 @@ def value_and_gradient(
 
 def normalise(weights: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
     """Weights with sum 1 over the rows; all 0 where all are 0."""
-    total = jnp.sum(weights, axis=0)
+    total = jnp.sum(weights, axis=0, keepdims=True)
     return weights / jnp.where(total == 0, 1, total)
 
 
-# --- What a solver asks for ---------------------------------------------------------------------------------------------
+# --- What a solver asks for ----------------------------------------------------------------------------------------
 #
 # Logits are linear in the step: X(V + αd) = Z + αŻ. Along a line, with Y = softmax(Z + αŻ),
 #
@@ -162,7 +158,7 @@ def residual(rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K C"])
     return weights[..., None] * (Y - T[:, None])
 
 
-# --- Curvature ------------------------------------------------------------------------------------------------------------
+# --- Curvature -----------------------------------------------------------------------------------------------------
 #
 # The Hessian of the mean loss is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ), near A ⊗ G where the two factors vary
 # independently: A = Σ w x xᵀ and G = Σ w (diag y − y yᵀ).

@@ -114,7 +114,13 @@ class Data(NamedTuple):
 
 
 def prepare(
-    function: str, X: Any, targets: Any, weights: Any, class_weights: Any, params: Params | None, num_classes: int | None
+    function: str,
+    X: Any,
+    targets: Any,
+    weights: Any,
+    class_weights: Any,
+    params: Params | None,
+    num_classes: int | None,
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to the device."""
     validation.check_array(function, "X", X, "(N, P)")
@@ -151,7 +157,8 @@ def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.nd
     if isinstance(class_weights, dict):
         for label, weight in class_weights.items():
             if not (isinstance(label, (int, np.integer)) and 0 <= label < num_classes):
-                raise ValueError(f"{function}: class_weights' keys must be classes in [0, {num_classes}); got {label!r}.")
+                keys = f"class_weights' keys must be classes in [0, {num_classes})"
+                raise ValueError(f"{function}: {keys}; got {label!r}.")
             each[label] = weight
     else:
         each = np.asarray(class_weights, dtype=np.float64)
@@ -249,8 +256,8 @@ def _separated(data: Data, moved: Params) -> str | None:
     if not (size > MOVED and slope.max() < 0.02 * size):
         return None
     # The rows whose own class alone gains.
-    gaining = (T * (top - dZ.mean(axis=1))[:, None] > 0) & (np.sum(dZ > (top - 0.1 * size)[:, None], axis=1) == 1)[:, None]
-    classes = ", ".join(map(str, np.flatnonzero(gaining.any(axis=0)))) or "some"
+    alone = np.sum(dZ > top[:, None] - 0.1 * size, axis=1) == 1
+    classes = ", ".join(map(str, np.unique(np.argmax(T[alone], axis=1)))) or "some"
     return (
         f"the classes can be separated, {classes} from the others, so that with l2=0 the loss has no minimum and the "
         "weights grow without end. Take l2 > 0, however small, or fewer features."

@@ -56,7 +56,7 @@ class Solutions(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """When a lane is done: gap ≤ tol·loss, or ‖∇‖ ≤ tol·norm0 of its fold where l2 is 0, or the iterations are used up."""
+    """When a lane is done: gap ≤ tol·loss, or where l2 is 0 ‖∇‖ ≤ tol·norm0 of its fold, or no iterations are left."""
 
     tol: Float[Array, ""]
     max_iterations: Int[Array, ""]
@@ -304,7 +304,8 @@ def _load(rows, curvature, problems, state, solutions, done):
     problem = jnp.where(done, problem, state.problem)
     at = jnp.minimum(problem, num_problems - 1)
     log_l2 = jnp.log(jnp.maximum(problems.l2, jnp.finfo(problems.l2.dtype).tiny))
-    distance = jnp.abs(log_l2[at][:, None] - log_l2[None]) + (problems.fold[at][:, None] != problems.fold[None]).astype(log_l2.dtype)
+    other = problems.fold[at][:, None] != problems.fold[None]
+    distance = jnp.abs(log_l2[at][:, None] - log_l2[None]) + other.astype(log_l2.dtype)
     nearest = jnp.argmin(jnp.where((solutions.status != RUNNING)[None], distance, jnp.inf), axis=1)
     V = _where(done, solutions.V[nearest], state.V)
     fresh = _begin(rows, curvature, problems, V, problem)

@@ -57,10 +57,10 @@ def fit_path(
       RuntimeWarning: some penalties have not converged.
 
     Example:
-      >>> X, t = handgrad.data.load_digits()
-      >>> path = handgrad.fit_path(X[:1000], t[:1000], l2s=[1e-1, 1e-2, 1e-3], validation=(X[1000:], t[1000:]))
+      >>> X, t = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 1, 0, 1])
+      >>> path = handgrad.fit_path(X, t, l2s=[1.0, 0.1], validation=(X, t))
       >>> bool(path.converged.all()), path.best
-      (True, 2)
+      (True, 1)
     """
     data = prepare("fit_path", X, targets, weights, class_weights, None, num_classes)
     check_settings("fit_path", tol, max_iterations)
@@ -72,20 +72,25 @@ def fit_path(
     if not converged.all():
         failed = np.flatnonzero(~converged.reshape(-1, l2s.size).all(axis=0))
         warnings.warn(
-            f"fit_path: {failed.size} of {l2s.size} penalties have not converged, the largest l2={l2s[failed].max():g}. "
+            f"fit_path: {failed.size} of {l2s.size} penalties have not converged, the largest {l2s[failed].max():g}. "
             "Allow more iterations or a larger tol, or use float64 (jax.enable_x64).",
             RuntimeWarning,
             stacklevel=2,
         )
     losses, accuracies = _validate(data, params, held_out, validation, l2s.size)
+    solutions, params = jax.tree.map(lambda field: field[: l2s.size], (solutions, params))
     return PathResult(
-        l2s,
-        Params(W=params.W[: l2s.size], b=params.b[: l2s.size]),
-        *(field[: l2s.size] for field in solutions[1:-1]),
-        converged[: l2s.size],
-        losses,
-        accuracies,
-        None if losses is None else int(np.argmin(losses)),
+        l2s=l2s,
+        params=params,
+        loss=solutions.loss,
+        gap=solutions.gap,
+        gradient_norm=solutions.gradient_norm,
+        iterations=solutions.iterations,
+        passes=solutions.passes,
+        converged=converged[: l2s.size],
+        validation_loss=losses,
+        validation_accuracy=accuracies,
+        best=None if losses is None else int(np.argmin(losses)),
     )
 
 
@@ -96,9 +101,7 @@ def solve_folds(data: Data, l2s: np.ndarray, held_out: np.ndarray, tol: float, m
     weights = objective.normalise(data.weights[:, None] * jnp.asarray(kept, dtype))
     # From the strongest penalty down, all of a fold after another: a fold starts where all rows have ended.
     order = np.concatenate([fold * l2s.shape[1] + np.argsort(-row, kind="stable") for fold, row in enumerate(l2s)])
-    problems = Problems(
-        jnp.asarray(l2s.ravel()[order], dtype), jnp.asarray(order // l2s.shape[1], jnp.int32), weights
-    )
+    problems = Problems(jnp.asarray(l2s.ravel()[order], dtype), jnp.asarray(order // l2s.shape[1], jnp.int32), weights)
     zeros = Params(W=jnp.zeros((P, C), dtype), b=jnp.zeros((1, C), dtype))
     found = run(
         data.X,
@@ -168,7 +171,8 @@ def _check_validation(data, given):
 
 def score(params: Params, X: Array, targets: Array, weights: Array) -> tuple[np.ndarray, np.ndarray]:
     """Mean cross-entropy and accuracy of each of the stacked parameters."""
-    return tuple(np.asarray(values) for values in _score(params, X, targets, weights))
+    losses, accuracies = _score(params, X, targets, weights)
+    return np.asarray(losses), np.asarray(accuracies)
 
 
 @jax.jit

@@ -92,16 +92,20 @@ class PathResult(NamedTuple):
         return Params(W=self.params.W[self.best], b=self.params.b[self.best])
 
 
-def describe(status: int, *, l2: float, loss: float, gap: float, norm: float, tol: float, dtype: Any, limit: int) -> str:
+def describe(
+    status: int, *, l2: float, loss: float, gap: float, norm: float, tol: float, dtype: Any, limit: int
+) -> str:
     """How a fit ended, in a sentence or two."""
     if l2 > 0:
-        state = f"the loss is certified to be within {gap:.2g} nats of the optimum, {gap / loss if loss else 0:.2g} of it"
+        relative = gap / loss if loss else 0.0
+        state = f"the loss is certified to be within {gap:.2g} nats of the optimum, {relative:.2g} of it"
     else:
         state = f"the gradient's norm is {norm:.2g}; l2=0 has no certificate"
     if status == CONVERGED:
         return state + "."
     wanted = f"tol={tol:g} asks for less"
     if status == ITERATIONS:
-        return f"max_iterations={limit} are used up: {state}, and {wanted}. Allow more iterations, or a larger tol or l2."
+        advice = "Allow more iterations, or a larger tol or l2."
+        return f"max_iterations={limit} are used up: {state}, and {wanted}. {advice}"
     advice = "Use float64 (jax.enable_x64), or allow" if np.dtype(dtype) == np.float32 else "Allow"
     return f"{dtype} goes no further: {state}, and {wanted}. {advice} a larger tol or l2; scaled features help too."
