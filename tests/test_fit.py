@@ -134,9 +134,9 @@ def test_callback_sees_every_iteration(digits):
 def test_says_that_precision_is_the_end(digits):
     X, t = digits[0].astype(np.float32), digits[1]
     with pytest.warns(RuntimeWarning, match="float32 goes no further: .* Use float64"):
-        result = fit(X, t, l2=1 / len(X), tol=1e-9)
+        result = fit(X, t, l2=1e-6)
     assert not result.converged
-    assert oracles_fit.relative_gap(*result.params, digits[0], t, result.l2) <= 1.05 * result.gap / result.loss < 1e-5
+    assert oracles_fit.relative_gap(*result.params, digits[0], t, result.l2) <= 1.2 * result.gap / result.loss < 1e-3
 
 
 def test_says_that_iterations_are_the_end(digits):

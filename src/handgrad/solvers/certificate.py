@@ -28,15 +28,15 @@ def gap(gradient: Float[Array, "K P+1 C"], l2: Float[Array, " K"]) -> tuple[Floa
 def rounding(rows: Rows, weights: Float[Array, "N K"], Z: Float[Array, "N K C"]) -> Float[Array, " K"]:
     """‖δ∇_W‖², about: what rounding makes of the gradient.
 
-    A logit is known to ε|Z|, and then y to ε·y|Z|, Y − T to ε besides; errors of different rows are independent:
+    A logit is known to u|Z|, with u half the spacing of the numbers about 1, hence y to u·y(1 − y)|Z|, and to u·y by its
+    own rounding; errors of different rows are independent:
 
-        ‖δ∇_W‖² ≈ ε² Σ_i w_i² ‖x_i‖² Σ_c (|y − T| + y|Z|)²_ic
+        ‖δ∇_W‖² ≈ u² Σ_i w_i² ‖x_i‖² Σ_c (y + y(1 − y)|Z|)²_ic
     """
     _, Y = objective.losses(rows, Z)
-    D = objective.residual(rows, jnp.ones_like(weights), Y)
-    errors = jnp.sum((jnp.abs(D) + Y * jnp.abs(Z)) ** 2, axis=2)
+    errors = jnp.sum((Y + Y * (1 - Y) * jnp.abs(Z)) ** 2, axis=2)
     sizes = jnp.sum(rows.X**2, axis=1)
-    return jnp.finfo(Z.dtype).eps ** 2 * jnp.sum(weights**2 * sizes[:, None] * errors, axis=0)
+    return (jnp.finfo(Z.dtype).eps / 2) ** 2 * jnp.sum(weights**2 * sizes[:, None] * errors, axis=0)
 
 
 def minimise_bias(
