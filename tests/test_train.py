@@ -139,8 +139,9 @@ def test_training_leaves_the_callers_parameters_alone():
         optax.adam(0.1),
         optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5, momentum=0.9)),
         optax.contrib.schedule_free_sgd(0.5),
+        optax.lbfgs(),
     ],
-    ids=["adam", "chain", "state that holds the parameters"],
+    ids=["adam", "chain", "state that holds the parameters", "one that asks for the objective"],
 )
 def test_any_optax_transformation_lowers_the_loss(optimizer):
     X, t, _ = data(300, dtype="float32")

@@ -178,9 +178,17 @@ def _run_epoch(params, state, key, data, validation, learning_rate, l2, *, optim
         params, state = carry
         L, dL = formulas.value_and_gradient(params, *batch)
         dL = _add_penalty(dL, params, l2)
+
+        def objective(params, L):
+            L = formulas.loss(params, *batch) if L is None else L
+            return L + 0.5 * l2 * sum(jnp.vdot(layer.params.W, layer.params.W) for layer in layers_of(params))
+
         if optimizer is None:
             return (formulas.sgd_step(params, dL, learning_rate), state), L
-        updates, state = optimizer.update(dL, state, params)
+        # Some transformations, such as optax.lbfgs, also ask for the objective.
+        updates, state = optax.with_extra_args_support(optimizer).update(
+            dL, state, params, value=objective(params, L), grad=dL, value_fn=lambda params: objective(params, None)
+        )
         return (optax.apply_updates(params, updates), state), L
 
     def step_rows(carry, rows):
