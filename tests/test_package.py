@@ -25,7 +25,9 @@ MODULES = sorted(
 # A module imports only from rows below its own.
 LAYERS = [
     ["app"],
+    ["estimator"],
     ["solvers", "check", "network"],
+    ["objective"],
     ["reference"],
     ["initialization", "fused"],
     ["sweep"],

@@ -11,22 +11,32 @@ from handgrad.formulas import Layer, Params
 from handgrad.fused import RowStatistics, linear_cross_entropy
 from handgrad.initialization import init_params
 from handgrad.network import dense, init_network
+from handgrad.solvers.fit import fit
+from handgrad.solvers.inference import Coefficients
+from handgrad.solvers.path import fit_path
+from handgrad.solvers.results import FitResult, PathResult
 from handgrad.solvers.sgd import Epoch, TrainResult, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Coefficients",
     "Epoch",
+    "FitResult",
     "GradientCheck",
     "GradientReport",
     "Layer",
     "Params",
+    "PathResult",
     "RowStatistics",
+    "SoftmaxRegression",
     "TrainResult",
     "check_gradients",
     "cross_entropy",
     "dense",
     "entropy",
+    "fit",
+    "fit_path",
     "formulas",
     "forward",
     "gradient",
@@ -65,3 +75,12 @@ hessian_vector_product = _jax.jit(formulas.hessian_vector_product)
 sgd_step = _jax.jit(formulas.sgd_step)
 predict = _jax.jit(formulas.predict)
 predict_proba = _jax.jit(formulas.predict_proba)
+
+
+def __getattr__(name: str) -> object:
+    """The estimator, imported only when it is asked for: it needs scikit-learn, the rest does not."""
+    if name == "SoftmaxRegression":
+        from handgrad.estimator import SoftmaxRegression
+
+        return SoftmaxRegression
+    raise AttributeError(f"module 'handgrad' has no attribute {name!r}")

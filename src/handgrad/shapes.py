@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Integer, Shaped
+    from jaxtyping import Bool, Float, Int, Integer, Shaped
 else:
 
     class Float:
@@ -18,6 +18,12 @@ else:
             array_type, shape = item
             return Annotated[array_type, f"{cls.__name__} ({', '.join(shape.split())})"]
 
+    class Bool(Float):
+        """`Bool[Array, "N"]`: true or false."""
+
+    class Int(Float):
+        """`Int[Array, "N"]`: of a signed integer dtype."""
+
     class Integer(Float):
         """`Integer[Array, "N"]`: of any integer dtype."""
 
@@ -25,4 +31,4 @@ else:
         """`Shaped[Array, "N"]`: of any dtype."""
 
 
-__all__ = ["Float", "Integer", "Shaped"]
+__all__ = ["Bool", "Float", "Int", "Integer", "Shaped"]

@@ -1,0 +1,246 @@
+"""Times `fit` and `fit_path` against other solvers, to the same certified relative gap.
+
+The gap of every solver's answer is taken in float64 by code that is none of theirs; each runs at the loosest of its
+tolerances that reaches the gap, in whichever dtype gets there sooner. Run: python scripts/bench_fit.py [PART ...]
+MNIST-10k is read from the folder that HANDGRAD_DATA names. Set OMP_NUM_THREADS only if you mean it.
+"""
+
+import functools
+import gzip
+import os
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import handgrad
+from handgrad import Params, objective
+from handgrad.data import load_digits
+from measure import interleaved, machine, median_ratio
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from oracles_fit import relative_gap
+
+GAP = 1e-5
+
+
+def digits():
+    table = load_digits()
+    return table.X.astype(np.float64), table.labels
+
+
+def mnist():
+    folder = os.environ.get("HANDGRAD_DATA")
+    if folder is None:
+        raise FileNotFoundError("HANDGRAD_DATA does not name a folder with mnist-10k")
+    files = sorted((Path(folder) / "mnist-10k").glob("*.gz"))
+    images, labels = (np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8) for file in files)
+    return images[16:].reshape(-1, 784) / 255, labels[8:].astype(np.int32)
+
+
+def embeddings():
+    """20,000 rows of 512 features about 100 centres; the condition number of the noise's covariance is 1e4."""
+    rng = np.random.default_rng(0)
+    N, P, C = 20000, 512, 100
+    t = rng.integers(0, C, N).astype(np.int32)
+    rotation, _ = np.linalg.qr(rng.normal(size=(P, P)))
+    X = (0.35 * rng.normal(size=(C, P))[t] + rng.normal(size=(N, P))) * np.logspace(0, -2, P)
+    return 10 * X @ rotation, t
+
+
+def seconds(function):
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+# --- The solvers: each yields (name, seconds, W, b) at ever tighter tolerances --------------------------------------
+
+
+def by_handgrad(X, t, l2):
+    X = X.astype(np.float32)
+    first, _ = seconds(lambda: handgrad.fit(X, t, l2=l2, tol=0.97 * GAP))
+    runs = [seconds(lambda: handgrad.fit(X, t, l2=l2, tol=0.97 * GAP)) for _ in range(5)]
+    result = runs[0][1]
+    print(f"    first call {first:.2f} s, {result.iterations} iterations, {result.passes} passes", flush=True)
+    yield statistics.median(run[0] for run in runs), *result.params
+
+
+def by_sklearn(solver, tolerances, dtype, X, t, l2):
+    from sklearn.linear_model import LogisticRegression
+
+    X = X.astype(dtype)
+    for tol in tolerances:
+        model = LogisticRegression(C=1 / (l2 * len(X)), solver=solver, tol=tol, max_iter=20000)
+        spent, _ = seconds(functools.partial(model.fit, X, t))
+        yield spent, model.coef_.T, model.intercept_
+
+
+def by_torch(X, t, l2):
+    import torch
+
+    X, t = torch.tensor(X, dtype=torch.float32), torch.tensor(t, dtype=torch.long)
+    for tol in (1e-6, 1e-7):
+        W = torch.zeros(X.shape[1], int(t.max()) + 1, requires_grad=True)
+        b = torch.zeros(W.shape[1], requires_grad=True)
+        options = {"max_iter": 5000, "tolerance_grad": tol, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
+        optimizer = torch.optim.LBFGS([W, b], history_size=10, **options)
+
+        def closure(optimizer=optimizer, W=W, b=b):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(X @ W + b, t) + l2 / 2 * (W * W).sum()
+            loss.backward()
+            return loss
+
+        spent, _ = seconds(functools.partial(optimizer.step, closure))
+        yield spent, W.detach().numpy(), b.detach().numpy()
+
+
+def by_optax(X, t, l2):
+    X, t = jnp.asarray(X, jnp.float32), jnp.asarray(t)
+    start = Params(W=jnp.zeros((X.shape[1], int(t.max()) + 1)), b=jnp.zeros((1, int(t.max()) + 1)))
+
+    def loss(params):
+        Z = X @ params.W + params.b
+        return optax.softmax_cross_entropy_with_integer_labels(Z, t).mean() + l2 / 2 * jnp.sum(params.W**2)
+
+    optimizer = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    @functools.partial(jax.jit, static_argnames="limit")
+    def minimise(params, limit):
+        def step(carry):
+            params, state = carry
+            value, grad = value_and_grad(params, state=state)
+            updates, state = optimizer.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+            return optax.apply_updates(params, updates), state
+
+        return jax.lax.fori_loop(0, limit, lambda _, carry: step(carry), (params, optimizer.init(params)))[0]
+
+    for limit in (250, 500, 1000, 2000):
+        jax.block_until_ready(minimise(start, limit))
+        spent, params = seconds(lambda limit=limit: jax.block_until_ready(minimise(start, limit)))
+        yield spent, *params
+
+
+def by_jaxopt(X, t, l2):
+    import jaxopt
+
+    X, t = jnp.asarray(X, jnp.float32), jnp.asarray(t)
+    start = Params(W=jnp.zeros((X.shape[1], int(t.max()) + 1)), b=jnp.zeros((1, int(t.max()) + 1)))
+
+    def loss(params):
+        Z = X @ params.W + params.b
+        return optax.softmax_cross_entropy_with_integer_labels(Z, t).mean() + l2 / 2 * jnp.sum(params.W**2)
+
+    for limit in (250, 500, 1000, 2000):
+        run = jax.jit(jaxopt.LBFGS(loss, maxiter=limit, tol=0.0, linesearch="zoom").run)
+        jax.block_until_ready(run(start).params)
+        spent, result = seconds(lambda run=run: jax.block_until_ready(run(start)))
+        yield spent, *result.params
+
+
+def solvers(num_parameters):
+    decades = tuple(10.0 ** -np.arange(3, 8.5, 0.5))
+    yield "handgrad.fit", by_handgrad
+    for dtype in (np.float32, np.float64):
+        yield f"newton-cg {dtype.__name__}", functools.partial(by_sklearn, "newton-cg", decades, dtype)
+    if num_parameters < 1000:
+        yield "newton-cholesky", functools.partial(by_sklearn, "newton-cholesky", decades, np.float64)
+    for dtype in (np.float32, np.float64):
+        yield f"lbfgs {dtype.__name__}", functools.partial(by_sklearn, "lbfgs", decades[2:], dtype)
+    yield "torch L-BFGS", by_torch
+    yield "optax L-BFGS", by_optax
+    yield "jaxopt L-BFGS", by_jaxopt
+
+
+def bench_fit(data, name):
+    X, t = data()
+    for C in (1.0, 0.01):
+        l2 = 1 / (len(X) * C)
+        print(f"\n{name} {X.shape}, C={C:g}: seconds to a relative gap of {GAP:g} | gap reached", flush=True)
+        for solver, run in solvers(X.shape[1] * (int(t.max()) + 1)):
+            total = 0.0
+            try:
+                for spent, W, b in run(X, t, l2):
+                    total += spent
+                    gap = relative_gap(np.asarray(W), np.asarray(b), X, t, l2)
+                    if gap <= GAP or total > 60:
+                        break
+            except ImportError as missing:
+                print(f"{solver:<20} {missing}")
+                continue
+            print(f"{solver:<20} {spent:8.3f} | {gap:.1e}{'' if gap <= GAP else '  not reached'}", flush=True)
+
+
+# --- The rest --------------------------------------------------------------------------------------------------------
+
+
+def bench_path():
+    X, t = mnist()
+    X = X.astype(np.float32)
+    l2s = 1 / (len(X) * np.logspace(-4, 4, 32))
+    spent, path = seconds(lambda: handgrad.fit_path(X, t, l2s=l2s, tol=1e-4))
+    again, path = seconds(lambda: handgrad.fit_path(X, t, l2s=l2s, tol=1e-4))
+    worst = max(relative_gap(W, b, X, t, l2) for W, b, l2 in zip(*path.params, l2s, strict=True))
+    print(
+        f"\n32 penalties, C=1e-4…1e4, relative gap 1e-4: first call {spent:.1f} s, then {again:.1f} s; gap {worst:.1e}"
+    )
+    print(f"    iterations {path.iterations.sum()}, converged {path.converged.sum()} of 32", flush=True)
+
+    def one_after_another():
+        params = None
+        for l2 in l2s:
+            params = handgrad.fit(X, t, l2=l2, params=params, tol=1e-4).params
+
+    print(f"    warm-started fits one after another {seconds(one_after_another)[0]:.1f} s", flush=True)
+
+
+def bench_scaled():
+    X, t = mnist()
+    X = X[:, np.flatnonzero(X.std(axis=0) > 0)[:200]]
+    scales = 10 ** np.random.default_rng(0).uniform(-3, 3, 200)
+    with jax.enable_x64(True):
+        for name, data in (("as they are", X), ("scaled", X * scales)):
+            result = handgrad.fit(data, t, l2=1 / len(X))
+            print(f"200 pixels {name}: {result.passes} passes, gap {result.gap / result.loss:.1e}", flush=True)
+
+
+def bench_objective():
+    rng = np.random.default_rng(0)
+    X, t = jnp.asarray(rng.normal(size=(60000, 784)), jnp.float32), jnp.asarray(rng.integers(0, 10, 60000), jnp.int32)
+    params = Params(W=jnp.asarray(rng.normal(size=(784, 10)) / 28, jnp.float32), b=jnp.zeros((1, 10)))
+
+    def by_optax(params, X, t):
+        return optax.softmax_cross_entropy_with_integer_labels(X @ params.W + params.b, t).mean()
+
+    ours, theirs = jax.jit(objective.value_and_gradient), jax.jit(jax.value_and_grad(by_optax))
+    timed = interleaved({"ours": lambda: ours(params, X, t), "optax": lambda: theirs(params, X, t)}, 41)
+    medians = [1e3 * statistics.median(timed[name]) for name in ("ours", "optax")]
+    ratio = median_ratio(timed["optax"], timed["ours"])
+    print(f"\nvalue and gradient (60000, 784, 10): {medians[0]:.1f} ms, optax {medians[1]:.1f} ms, ratio {ratio:.2f}")
+
+
+PARTS = {
+    "digits": functools.partial(bench_fit, digits, "digits"),
+    "mnist": functools.partial(bench_fit, mnist, "MNIST-10k"),
+    "embeddings": functools.partial(bench_fit, embeddings, "embeddings"),
+    "path": bench_path,
+    "scaled": bench_scaled,
+    "objective": bench_objective,
+}
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    print(machine())
+    for part in sys.argv[1:] or PARTS:
+        try:
+            PARTS[part]()
+        except FileNotFoundError as missing:
+            print(f"\n{part}: skipped, {missing}")

@@ -1,0 +1,319 @@
+r"""L-BFGS for softmax regressions, K at once, compiled whole.
+
+Each lane solves one problem, a penalty and weights, on data that all lanes share, so that one product serves them all.
+A lane that is done takes up the next problem, started from the nearest that is solved.
+
+With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY and D its diagonal, the two loops
+of L-BFGS are two triangular systems:
+
+    R a = Sᵀ∇        r = M⁻¹(∇ − Y a)        Rᵀ δ = D a − Yᵀ r        direction = −(r + S δ)
+
+M⁻¹ is the preconditioner of `kronecker`, times s·y / y·M⁻¹y of the newest pair, which corrects its scale (a fifth fewer
+iterations). Gradients, S and Y are kept in the eigenbasis of A, where M is all but diagonal.
+
+References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; Byrd, Nocedal and Schnabel,
+*Representations of quasi-Newton matrices* (1994).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from handgrad import objective
+from handgrad.objective import Rows, product
+from handgrad.shapes import Bool, Float, Int
+from handgrad.solvers import certificate
+from handgrad.solvers.kronecker import Curvature, factor_classes, factor_features, precondition, reciprocal
+from handgrad.solvers.search import search
+
+MEMORY = 16
+PATIENCE = 40  # iterations without progress before the memory is dropped
+STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
+
+RUNNING, CONVERGED, PRECISION, ITERATIONS = range(4)
+
+
+class Problems(NamedTuple):
+    """J problems: a penalty each, and which column of the weights (N, F), whose columns sum to 1."""
+
+    l2: Float[Array, " J"]
+    fold: Int[Array, " J"]
+    weights: Float[Array, "N F"]
+
+
+class Solutions(NamedTuple):
+    """What is known of J problems. The bias is the last row of V, for the features less their centre."""
+
+    V: Float[Array, "J P+1 C"]
+    loss: Float[Array, " J"]
+    gap: Float[Array, " J"]
+    gradient_norm: Float[Array, " J"]
+    iterations: Int[Array, " J"]
+    passes: Int[Array, " J"]
+    status: Int[Array, " J"]
+
+
+class Settings(NamedTuple):
+    """When a lane is done: gap ≤ tol·loss, or where l2 is 0 ‖∇‖ ≤ tol·norm0 of its fold, or no iterations are left."""
+
+    tol: Float[Array, ""]
+    max_iterations: Int[Array, ""]
+    norm0: Float[Array, " F"]
+
+
+class Lanes(NamedTuple):
+    """The state of K lanes."""
+
+    problem: Int[Array, " K"]  # J where there is none left
+    fold: Int[Array, " K"]
+    l2: Float[Array, " K"]
+    weights: Float[Array, "N K"]
+    V: Float[Array, "K P+1 C"]
+    Z: Float[Array, "N K C"]
+    loss: Float[Array, " K"]
+    gradient: Float[Array, "K P+1 C"]  # in the eigenbasis of A, as S and Y
+    S: Float[Array, "K m D"]
+    Y: Float[Array, "K m D"]
+    R: Float[Array, "K m m"]  # s_i·y_j for i ≤ j, oldest first; 1 on the diagonal where there is no pair
+    iterations: Int[Array, " K"]
+    passes: Int[Array, " K"]
+    stalled: Int[Array, " K"]  # iterations since there was progress
+    strikes: Int[Array, " K"]
+    best: Float[Array, " K"]  # smallest gap, or squared norm of the gradient where l2 is 0
+
+
+def solve(
+    rows: Rows,
+    problems: Problems,
+    start: Float[Array, "P+1 C"],
+    *,
+    lanes: int,
+    tol: Any,
+    max_iterations: Any,
+    dense: bool,
+    callback: Callable[..., None] | None = None,
+) -> Solutions:
+    """Solve every problem, `lanes` of them at a time; the first ones are started at `start`.
+
+    `dense` takes A with all its eigenvectors, else its diagonal. `callback` gets iteration, loss and gap of lane 0.
+    """
+    num_problems, (width, C) = problems.l2.shape[0], start.shape
+    curvature = factor_features(rows, jnp.mean(problems.weights, axis=1), lanes, C, dense=dense)
+    settings = Settings(tol, max_iterations, _norms_at_zero(rows, problems, C))
+    zeros, counts = jnp.zeros_like(problems.l2), jnp.zeros(num_problems, jnp.int32)
+    V = jnp.broadcast_to(start[None], (num_problems, width, C))
+    solutions = Solutions(V, zeros, zeros, zeros, counts, counts, counts)
+    state = _begin(rows, curvature, problems, V[:lanes], jnp.arange(lanes, dtype=jnp.int32))
+
+    def body(carry):
+        state, curvature, solutions = carry
+        due = (state.iterations & (state.iterations - 1)) == 0  # G is renewed at 0, 1, 2, 4, 8, … iterations
+        g, U = jax.lax.cond(
+            jnp.any(due),
+            lambda: factor_classes(rows, state.weights, state.Z),
+            lambda: (curvature.g, curvature.U),
+        )
+        curvature = curvature._replace(g=g, U=U)
+        state, done, stuck = _iterate(rows, state, curvature, settings)
+        busy = state.problem < num_problems
+        out = state.iterations >= max_iterations
+        state, solutions = jax.lax.cond(
+            jnp.any(busy & (done | stuck | out)),
+            lambda: _settle(rows, curvature, problems, state, solutions, settings, busy, stuck),
+            lambda: (state, solutions),
+        )
+        if callback is not None:
+            jax.debug.callback(callback, state.iterations[0], state.loss[0], state.best[0], ordered=True)
+        return state, curvature, solutions
+
+    def running(carry):
+        return jnp.any(carry[0].problem < num_problems)
+
+    return jax.lax.while_loop(running, body, (state, curvature, solutions))[2]
+
+
+# --- One iteration -------------------------------------------------------------------------------------------------
+
+
+def _iterate(
+    rows: Rows, state: Lanes, curvature: Curvature, settings: Settings
+) -> tuple[Lanes, Bool[Array, " K"], Bool[Array, " K"]]:
+    """A step of every lane; which of them look done, and which are stuck."""
+    direction = _direction(state, curvature)
+    d = curvature.rotate_back(direction)
+    dZ = objective.multiply(rows, d)
+    slope = jnp.sum(state.gradient * direction, axis=(1, 2))
+    step = search(rows, state.weights, state.l2, (state.V, state.Z, state.loss), (d, dZ, slope))
+    V = state.V + step.alpha[:, None, None] * d
+    gradient = _gradient(rows, curvature, state.l2, V, step.D)
+    measure, small = _measure(gradient, step.loss, state, settings)
+    found = step.found & jnp.isfinite(measure)
+    progress = (step.loss < state.loss * (1 - 4 * jnp.finfo(V.dtype).eps)) | (measure < 0.8 * state.best)
+    S, Y, R = _remember(state, step.alpha[:, None, None] * direction, gradient - state.gradient, found)
+    stalled = jnp.where(progress & found, 0, state.stalled + 1)
+    state = state._replace(
+        V=_where(found, V, state.V),
+        Z=state.Z + jnp.where(found, step.alpha, 0)[None, :, None] * dZ,
+        loss=_where(found, step.loss, state.loss),
+        gradient=_where(found, gradient, state.gradient),
+        S=S,
+        Y=Y,
+        R=R,
+        iterations=state.iterations + 1,
+        passes=state.passes + 2,
+        stalled=stalled,
+        best=jnp.minimum(state.best, jnp.where(found, measure, jnp.inf)),
+    )
+    return state, small & found, ~found | (stalled >= PATIENCE)
+
+
+def _direction(state: Lanes, curvature: Curvature) -> Float[Array, "K P+1 C"]:
+    shape = state.gradient.shape
+    gradient, newest = state.gradient.reshape(shape[0], -1), state.Y[:, -1]
+
+    def inverse(vector):
+        return precondition(curvature, state.l2, vector.reshape(shape)).reshape(vector.shape)
+
+    a = _triangular(state.R, _times(state.S, gradient))
+    r = inverse(gradient - _times(state.Y.mT, a))
+    diagonal = jnp.diagonal(state.R, axis1=1, axis2=2)
+    yMy = jnp.sum(newest * inverse(newest), axis=1)
+    r = jnp.where(yMy > 0, diagonal[:, -1] * reciprocal(yMy), 1)[:, None] * r
+    delta = _triangular(state.R, diagonal * a - _times(state.Y, r), transpose=True)
+    return -(r + _times(state.S.mT, delta)).reshape(shape)
+
+
+def _remember(state: Lanes, s: Array, y: Array, found: Array) -> tuple[Array, Array, Array]:
+    """S, Y and R with a new pair for the oldest; with an empty one where it has no positive curvature."""
+    sy = jnp.sum(s * y, axis=(1, 2))
+    good = found & (sy > 0)
+    s, y = (_where(good, x, jnp.zeros_like(x)).reshape(x.shape[0], 1, -1) for x in (s, y))
+    S = jnp.concatenate([state.S[:, 1:], s], axis=1)
+    Y = jnp.concatenate([state.Y[:, 1:], y], axis=1)
+    column = _times(S, y[:, 0]).at[:, -1].set(jnp.where(good, sy, 1))
+    R = jnp.zeros_like(state.R).at[:, :-1, :-1].set(state.R[:, 1:, 1:]).at[:, :, -1].set(column)
+    return S, Y, R
+
+
+def _times(matrices: Float[Array, "K m D"], vectors: Float[Array, "K D"]) -> Float[Array, "K m"]:
+    return product(matrices, vectors[..., None])[..., 0]
+
+
+def _triangular(R: Float[Array, "K m m"], right: Float[Array, "K m"], *, transpose: bool = False) -> Array:
+    solve = jax.lax.linalg.triangular_solve
+    return solve(R, right[..., None], left_side=True, lower=False, transpose_a=transpose)[..., 0]
+
+
+def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Array:
+    return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+# --- The objective of each lane ------------------------------------------------------------------------------------
+
+
+def _gradient(rows: Rows, curvature: Curvature, l2: Array, V: Array, D: Array) -> Float[Array, "K P+1 C"]:
+    """XᵀD + l2·W in the eigenbasis of A."""
+    return curvature.rotate(objective.backward(rows, D).at[:, :-1].add(l2[:, None, None] * V[:, :-1]))
+
+
+def _evaluate(rows: Rows, curvature: Curvature, weights: Array, l2: Array, V: Array, Z: Array) -> tuple[Array, Array]:
+    """F and its gradient in V, whose logits are Z."""
+    rows_loss, Y = objective.losses(rows, Z)
+    loss = jnp.sum(weights * rows_loss, axis=0) + l2 / 2 * jnp.sum(V[:, :-1] ** 2, axis=(1, 2))
+    return loss, _gradient(rows, curvature, l2, V, objective.residual(rows, weights, Y))
+
+
+def _measure(gradient: Array, loss: Array, state: Lanes, settings: Settings) -> tuple[Array, Array]:
+    """What is to become small, and whether it is."""
+    gap, norm = certificate.gap(gradient, state.l2)
+    small = jnp.where(state.l2 > 0, gap <= settings.tol * loss, norm <= settings.tol * settings.norm0[state.fold])
+    return jnp.where(state.l2 > 0, gap, norm**2), small
+
+
+def _norms_at_zero(rows: Rows, problems: Problems, C: int) -> Float[Array, " F"]:
+    """The gradient's norm at W = 0, b = 0, which is what "small" is measured by where there is no certificate."""
+    Y = jnp.full((*problems.weights.shape, C), 1 / C, problems.weights.dtype)
+    gradient = objective.backward(rows, objective.residual(rows, problems.weights, Y))
+    return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
+
+
+# --- Lanes and problems --------------------------------------------------------------------------------------------
+
+
+def _begin(rows: Rows, curvature: Curvature, problems: Problems, V: Array, problem: Int[Array, " K"]) -> Lanes:
+    """Lanes at the start of their problems."""
+    lanes, width, C = V.shape
+    at = jnp.minimum(problem, problems.l2.shape[0] - 1)
+    l2, fold = problems.l2[at], problems.fold[at]
+    weights = problems.weights[:, fold]
+    Z = objective.multiply(rows, V)
+    loss, gradient = _evaluate(rows, curvature, weights, l2, V, Z)
+    count, memory = jnp.zeros(lanes, jnp.int32), jnp.zeros((lanes, MEMORY, width * C), V.dtype)
+    R = jnp.broadcast_to(jnp.eye(MEMORY, dtype=V.dtype)[None], (lanes, MEMORY, MEMORY))
+    best = jnp.full(lanes, jnp.inf, V.dtype)
+    return Lanes(
+        problem, fold, l2, weights, V, Z, loss, gradient, memory, memory, R, count, count + 2, count, count, best
+    )
+
+
+def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
+    """Look at every lane with logits free of drift and its bias exact; store and replace those that are done.
+
+    The gap is given with what rounding may hide. A lane whose gradient is smaller than its rounding ends; one that is
+    stuck drops its memory and goes on, until the third time.
+    """
+    num_problems = problems.l2.shape[0]
+    V, Z = certificate.minimise_bias(rows, state.weights, state.V, objective.multiply(rows, state.V))
+    loss, gradient = _evaluate(rows, curvature, state.weights, state.l2, V, Z)
+    _, small = _measure(gradient, loss, state, settings)
+    gap, norm = certificate.gap(gradient, state.l2)
+    error = certificate.rounding(rows, state.weights, Z) * reciprocal(2 * state.l2)
+    proven = small & ((state.l2 == 0) | (gap + error <= settings.tol * loss))
+    strikes = state.strikes + stuck.astype(jnp.int32)
+    lost = (strikes >= STRIKES) | (error > gap)
+    out = state.iterations >= settings.max_iterations
+    status = jnp.where(proven, CONVERGED, jnp.where(lost, PRECISION, jnp.where(out, ITERATIONS, RUNNING)))
+    done = busy & (status != RUNNING)
+    values = Solutions(V, loss, gap + error, norm, state.iterations, state.passes + 2, status)
+    index = jnp.where(done, state.problem, num_problems)  # J, out of range, is written nowhere
+    solutions = jax.tree.map(lambda old, new: old.at[index].set(new.astype(old.dtype), mode="drop"), solutions, values)
+    state = state._replace(
+        V=V,
+        Z=Z,
+        loss=loss,
+        gradient=gradient,
+        S=_where(stuck, jnp.zeros_like(state.S), state.S),
+        Y=_where(stuck, jnp.zeros_like(state.Y), state.Y),
+        R=_where(stuck, jnp.broadcast_to(jnp.eye(MEMORY, dtype=V.dtype)[None], state.R.shape), state.R),
+        passes=state.passes + 2,
+        stalled=jnp.where(stuck, 0, state.stalled),
+        strikes=strikes,
+    )
+    if state.problem.shape[0] == num_problems:
+        return state._replace(problem=jnp.where(done, num_problems, state.problem)), solutions
+    return _load(rows, curvature, problems, state, solutions, done), solutions
+
+
+def _load(rows, curvature, problems, state, solutions, done):
+    """Put the next problems into the lanes that are done, each started from the nearest penalty that is solved."""
+    num_problems = problems.l2.shape[0]
+    taken = jnp.max(state.problem) + 1
+    problem = jnp.minimum(taken + jnp.cumsum(done, dtype=jnp.int32) - 1, num_problems)
+    problem = jnp.where(done, problem, state.problem)
+    at = jnp.minimum(problem, num_problems - 1)
+    log_l2 = jnp.log(jnp.maximum(problems.l2, jnp.finfo(problems.l2.dtype).tiny))
+    other = problems.fold[at][:, None] != problems.fold[None]
+    distance = jnp.abs(log_l2[at][:, None] - log_l2[None]) + other.astype(log_l2.dtype)
+    nearest = jnp.argmin(jnp.where((solutions.status != RUNNING)[None], distance, jnp.inf), axis=1)
+    V = _where(done, solutions.V[nearest], state.V)
+    fresh = _begin(rows, curvature, problems, V, problem)
+    chosen = [done[None] if name in ("weights", "Z") else done for name in Lanes._fields]
+    return Lanes(
+        *(
+            jnp.where(where.reshape(*where.shape, *[1] * (new.ndim - where.ndim)), new, old)
+            for where, new, old in zip(chosen, fresh, state, strict=True)
+        )
+    )

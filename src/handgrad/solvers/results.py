@@ -1,0 +1,111 @@
+"""What `fit` and `fit_path` return, and the words for how they ended."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from handgrad.formulas import Params
+from handgrad.shapes import Bool, Float, Int
+from handgrad.solvers.inference import Coefficients, standard_errors
+from handgrad.solvers.lbfgs import CONVERGED, ITERATIONS
+
+
+class FitResult(NamedTuple):
+    """A fitted softmax regression.
+
+    Attributes:
+      params: W (P, C) and b (1, C).
+      loss: F, the mean cross-entropy + (l2/2)‖W‖², in nats.
+      gap: a bound on loss − min F, in nats, as the last gradient proves it; infinite where l2 is 0.
+      gradient_norm: ‖∇F‖, over W and b.
+      iterations: steps of L-BFGS.
+      passes: how often X was gone over, by a product X·V or Xᵀ·D.
+      converged: whether the gap (the gradient, where l2 is 0) is as small as `tol` asked.
+      message: how the fit ended, and where it did not converge what to do.
+      l2: the penalty.
+    """
+
+    params: Params
+    loss: float
+    gap: float
+    gradient_norm: float
+    iterations: int
+    passes: int
+    converged: bool
+    message: str
+    l2: float
+
+    def standard_errors(self, X: Any, *, weights: Any = None, base: int = 0, confidence: float = 0.95) -> Coefficients:
+        """Coefficients with standard errors, z, p-values and confidence intervals, for a converged fit with l2=0.
+
+        Args:
+          X: the data of the fit, shape (N, P).
+          weights: the sample weights of the fit (N,), taken as counts.
+          base: the class that the log-odds of the others are against.
+          confidence: of the intervals.
+
+        Returns:
+          Coefficients, whose str is a table.
+
+        Raises:
+          ValueError: a penalised fit, whose estimates are biased by design, or one that has not converged.
+        """
+        if self.l2 > 0 or not self.converged:
+            what = f"l2={self.l2:g}" if self.l2 > 0 else f"a fit that has not converged ({self.message})"
+            raise ValueError(
+                "standard_errors: the inverse Hessian is the covariance of a maximum-likelihood estimate, which needs "
+                f"a converged fit with l2=0; got {what}. Penalised? Resample the rows (bootstrap) instead."
+            )
+        return standard_errors(self.params, X, weights=weights, base=base, confidence=confidence)
+
+
+class PathResult(NamedTuple):
+    """Fitted softmax regressions, one for each of J penalties, in the order in which they were given.
+
+    Attributes:
+      l2s: the penalties (J,).
+      params: W (J, P, C) and b (J, 1, C).
+      loss, gap, gradient_norm, iterations, passes, converged: as in `FitResult`, each (J,).
+      validation_loss: mean cross-entropy of the rows not trained on, in nats, (J,); None without validation. With
+        folds the mean over the folds.
+      validation_accuracy: fraction of these rows that is predicted right, (J,); None without validation.
+      best: index of the least validation loss; None without validation.
+    """
+
+    l2s: Float[np.ndarray, " J"]
+    params: Params
+    loss: Float[np.ndarray, " J"]
+    gap: Float[np.ndarray, " J"]
+    gradient_norm: Float[np.ndarray, " J"]
+    iterations: Int[np.ndarray, " J"]
+    passes: Int[np.ndarray, " J"]
+    converged: Bool[np.ndarray, " J"]
+    validation_loss: Float[np.ndarray, " J"] | None
+    validation_accuracy: Float[np.ndarray, " J"] | None
+    best: int | None
+
+    @property
+    def best_params(self) -> Params:
+        """The parameters of the least validation loss."""
+        if self.best is None:
+            raise ValueError("best_params: the path has no validation; pass validation=(X, targets) to fit_path.")
+        return Params(W=self.params.W[self.best], b=self.params.b[self.best])
+
+
+def describe(
+    status: int, *, l2: float, loss: float, gap: float, norm: float, tol: float, dtype: Any, limit: int
+) -> str:
+    """How a fit ended, in a sentence or two."""
+    if l2 > 0:
+        relative = gap / loss if loss else 0.0
+        state = f"the loss is certified to be within {gap:.2g} nats of the optimum, {relative:.2g} of it"
+    else:
+        state = f"the gradient's norm is {norm:.2g}; l2=0 has no certificate"
+    if status == CONVERGED:
+        return state + "."
+    wanted = f"tol={tol:g} asks for less"
+    if status == ITERATIONS:
+        advice = "Allow more iterations, or a larger tol or l2."
+        return f"max_iterations={limit} are used up: {state}, and {wanted}. {advice}"
+    advice = "Use float64 (jax.enable_x64), or allow" if np.dtype(dtype) == np.float32 else "Allow"
+    return f"{dtype} goes no further: {state}, and {wanted}. {advice} a larger tol or l2; scaled features help too."

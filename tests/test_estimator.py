@@ -1,0 +1,115 @@
+"""The estimator against scikit-learn: its check battery, its answers, its tools."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import handgrad
+from handgrad import SoftmaxRegression
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::sklearn.exceptions.SkipTestWarning"
+)
+
+
+@parametrize_with_checks([SoftmaxRegression()])
+def test_passes_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 3.0}])
+@pytest.mark.parametrize("C", [0.01, 10.0])
+def test_optimum_is_that_of_logistic_regression(num_classes, class_weight, C):
+    X, y = load_iris(return_X_y=True)
+    keep = (y < num_classes) & (np.arange(150) % 3 > 0)
+    weights = np.random.default_rng(0).uniform(0.5, 2, keep.sum())
+    ours = SoftmaxRegression(C=C, class_weight=class_weight, tol=1e-10).fit(X[keep], y[keep], weights)
+    solver = LogisticRegression(C=C, class_weight=class_weight, solver="newton-cholesky", tol=1e-10)
+    theirs = solver.fit(X[keep], y[keep], weights)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=2e-5)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=2e-4)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
+    np.testing.assert_allclose(ours.predict_log_proba(X), theirs.predict_log_proba(X), atol=1e-4)
+    np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=1e-3)
+    assert ours.gap_ <= 1e-10
+
+
+def test_labels_may_be_strings_and_frames_give_feature_names():
+    pandas = pytest.importorskip("pandas")
+    X, y = load_iris(return_X_y=True)
+    frame = pandas.DataFrame(X, columns=["a", "b", "c", "d"])
+    fitted = SoftmaxRegression().fit(frame, np.array(["x", "y", "z"])[y])
+    assert list(fitted.classes_) == ["x", "y", "z"]
+    assert list(fitted.feature_names_in_) == ["a", "b", "c", "d"]
+    assert fitted.score(frame, np.array(["x", "y", "z"])[y]) > 0.95
+
+
+def test_polars_frames_are_taken():
+    polars = pytest.importorskip("polars")
+    X, y = load_iris(return_X_y=True)
+    fitted = SoftmaxRegression().fit(polars.DataFrame(X, schema=["a", "b", "c", "d"]), y)
+    assert list(fitted.feature_names_in_) == ["a", "b", "c", "d"]
+
+
+def test_works_in_the_tools_of_scikit_learn():
+    X, y = load_iris(return_X_y=True)
+    pipeline = make_pipeline(StandardScaler(), SoftmaxRegression())
+    assert cross_val_score(pipeline, X, y, cv=3).mean() > 0.9
+    search = GridSearchCV(SoftmaxRegression(), {"C": [0.1, 1.0]}, cv=3).fit(X, y)
+    restored = pickle.loads(pickle.dumps(search.best_estimator_))
+    np.testing.assert_array_equal(restored.predict_proba(X), search.predict_proba(X))
+    assert clone(restored).get_params() == restored.get_params()
+
+
+def test_warm_start_goes_on_from_the_last_fit():
+    X, y = load_digits(return_X_y=True)
+    estimator = SoftmaxRegression(C=0.01, warm_start=True).fit(X, y)
+    cold = estimator.n_iter_[0]
+    assert estimator.fit(X, y).n_iter_[0] < cold / 4
+
+
+def test_cs_chooses_what_separate_fits_choose():
+    X, y = load_iris(return_X_y=True)
+    Cs, folds = [0.01, 1.0, 100.0], StratifiedKFold(3, shuffle=True, random_state=0)
+    swept = SoftmaxRegression(Cs=Cs, cv=folds, tol=1e-8).fit(X, y)
+    expected = np.zeros(3)
+    for train, test in folds.split(X, y):
+        for i, C in enumerate(Cs):
+            single = SoftmaxRegression(C=C, tol=1e-8).fit(X[train], y[train])
+            expected[i] -= single.predict_log_proba(X[test])[np.arange(test.size), y[test]].mean() / 3
+    np.testing.assert_allclose(swept.scores_, expected, rtol=1e-4)
+    assert Cs[np.argmin(expected)] == swept.C_
+
+
+def test_float32_data_are_fitted_in_float32():
+    X, y = load_iris(return_X_y=True)
+    assert SoftmaxRegression().fit(X.astype(np.float32), y).coef_.dtype == np.float32
+    assert SoftmaxRegression().fit(X, y).coef_.dtype == np.float64
+
+
+@pytest.mark.parametrize("Cs", [[], [0.0], [-1.0, 1.0]])
+def test_bad_cs_are_refused(Cs):
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match="Cs must be one or more positive numbers"):
+        SoftmaxRegression(Cs=Cs).fit(X, y)
+
+
+def test_handgrad_itself_does_not_import_scikit_learn():
+    import subprocess
+    import sys
+
+    code = "import sys, handgrad; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = handgrad.nothing

@@ -1,0 +1,242 @@
+"""`fit`: the optimum against SciPy, the certificate against float64 NumPy, and what it says when it cannot."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import handgrad
+import oracles_fit
+from handgrad import fit, objective
+from handgrad.data import load_digits
+from handgrad.solvers.fit import run
+from handgrad.solvers.lbfgs import Problems
+
+
+@pytest.fixture(scope="module")
+def digits():
+    table = load_digits()
+    return table.X.astype(np.float64), table.labels
+
+
+def generated(num_rows=200, P=5, C=3):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(num_rows, P)) * 10 ** rng.uniform(-2, 2, P) + rng.normal(size=P)
+    T = rng.dirichlet(np.ones(C), num_rows)
+    return X, T, np.array([rng.choice(C, p=row) for row in T]), rng.uniform(0, 2, num_rows)
+
+
+# --- The optimum ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("C", [2, 3])
+def test_finds_the_minimum_that_scipy_finds(C, weighted, soft):
+    X, T, t, w = generated(C=C)
+    targets, weights = T if soft else t, w if weighted else None
+    result = fit(X, targets, l2=1e-2, weights=weights, tol=1e-10)
+    loss, W, b = oracles_fit.minimise(X, targets, C, 1e-2, weights)
+    np.testing.assert_allclose(result.loss, loss, rtol=1e-9)
+    np.testing.assert_allclose(result.params.W, W, atol=1e-5)
+    # SciPy, unlike fit, leaves to chance what constant both add to all classes.
+    np.testing.assert_allclose(np.diff(result.params.b[0]), np.diff(b), atol=1e-4)
+    assert result.converged
+
+
+@pytest.mark.parametrize(("C", "expected"), [(1.0, 0.00947822), (0.01, 0.12788788)])
+def test_reaches_the_published_objective_on_digits(dtype, digits, C, expected):
+    X, t = digits
+    tol = 1e-10 if dtype == "float64" else 1e-6
+    result = fit(X.astype(dtype), t, l2=1 / (len(X) * C), tol=tol)
+    assert result.params.W.dtype == dtype
+    loss, _, _ = oracles_fit.objective(*result.params, X, np.eye(10)[t], result.l2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(result.loss, loss, rtol=3e-6)
+    assert result.converged
+    assert oracles_fit.relative_gap(*result.params, X, t, result.l2) <= 1.05 * tol
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("C", [1.0, 0.01])
+def test_preconditioner_saves_passes(digits, C):
+    X, t = digits
+    result = fit(X, t, l2=1 / (len(X) * C), tol=1e-8)
+    assert result.passes < {1.0: 300, 0.01: 120}[C]
+
+
+@pytest.mark.usefixtures("x64")
+def test_features_of_any_scale_are_fitted():
+    X, _, t, _ = generated(num_rows=500)
+    scales = 10.0 ** np.array([-3, 3, 0, -2, 2])
+    plain, scaled = fit(X, t, l2=1e-3), fit(X * scales, t, l2=1e-3)
+    assert scaled.converged
+    assert scaled.passes < 3 * plain.passes
+
+
+@pytest.mark.usefixtures("x64")
+def test_diagonal_preconditioner_serves_where_features_are_many():
+    rng = np.random.default_rng(0)
+    X, t = rng.normal(size=(100, 300)), rng.integers(0, 3, 100)
+    result = fit(X, t, l2=1e-2, tol=1e-8)
+    assert result.converged
+    assert oracles_fit.relative_gap(*result.params, X, t, 1e-2) <= 1e-8
+
+
+def test_class_weights_multiply_the_weights_of_rows(dtype):
+    X, T, t, w = generated()
+    X = X.astype(dtype)
+    each = np.array([1.0, 3.0, 0.5])
+    ours = fit(X, t, l2=0.1, weights=w, class_weights={1: 3.0, 2: 0.5})
+    theirs = fit(X, t, l2=0.1, weights=w * each[t])
+    np.testing.assert_array_equal(ours.params.W, theirs.params.W)
+    # Soft targets: Σ_c cw_c T_ic log Y_ic is a row of weight Σ cw·T with targets cw·T over that.
+    ours = fit(X, T.astype(dtype), l2=0.1, class_weights=each)
+    theirs = fit(X, (T * each / (T @ each)[:, None]).astype(dtype), l2=0.1, weights=T @ each)
+    np.testing.assert_allclose(ours.params.W, theirs.params.W, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_of_weight_zero_do_not_count(dtype):
+    X, _, t, w = generated()
+    X, w = X.astype(dtype), np.where(np.arange(200) < 50, 0, w)
+    ours, theirs = fit(X, t, l2=0.1, weights=w), fit(X[50:], t[50:], l2=0.1, weights=w[50:])
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=3e-5)
+    nothing = fit(X, t, l2=0.1, weights=np.zeros(200))
+    assert nothing.loss == 0
+    assert not nothing.params.W.any()
+
+
+def test_warm_start_is_done_at_once(digits):
+    X, t = digits[0].astype(np.float32), digits[1]
+    first = fit(X, t, l2=0.05)
+    again = fit(X, t, l2=0.05, params=first.params)
+    assert again.iterations <= 2
+    moved = handgrad.Params(W=first.params.W + 7, b=first.params.b - 3)  # the same model: a constant for all classes
+    assert fit(X, t, l2=0.05, params=moved).iterations <= 2
+
+
+def test_callback_sees_every_iteration(digits):
+    seen = []
+    result = fit(digits[0].astype(np.float32), digits[1], l2=0.1, callback=lambda *numbers: seen.append(numbers))
+    jax.effects_barrier()
+    assert [int(iteration) for iteration, _, _ in seen] == list(range(1, result.iterations + 1))
+    losses = [float(loss) for _, loss, _ in seen]
+    assert losses[-1] < losses[0] < np.log(10)
+
+
+# --- When it ends --------------------------------------------------------------------------------------------------
+
+
+def test_says_that_precision_is_the_end(digits):
+    X, t = digits[0].astype(np.float32), digits[1]
+    with pytest.warns(RuntimeWarning, match="float32 goes no further: .* Use float64"):
+        result = fit(X, t, l2=1e-6)
+    assert not result.converged
+    assert oracles_fit.relative_gap(*result.params, digits[0], t, result.l2) <= 1.2 * result.gap / result.loss < 1e-3
+
+
+def test_says_that_iterations_are_the_end(digits):
+    with pytest.warns(RuntimeWarning, match="max_iterations=3 are used up"):
+        result = fit(digits[0].astype(np.float32), digits[1], l2=1e-3, max_iterations=3)
+    assert (result.converged, result.iterations) == (False, 3)
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (0, 1, 2)])
+def test_separable_classes_are_named(dtype, classes):
+    from sklearn.datasets import load_iris
+
+    X, t = load_iris(return_X_y=True)
+    keep = np.isin(t, classes)
+    with pytest.warns(RuntimeWarning, match="the classes can be separated, 0.* from the others.*Take l2 > 0"):
+        result = fit(X[keep].astype(dtype), t[keep], l2=0.0)
+    assert not result.converged
+
+
+@pytest.mark.filterwarnings("ignore:fit. float32 goes no further")
+def test_huge_features_do_not_overflow(dtype):
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(100, 2)) * 1e6).astype(dtype)
+    result = fit(X, rng.integers(0, 2, 100), l2=1.0)
+    assert result.loss < np.log(2)
+    assert result.converged or dtype == "float32"
+
+
+# --- What is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.messages
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"l2": -1.0}, ValueError, "fit: l2 must be a finite number"),
+        ({"tol": float("nan")}, ValueError, "fit: tol must be a finite number"),
+        ({"max_iterations": 0}, ValueError, "fit: max_iterations must be a positive integer"),
+        ({"X": np.full((4, 1), np.nan)}, ValueError, "fit: X must be finite"),
+        ({"targets": np.array([0, 1, 2, -1])}, ValueError, "labels must be integers in"),
+        ({"num_classes": 2}, ValueError, "labels must be integers in"),
+        ({"targets": np.array([0.0, 1, 2, 0])}, TypeError, "integer dtype"),
+        ({"weights": np.array([1, 1, 1, -1])}, ValueError, "fit: weights must be finite and non-negative"),
+        ({"class_weights": [1.0]}, ValueError, "fit: class_weights must be 3"),
+        ({"class_weights": {7: 1.0}}, ValueError, "class_weights' keys must be classes"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_computed(change, error, message):
+    arguments = {"X": np.ones((4, 1), np.float32), "targets": np.array([0, 1, 2, 0]), "l2": 1.0} | change
+    with pytest.raises(error, match=message):
+        fit(**arguments)
+
+
+# --- Memory, and MNIST-10k -----------------------------------------------------------------------------------------
+
+
+def compiled(N, P, C):
+    def shape(*dimensions, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(dimensions, dtype)
+
+    problems = Problems(shape(1), shape(1, dtype=jnp.int32), shape(N, 1))
+    start = handgrad.Params(shape(P, C), shape(1, C))
+    numbers = shape(), shape(dtype=jnp.int32)
+    return run.lower(shape(N, P), shape(N, dtype=jnp.int32), problems, start, *numbers, lanes=1, dense=True).compile()
+
+
+def test_temporary_memory_is_twice_the_data_and_eight_logits():
+    N, P, C = 20000, 400, 40
+    bound = 4 * (2 * N * P + 8 * N * C)
+    assert compiled(N, P, C).memory_analysis().temp_size_in_bytes <= bound
+
+
+def test_value_and_gradient_in_blocks_is_that_of_the_formulas(dtype):
+    rng = np.random.default_rng(0)
+    X, t = rng.normal(size=(1003, 700)).astype(dtype), rng.integers(0, 4, 1003)
+    params = handgrad.Params(*(jnp.asarray(rng.normal(size=s).astype(dtype) / 30) for s in ((700, 4), (1, 4))))
+    w = rng.uniform(0, 1, 1003).astype(dtype)
+    loss, dL = objective.value_and_gradient(params, jnp.asarray(X), jnp.asarray(t), l2=0.3, weights=jnp.asarray(w))
+    expected, dW, db = oracles_fit.objective(*params, X, np.eye(4)[t], 0.3, w)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-14}
+    np.testing.assert_allclose(loss, expected, **tolerance)
+    np.testing.assert_allclose(dL.W, dW, **tolerance)
+    np.testing.assert_allclose(dL.b[0], db, **tolerance)
+
+
+@pytest.mark.parametrize(("C", "expected"), [(1.0, 0.15207877), (0.01, 0.50309646)])
+def test_reaches_the_published_objective_on_mnist(C, expected):
+    X, t = mnist()
+    result = fit(X.astype(np.float32), t, l2=1 / (len(X) * C), tol=1e-6)
+    loss, _, _ = oracles_fit.objective(*result.params, X, np.eye(10)[t], result.l2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert oracles_fit.relative_gap(*result.params, X, t, result.l2) <= 1.05e-6
+
+
+def mnist():
+    import gzip
+
+    folder = os.environ.get("HANDGRAD_DATA")
+    if folder is None:
+        pytest.skip("HANDGRAD_DATA does not name a folder with mnist-10k")
+    files = sorted((Path(folder) / "mnist-10k").glob("*.gz"))
+    images, labels = (np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8) for file in files)
+    return images[16:].reshape(-1, 784) / 255, labels[8:].astype(np.int64)
