@@ -12,6 +12,7 @@ lanes stand in one array V (K, P+1, C), the bias as last row, for data with a la
 Z (N, K, C) are one product.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -87,18 +88,22 @@ def value_and_gradient(
         return jax.tree.map(jnp.add, total, parts)
 
     total = (jnp.zeros((), X.dtype), jnp.zeros(W.T.shape, X.dtype), jnp.zeros_like(b))
-    size = max(1, min(num_rows, BLOCK_BYTES // (X.shape[1] * X.dtype.itemsize)))
-    blocks = num_rows // size
-
-    def add_block(index, total):
-        rows = [jax.lax.dynamic_slice_in_dim(array, index * size, size) for array in data]
-        return add(total, rows)
-
-    total = jax.lax.fori_loop(0, blocks, add_block, total)
-    if blocks * size < num_rows:
-        total = add(total, [array[blocks * size :] for array in data])
-    loss, dWT, db = total
+    size = max(1, BLOCK_BYTES // (X.shape[1] * X.dtype.itemsize))
+    loss, dWT, db = over_blocks(add, total, data, size)
     return loss + l2 / 2 * jnp.sum(W * W), Params(W=dWT.T + l2 * W, b=db)
+
+
+def over_blocks(add: Callable[[Any, Any], Any], total: Any, data: tuple[Array, ...], size: int) -> Any:
+    """`add` to the total block after block of `size` rows of the data, the last one smaller."""
+    num_rows = data[0].shape[0]
+    size = min(size, num_rows)
+    whole = num_rows // size
+
+    def add_block(index: Any, total: Any) -> Any:
+        return add(total, [jax.lax.dynamic_slice_in_dim(array, index * size, size) for array in data])
+
+    total = jax.lax.fori_loop(0, whole, add_block, total)
+    return add(total, [array[whole * size :] for array in data]) if whole * size < num_rows else total
 
 
 def normalise(weights: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
@@ -170,6 +175,20 @@ def class_curvature(weights: Float[Array, "N K"], Y: Float[Array, "N K C"]) -> F
     wY = weights[..., None] * Y
     second = jnp.einsum("nkc,nkd->kcd", wY, Y, precision=jax.lax.Precision.HIGHEST)
     return jnp.sum(wY, axis=0)[:, :, None] * jnp.eye(Y.shape[-1], dtype=Y.dtype)[None] - second
+
+
+def class_blocks(rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K C"]) -> Float[Array, "K C P+1 P+1"]:
+    """Σ w y_c (1 − y_c) x xᵀ, the block of the Hessian of each lane and class."""
+    (N, width), columns = rows.X.shape, Y.shape[1] * Y.shape[2]
+    data = rows.X, (weights[..., None] * Y * (1 - Y)).reshape(N, columns)
+
+    def add(total: Array, block: Any) -> Array:
+        X, scales = block
+        return total + product((X[:, None, :] * scales[:, :, None]).reshape(X.shape[0], columns * width).T, X)
+
+    size = max(1, BLOCK_BYTES // (columns * width * rows.X.dtype.itemsize))
+    total = over_blocks(add, jnp.zeros((columns * width, width), rows.X.dtype), data, size)
+    return total.reshape(*Y.shape[1:], width, width)
 
 
 def feature_curvature(rows: Rows, weights: Float[Array, " N"]) -> Float[Array, "P+1 P+1"]:

@@ -48,7 +48,7 @@ def minimise_bias(
     The gradient in b is Σ w(Y − T), and its Hessian is G = Σ w (diag y − y yᵀ). It is factored once: the bias is near
     its minimum already, so that an old G only slows the convergence. A step that does not help is not taken.
     """
-    g, U = factor_classes(rows, weights, Z)
+    g, U = factor_classes(weights, objective.losses(rows, Z)[1])
 
     def gradient(b):
         _, Y = objective.losses(rows, Z + b[None])

@@ -26,10 +26,18 @@ from handgrad import objective
 from handgrad.objective import Rows, product
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers import certificate
-from handgrad.solvers.kronecker import Curvature, factor_classes, factor_features, precondition, reciprocal
+from handgrad.solvers.kronecker import (
+    Curvature,
+    factor_classes,
+    factor_features,
+    invert_blocks,
+    precondition,
+    reciprocal,
+)
 from handgrad.solvers.search import search
 
 MEMORY = 16
+PAYBACK = 4
 PATIENCE = 40  # iterations without progress before the memory is dropped
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
 
@@ -110,13 +118,7 @@ def solve(
 
     def body(carry):
         state, curvature, solutions = carry
-        due = (state.iterations & (state.iterations - 1)) == 0  # G is renewed at 0, 1, 2, 4, 8, … iterations
-        g, U = jax.lax.cond(
-            jnp.any(due),
-            lambda: factor_classes(rows, state.weights, state.Z),
-            lambda: (curvature.g, curvature.U),
-        )
-        curvature = curvature._replace(g=g, U=U)
+        curvature = _renew(rows, state, curvature)
         state, done, stuck = _iterate(rows, state, curvature, settings)
         busy = state.problem < num_problems
         out = state.iterations >= max_iterations
@@ -168,6 +170,29 @@ def _iterate(
         best=jnp.minimum(state.best, jnp.where(found, measure, jnp.inf)),
     )
     return state, small & found, ~found | (stalled >= PATIENCE)
+
+
+def _renew(rows: Rows, state: Lanes, curvature: Curvature) -> Curvature:
+    """G renewed at 0, 1, 2, 4, 8, … iterations of a lane, and the blocks each time that they have paid for themselves."""
+
+    def factors() -> Curvature:
+        g, U = factor_classes(state.weights, objective.losses(rows, state.Z)[1])
+        return curvature._replace(g=g, U=U)
+
+    def blocks() -> Curvature:
+        inverses = invert_blocks(rows, state.weights, objective.losses(rows, state.Z)[1], state.l2)
+        usable = jnp.all(jnp.isfinite(inverses))
+        return curvature._replace(
+            blocks=jnp.where(usable, inverses, 0), has_blocks=usable, age=jnp.zeros_like(curvature.age)
+        )
+
+    count = state.iterations
+    curvature = jax.lax.cond(jnp.any((count & (count - 1)) == 0), factors, lambda: curvature)
+    if curvature.blocks is None:
+        return curvature
+    # C products N×P×P are the work of P/2 iterations, done at about twice the rate.
+    period = max(8, rows.X.shape[1] // PAYBACK)
+    return jax.lax.cond(curvature.age >= period, blocks, lambda: curvature._replace(age=curvature.age + 1))
 
 
 def _direction(state: Lanes, curvature: Curvature) -> Float[Array, "K P+1 C"]:
