@@ -238,8 +238,8 @@ def compiled(N, P, C):
     return run.lower(shape(N, P), shape(N, dtype=jnp.int32), problems, start, *numbers, lanes=1, dense=True).compile()
 
 
-def test_temporary_memory_is_twice_the_data_and_eight_logits():
-    N, P, C = 20000, 400, 40
+@pytest.mark.parametrize(("N", "P", "C"), [(20000, 400, 40), (20000, 400, 10), (10000, 784, 10)])
+def test_temporary_memory_is_twice_the_data_and_eight_logits(N, P, C):
     bound = 4 * (2 * N * P + 8 * N * C)
     assert compiled(N, P, C).memory_analysis().temp_size_in_bytes <= bound
 

@@ -88,15 +88,14 @@ def value_and_gradient(
         return jax.tree.map(jnp.add, total, parts)
 
     total = (jnp.zeros((), X.dtype), jnp.zeros(W.T.shape, X.dtype), jnp.zeros_like(b))
-    size = max(1, BLOCK_BYTES // (X.shape[1] * X.dtype.itemsize))
-    loss, dWT, db = over_blocks(add, total, data, size)
+    loss, dWT, db = over_blocks(add, total, data)
     return loss + l2 / 2 * jnp.sum(W * W), Params(W=dWT.T + l2 * W, b=db)
 
 
-def over_blocks(add: Callable[[Any, Any], Any], total: Any, data: tuple[Array, ...], size: int) -> Any:
-    """`add` to the total block after block of `size` rows of the data, the last one smaller."""
-    num_rows = data[0].shape[0]
-    size = min(size, num_rows)
+def over_blocks(add: Callable[[Any, Any], Any], total: Any, data: tuple[Array, ...], copies: int = 1) -> Any:
+    """`add` to the total block after block of rows of the data, X first; `add` makes so many copies of X's block."""
+    num_rows, width = data[0].shape
+    size = min(num_rows, max(1, BLOCK_BYTES // (copies * width * data[0].dtype.itemsize)))
     whole = num_rows // size
 
     def add_block(index: Any, total: Any) -> Any:
@@ -186,8 +185,7 @@ def class_blocks(rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K 
         X, scales = block
         return total + product((X[:, None, :] * scales[:, :, None]).reshape(X.shape[0], columns * width).T, X)
 
-    size = max(1, BLOCK_BYTES // (columns * width * rows.X.dtype.itemsize))
-    total = over_blocks(add, jnp.zeros((columns * width, width), rows.X.dtype), data, size)
+    total = over_blocks(add, jnp.zeros((columns * width, width), rows.X.dtype), data, columns)
     return total.reshape(*Y.shape[1:], width, width)
 
 
@@ -197,5 +195,6 @@ def feature_curvature(rows: Rows, weights: Float[Array, " N"]) -> Float[Array, "
     Evenly spaced rows serve where there are more than 64 for each feature: a preconditioner need not be exact.
     """
     stride = max(1, rows.X.shape[0] // (64 * rows.X.shape[1]))
-    X, weights = rows.X[::stride], normalise(weights[::stride])
-    return product((X * weights[:, None]).T, X)
+    data = rows.X[::stride], normalise(weights[::stride])
+    total = jnp.zeros((rows.X.shape[1],) * 2, rows.X.dtype)
+    return over_blocks(lambda total, block: total + product((block[0] * block[1][:, None]).T, block[0]), total, data)

@@ -8,7 +8,7 @@ and with A = Q diag(a) Qᵀ, G = U diag(g) Uᵀ the inverse of A ⊗ G + l2·I d
 (Q e_p) ⊗ (U e_c). Features of any scale and correlation then cost a solver no iterations. A is taken once, G renewed.
 A solver that keeps its gradients in the basis of Q pays two products P×P×C an iteration for it.
 
-Where the penalty is weak, or a rare feature is large, rows are sure or unsure by what x is. Then each class's own block,
+Where the penalty is weak, or a rare feature is large, how sure y is goes with x. Then each class's own block,
 
     H_c = Σ_i w_i x_i x_iᵀ y_ic (1 − y_ic) + l2·I
 
@@ -17,6 +17,7 @@ iterations, and with A ⊗ G more than 1500. Blocks cost C products N×P×P, so 
 gone on for about as long as they take.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -67,14 +68,14 @@ def precondition(curvature: Curvature, l2: Float[Array, " K"], V: Float[Array, "
         eigenvalues = a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None]
         return product(reciprocal(eigenvalues) * product(V, U), U.mT)
 
-    def by_blocks(V: Array) -> Array:
+    def by_blocks(V: Array, blocks: Array) -> Array:
         columns = curvature.rotate_back(V).mT[..., None]
-        return curvature.rotate(product(curvature.blocks, columns)[..., 0].mT)
+        return curvature.rotate(product(blocks, columns)[..., 0].mT)
 
     if curvature.blocks is None:
         V = by_factors(V)
     else:
-        V = jax.lax.cond(curvature.has_blocks, by_blocks, by_factors, V)
+        V = jax.lax.cond(curvature.has_blocks, by_blocks, lambda V, _: by_factors(V), V, curvature.blocks)
     return V - jnp.mean(V, axis=2, keepdims=True)
 
 
@@ -83,7 +84,7 @@ def factor_features(rows: Rows, weights: Float[Array, " N"], lanes: int, C: int,
     N, width = rows.X.shape
     g, U = jnp.zeros((lanes, C), weights.dtype), jnp.zeros((lanes, C, C), weights.dtype)
     size = lanes * C * width * width
-    affordable = dense and (size <= SMALL or 2 * size <= N * width)
+    affordable = dense and (size <= SMALL or 4 * size <= N * width)
     blocks = jnp.zeros((lanes, C, width, width), weights.dtype) if affordable else None
     new = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
     if not dense:
@@ -108,16 +109,21 @@ def invert_blocks(
     rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K C"], l2: Float[Array, " K"]
 ) -> Float[Array, "K C P+1 P+1"]:
     """H_c⁻¹ of each lane and class."""
-    width = rows.X.shape[1]
     H = objective.class_blocks(rows, weights, Y)
-    H += l2[:, None, None, None] * jnp.diag(_penalised(H[0, 0, 0]))[None, None]
+    return jax.lax.map(lambda lane: jax.lax.map(functools.partial(_inverse, lane[1]), lane[0]), (H, l2))
+
+
+def _inverse(l2: Float[Array, ""], H: Float[Array, "P+1 P+1"]) -> Float[Array, "P+1 P+1"]:
+    """(H + l2·I)⁻¹, the bias not penalised."""
+    H += l2 * jnp.diag(_penalised(H[0]))
     # In units that make the diagonal 1 the inverse loses least to rounding; the ridge is what rounding can hide.
-    scale = jnp.sqrt(reciprocal(jnp.diagonal(H, axis1=2, axis2=3)))
-    scale = scale[..., None] * scale[..., None, :]
-    eye = jnp.broadcast_to(jnp.eye(width, dtype=H.dtype)[None, None], H.shape)
-    root = jnp.linalg.cholesky(H * scale + 8 * width * jnp.finfo(H.dtype).eps * eye, symmetrize_input=False)
+    scale = jnp.sqrt(reciprocal(jnp.diagonal(H)))
+    scale = scale[:, None] * scale[None]
+    eye = jnp.eye(H.shape[0], dtype=H.dtype)
+    ridge = 8 * H.shape[0] * jnp.finfo(H.dtype).eps
+    root = jnp.linalg.cholesky(H * scale + ridge * eye, symmetrize_input=False)
     inverse_root = jax.lax.linalg.triangular_solve(root, eye, left_side=True, lower=True)
-    return product(inverse_root.mT, inverse_root) * scale
+    return product(inverse_root.T, inverse_root) * scale
 
 
 def reciprocal(values: Array) -> Array:

@@ -173,7 +173,7 @@ def _iterate(
 
 
 def _renew(rows: Rows, state: Lanes, curvature: Curvature) -> Curvature:
-    """G renewed at 0, 1, 2, 4, 8, … iterations of a lane, and the blocks each time that they have paid for themselves."""
+    """G renewed at 0, 1, 2, 4, 8, … iterations of a lane, the blocks each time that they have paid for themselves."""
 
     def factors() -> Curvature:
         g, U = factor_classes(state.weights, objective.losses(rows, state.Z)[1])
@@ -182,9 +182,7 @@ def _renew(rows: Rows, state: Lanes, curvature: Curvature) -> Curvature:
     def blocks() -> Curvature:
         inverses = invert_blocks(rows, state.weights, objective.losses(rows, state.Z)[1], state.l2)
         usable = jnp.all(jnp.isfinite(inverses))
-        return curvature._replace(
-            blocks=jnp.where(usable, inverses, 0), has_blocks=usable, age=jnp.zeros_like(curvature.age)
-        )
+        return curvature._replace(blocks=inverses, has_blocks=usable, age=jnp.zeros_like(curvature.age))
 
     count = state.iterations
     curvature = jax.lax.cond(jnp.any((count & (count - 1)) == 0), factors, lambda: curvature)
