@@ -92,10 +92,10 @@ def value_and_gradient(
     return loss + l2 / 2 * jnp.sum(W * W), Params(W=dWT.T + l2 * W, b=db)
 
 
-def over_blocks(add: Callable[[Any, Any], Any], total: Any, data: tuple[Array, ...], copies: int = 1) -> Any:
-    """`add` to the total block after block of rows of the data, X first; `add` makes so many copies of X's block."""
+def over_blocks(add: Callable[[Any, Any], Any], total: Any, data: tuple[Array, ...]) -> Any:
+    """`add` to the total block after block of rows of the data, X first."""
     num_rows, width = data[0].shape
-    size = min(num_rows, max(1, BLOCK_BYTES // (copies * width * data[0].dtype.itemsize)))
+    size = min(num_rows, max(1, BLOCK_BYTES // (width * data[0].dtype.itemsize)))
     whole = num_rows // size
 
     def add_block(index: Any, total: Any) -> Any:
@@ -176,17 +176,10 @@ def class_curvature(weights: Float[Array, "N K"], Y: Float[Array, "N K C"]) -> F
     return jnp.sum(wY, axis=0)[:, :, None] * jnp.eye(Y.shape[-1], dtype=Y.dtype)[None] - second
 
 
-def class_blocks(rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K C"]) -> Float[Array, "K C P+1 P+1"]:
-    """Σ w y_c (1 − y_c) x xᵀ, the block of the Hessian of each lane and class."""
-    (N, width), columns = rows.X.shape, Y.shape[1] * Y.shape[2]
-    data = rows.X, (weights[..., None] * Y * (1 - Y)).reshape(N, columns)
-
-    def add(total: Array, block: Any) -> Array:
-        X, scales = block
-        return total + product((X[:, None, :] * scales[:, :, None]).reshape(X.shape[0], columns * width).T, X)
-
-    total = over_blocks(add, jnp.zeros((columns * width, width), rows.X.dtype), data, columns)
-    return total.reshape(*Y.shape[1:], width, width)
+def class_blocks(rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K C"]) -> Float[Array, "C P+1 P+1"]:
+    """Σ w y_c (1 − y_c) x xᵀ, the block of the Hessian of each class, in the mean over the lanes."""
+    scales = jnp.mean(weights[..., None] * Y * (1 - Y), axis=1)
+    return jax.lax.map(lambda scale: _second_moment(rows.X, scale), scales.T)
 
 
 def feature_curvature(rows: Rows, weights: Float[Array, " N"]) -> Float[Array, "P+1 P+1"]:
@@ -195,6 +188,14 @@ def feature_curvature(rows: Rows, weights: Float[Array, " N"]) -> Float[Array, "
     Evenly spaced rows serve where there are more than 64 for each feature: a preconditioner need not be exact.
     """
     stride = max(1, rows.X.shape[0] // (64 * rows.X.shape[1]))
-    data = rows.X[::stride], normalise(weights[::stride])
-    total = jnp.zeros((rows.X.shape[1],) * 2, rows.X.dtype)
-    return over_blocks(lambda total, block: total + product((block[0] * block[1][:, None]).T, block[0]), total, data)
+    return _second_moment(rows.X[::stride], normalise(weights[::stride]))
+
+
+def _second_moment(X: Float[Array, "N D"], weights: Float[Array, " N"]) -> Float[Array, "D D"]:
+    """Σ w x xᵀ, without a second copy of X."""
+
+    def add(total: Array, block: Any) -> Array:
+        X, weights = block
+        return total + product((X * weights[:, None]).T, X)
+
+    return over_blocks(add, jnp.zeros((X.shape[1], X.shape[1]), X.dtype), (X, weights))

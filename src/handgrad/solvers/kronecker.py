@@ -33,7 +33,7 @@ SMALL = 2**20
 
 
 class Curvature(NamedTuple):
-    """A = Q diag(a) Qᵀ, shared by the lanes, and each lane's G = U diag(g) Uᵀ and inverses of its blocks.
+    """A = Q diag(a) Qᵀ and the inverses of the blocks, shared by the lanes, and the G = U diag(g) Uᵀ of each.
 
     Q is None where A's diagonal serves, `blocks` where they would be too large; they serve once `has_blocks` says so.
     `age` is the number of iterations since they were renewed.
@@ -43,7 +43,7 @@ class Curvature(NamedTuple):
     Q: Float[Array, "P+1 P+1"] | None
     g: Float[Array, "K C"]
     U: Float[Array, "K C C"]
-    blocks: Float[Array, "K C P+1 P+1"] | None
+    blocks: Float[Array, "C P+1 P+1"] | None
     has_blocks: Bool[Array, ""]
     age: Int[Array, ""]
 
@@ -69,8 +69,8 @@ def precondition(curvature: Curvature, l2: Float[Array, " K"], V: Float[Array, "
         return product(reciprocal(eigenvalues) * product(V, U), U.mT)
 
     def by_blocks(V: Array, blocks: Array) -> Array:
-        columns = curvature.rotate_back(V).mT[..., None]
-        return curvature.rotate(product(blocks, columns)[..., 0].mT)
+        columns = curvature.rotate_back(V).transpose(2, 1, 0)
+        return curvature.rotate(product(blocks, columns).transpose(2, 1, 0))
 
     if curvature.blocks is None:
         V = by_factors(V)
@@ -83,9 +83,9 @@ def factor_features(rows: Rows, weights: Float[Array, " N"], lanes: int, C: int,
     """The curvature with A's part in place and the rest still empty."""
     N, width = rows.X.shape
     g, U = jnp.zeros((lanes, C), weights.dtype), jnp.zeros((lanes, C, C), weights.dtype)
-    size = lanes * C * width * width
-    affordable = dense and (size <= SMALL or 4 * size <= N * width)
-    blocks = jnp.zeros((lanes, C, width, width), weights.dtype) if affordable else None
+    size = C * width * width
+    affordable = dense and (size <= SMALL or (1 if lanes > 1 else 4) * size <= N * width)
+    blocks = jnp.zeros((C, width, width), weights.dtype) if affordable else None
     new = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
     if not dense:
         return Curvature(product(weights[None], rows.X**2)[0], None, g, U, blocks, *new)
@@ -107,10 +107,10 @@ def factor_classes(
 
 def invert_blocks(
     rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K C"], l2: Float[Array, " K"]
-) -> Float[Array, "K C P+1 P+1"]:
-    """H_c⁻¹ of each lane and class."""
+) -> Float[Array, "C P+1 P+1"]:
+    """H_c⁻¹ of each class, of the lanes' mean H_c; neighbours on a path differ little."""
     H = objective.class_blocks(rows, weights, Y)
-    return jax.lax.map(lambda lane: jax.lax.map(functools.partial(_inverse, lane[1]), lane[0]), (H, l2))
+    return jax.lax.map(functools.partial(_inverse, jnp.exp(jnp.mean(jnp.log(l2)))), H)
 
 
 def _inverse(l2: Float[Array, ""], H: Float[Array, "P+1 P+1"]) -> Float[Array, "P+1 P+1"]:

@@ -36,7 +36,7 @@ from handgrad.solvers.kronecker import (
 )
 from handgrad.solvers.search import search
 
-MEMORY = 16
+MEMORY = 8
 PAYBACK = 4
 PATIENCE = 40  # iterations without progress before the memory is dropped
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
@@ -188,8 +188,8 @@ def _renew(rows: Rows, state: Lanes, curvature: Curvature) -> Curvature:
     curvature = jax.lax.cond(jnp.any((count & (count - 1)) == 0), factors, lambda: curvature)
     if curvature.blocks is None:
         return curvature
-    # C products N×P×P are the work of P/2 iterations, done at about twice the rate.
-    period = max(8, rows.X.shape[1] // PAYBACK)
+    # C products N×P×P are the work of P/2 iterations of a lane, done at about twice the rate.
+    period = max(8, rows.X.shape[1] // (PAYBACK * count.shape[0]))
     return jax.lax.cond(curvature.age >= period, blocks, lambda: curvature._replace(age=curvature.age + 1))
 
 
