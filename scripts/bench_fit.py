@@ -171,7 +171,7 @@ def bench_fit(data, name):
                 for spent, W, b in run(X, t, l2):
                     total += spent
                     gap = relative_gap(np.asarray(W), np.asarray(b), X, t, l2)
-                    if gap <= GAP or total > 60:
+                    if gap <= GAP or total > 40:
                         break
             except ImportError as missing:
                 print(f"{solver:<20} {missing}")

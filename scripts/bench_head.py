@@ -195,11 +195,12 @@ def main():
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else jnp.bfloat16
     result = {"machine": machine(), "dtype": jnp.dtype(dtype).name, "rows": []}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for shape in CPU_SHAPES if on_cpu else GPU_SHAPES:
         for case in CASES:
             result["rows"] += bench(shape, case, dtype, arguments.repeats, on_cpu)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+            arguments.output.write_text(json.dumps(result, indent=1) + "\n")  # what is measured is kept
+            print(f"{shape}, {case}", file=sys.stderr)
     return show(result)
 
 

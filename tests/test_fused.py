@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from pathlib import Path
 
 import chex
 import jax
@@ -260,6 +261,17 @@ def test_rows_that_do_not_count_may_hold_anything():
         chex.assert_trees_all_close(value, expected, rtol=1e-6)
 
 
+def test_a_weight_of_zero_has_its_derivative_too(x64):
+    X, W, t, _, w, _ = cast("float64", *oracles_head.problem(6, 4, 5))
+    w = w.at[2].set(0)
+    by_hand, expected = (
+        jax.grad(lambda w: function(X, W, t, None, w, **PLAIN))(w)  # noqa: B023
+        for function in (head, oracles_head.loss)
+    )
+    assert_close(by_hand, expected, "float64")
+    assert by_hand[2] != 0
+
+
 def test_the_cotangent_of_each_row_reaches_its_own_gradient(x64):
     X, W, t, *_ = cast("float64", *oracles_head.problem(6, 4, 5)[:3])
     cotangent = jnp.array([1.0, -2.0, 0.0, 3.0, 0.5, -1.0])
@@ -283,37 +295,7 @@ def test_logits_of_ten_thousand_and_masked_classes_stay_finite():
     assert not any(np.any(gradient) for gradient in gradients)
 
 
-# --- What the compiled program holds ----------------------------------------------------------------------------------
-
-
-def compiled(moving, shape=(2048, 64, 4096)):
-    N, P, C = shape
-    X, W, t = jnp.zeros((N, P)), jnp.zeros((P, C)), jnp.zeros(N, jnp.int32)
-    function = linear_cross_entropy if moving is None else jax.grad(linear_cross_entropy, argnums=moving)
-    return jax.jit(function).lower(X, W, t).compile()
-
-
-@pytest.mark.parametrize(("moving", "products"), [((0, 1), 3), ((0,), 2), ((1,), 2), (None, 1)])
-def test_a_frozen_side_costs_no_product(moving, products):
-    text = compiled(moving, shape=(512, 64, 4096)).as_text()  # one block: each product stands once
-    assert len(re.findall(r"= \S+ dot\(", text)) == products
-
-
-@pytest.mark.parametrize("moving", [(0, 1), (0,), (1,), None])
-def test_no_buffer_has_as_many_elements_as_the_logits(moving):
-    program = compiled(moving)
-    N, C = 2048, 4096
-    assert not re.search(rf"\[{N},{C}\]", program.as_text())
-    assert program.memory_analysis().temp_size_in_bytes < 0.6 * 4 * N * C
-
-
-def test_no_copy_of_narrow_weights_in_float32():
-    X, W = jnp.zeros((2048, 64), jnp.bfloat16), jnp.zeros((64, 4096), jnp.bfloat16)
-    gradient = jax.jit(jax.grad(linear_cross_entropy, argnums=(0, 1)))
-    text = gradient.lower(X, W, jnp.zeros(2048, jnp.int32)).as_text()
-    # XLA's CPU widens narrow products itself, so it is the program as handed to the compiler that is read.
-    assert "tensor<64x4096xf32>" in text  # dL/dW is summed in it
-    assert not re.search(r"stablehlo\.convert .*\(tensor<64x4096xbf16>\) -> tensor<64x4096xf32>", text)
+# --- Blocks, and the formulas --------------------------------------------------------------------------------------
 
 
 def test_the_block_is_chosen_from_shapes_alone_and_changes_nothing():
@@ -368,3 +350,17 @@ def test_classes_over_devices_give_the_same_loss_gradients_and_statistics(target
         return function(X, W, bias, w, k, t), jax.jit(jax.grad(with_cotangents, argnums=(0, 1, 2, 3)))(X, W, bias, w)
 
     assert_close(results(jax.jit(head_over_devices)), results(whole), "float64", factor=10)
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.skipif(not README.exists(), reason="the tests run apart from the repository")
+def test_the_recipe_for_two_axes_gives_the_gradients_of_one_device():
+    (recipe,) = re.findall(r"```python\n((?:(?!```).)*class_axis(?:(?!```).)*)```", README.read_text(), re.DOTALL)
+    names = {}
+    exec(compile(recipe, "README.md", "exec"), names)
+    assert dict(names["mesh"].shape) == {"data": 4, "classes": 2}
+    expected = jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))(names["h"], names["W"], names["t"])
+    actual = names["value"], (names["dh"], names["dW"])
+    chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=2e-5, atol=1e-7)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from array_api_compat import is_array_api_obj
 
 from handgrad import validation
@@ -68,12 +69,12 @@ def linear_cross_entropy(
       W: weights (P, C) of X's dtype.
       targets: labels (...) of integer dtype in [0, C), or distributions (..., C).
       bias: (C,) or (1, C), floating.
-      weights: sample weights (...), finite, non-negative. A row of weight 0 does not count, whatever is in it.
+      weights: sample weights (...), finite, non-negative. A row of weight 0 does not count, whatever is in its X.
       class_weights: k, (C,), finite, non-negative.
       label_smoothing: s, in [0, 1].
       z_loss: factor of lse², 0 or more.
       softcap: κ; logits z become κ tanh(z/κ).
-      ignore_index: a label whose rows do not count, whatever is in them.
+      ignore_index: a label whose rows do not count, whatever is in their X.
       reduction: "mean", "sum" (Σ wℓ), or "none" (wℓ by row, whose gradients take four products).
       block_size: rows in a block. None chooses.
       class_axis: an axis of the enclosing `jax.shard_map` along which W, bias, class_weights, and targets if they are
@@ -112,6 +113,8 @@ def linear_cross_entropy(
     validation.check_choice(FUNCTION, "reduction", reduction, ("mean", "sum", "none"))
     if softcap is not None:
         validation.check_number(FUNCTION, "softcap", softcap, positive=True)
+    if ignore_index is not None and not isinstance(ignore_index, (int, np.integer)):
+        raise TypeError(f"{FUNCTION}: ignore_index must be an integer, a label; got {ignore_index!r}.")
     if ignore_index is not None and not labels:
         raise ValueError(
             f"{FUNCTION}: ignore_index must be None where targets are distributions; got {ignore_index!r}. "
