@@ -54,6 +54,7 @@ def test_check_reports_each_layer(capsys):
     [
         (["--hidden", "64,x"], "handgrad: --hidden must be widths of layers with commas between them, as in 128,64; "),
         (["--hidden", "0"], "handgrad: --hidden must be widths"),
+        (["--activation", "tanh"], "handgrad: --activation is that of hidden layers; got 'tanh' without --hidden. "),
         (["--hidden", "8", "--activation", "selu"], "handgrad: --activation must be one of identity, relu, "),
     ],
 )

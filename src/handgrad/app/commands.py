@@ -49,7 +49,10 @@ Data = Annotated[
     ),
 ]
 Hidden = Annotated[str, typer.Option(help="Widths of hidden layers, as in 128,64; none if left out.", metavar="WIDTHS")]
-Activation = Annotated[str, typer.Option(help=f"Of the hidden layers: {', '.join(ACTIVATIONS)}.")]
+Activation = Annotated[
+    str | None,
+    typer.Option(help=f"Of the hidden layers, relu if left out: {', '.join(ACTIVATIONS)}.", metavar="NAME"),
+]
 Target = Annotated[str | None, typer.Option(help="The column of a .csv with the classes.", metavar="COLUMN")]
 
 
@@ -68,7 +71,7 @@ def train(
     data: Data = None,
     target: Target = None,
     hidden: Hidden = "",
-    activation: Activation = "relu",
+    activation: Activation = None,
     optimizer: Annotated[
         str, typer.Option(help=f"{', '.join(OPTIMIZERS)}; sgd is the explicit update W ← W − η dL/dW.")
     ] = "sgd",
@@ -91,7 +94,7 @@ def train(
     settings = Settings(
         data=str(data or "digits"),
         hidden=_hidden(hidden),
-        activation=_activation(activation),
+        activation=_activation(activation, hidden),
         optimizer=optimizer,
         learning_rate=_learning_rate(optimizer, learning_rate),
         batch_size=None if full_batch else batch_size,
@@ -150,11 +153,11 @@ def _train(console: Console, settings: Settings, table: Table) -> Run:
 
 
 @app.command()
-def check(data: Data = None, target: Target = None, hidden: Hidden = "", activation: Activation = "relu") -> int:
+def check(data: Data = None, target: Target = None, hidden: Hidden = "", activation: Activation = None) -> int:
     """Compare the gradient by hand with autograd and with differences, at random weights. Exit status 1 if it fails."""
     table = _read(data, target)
     sizes = (table.X.shape[1], *_hidden(hidden), len(table.class_names))
-    params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation))
+    params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation, hidden) or "relu")
     report = _check(params if hidden else params[0].params, split_and_scale(table))
     print(report)
     return 0 if report.passed else 1
@@ -198,11 +201,13 @@ def _read(data: pathlib.Path | None, target: str | None) -> Table:
 
 
 def _init(
-    table: Table, hidden: tuple[int, ...], activation: str, seed: int
+    table: Table, hidden: tuple[int, ...], activation: str | None, seed: int
 ) -> handgrad.Params | tuple[handgrad.Layer, ...]:
     """Zeros for a softmax regression, and for a network random weights, without which its units would stay alike."""
     sizes = (table.X.shape[1], *hidden, len(table.class_names))
-    return handgrad.init_network(jax.random.key(seed), sizes, activation) if hidden else handgrad.init_params(*sizes)
+    return (
+        handgrad.init_network(jax.random.key(seed), sizes, activation) if activation else handgrad.init_params(*sizes)
+    )
 
 
 def _hidden(text: str) -> tuple[int, ...]:
@@ -212,7 +217,13 @@ def _hidden(text: str) -> tuple[int, ...]:
     return widths
 
 
-def _activation(name: str) -> str:
+def _activation(name: str | None, hidden: str) -> str | None:
+    if not hidden:
+        if name is not None:
+            raise ValueError(f"--activation is that of hidden layers; got {name!r} without --hidden. Add --hidden 64.")
+        return None
+    if name is None:
+        return "relu"
     if name not in ACTIVATIONS:
         raise ValueError(f"--activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}.")
     return name

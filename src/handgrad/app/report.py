@@ -25,7 +25,7 @@ class Settings(NamedTuple):
 
     data: str
     hidden: tuple[int, ...]
-    activation: str
+    activation: str | None
     optimizer: str
     learning_rate: float
     batch_size: int | None
