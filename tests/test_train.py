@@ -235,3 +235,38 @@ def test_random_parameters_have_the_scale_asked_for():
     np.testing.assert_allclose(np.std(np.asarray(params.W, np.float32)), 3, rtol=0.03)
     assert {params.W.dtype, params.b.dtype} == {jnp.dtype(jnp.bfloat16)}
     assert not np.any(handgrad.init_params(4, 5).W)
+
+
+def test_the_loss_of_an_epoch_weighs_its_batches_by_the_weights_of_their_rows(dtype):
+    X, t, w = data(23, weights="floating", dtype=dtype)
+    still = handgrad.train(X, t, weights=w, batch_size=5, epochs=1, learning_rate=0.0)
+    np.testing.assert_allclose(still.history[0].loss, handgrad.loss(still.params, X, t, w), rtol=1e-5)
+
+
+def test_every_batch_is_trained_with_its_weights(dtype):
+    X, t, w = data(20, weights="floating", dtype=dtype)
+    w = np.where(np.arange(20) < 10, 0, w).astype(dtype)
+    changed = np.where(np.arange(20) < 10, 1 - t, t).astype(t.dtype)
+    settings = {"weights": w, "batch_size": 5, "epochs": 2, "num_classes": int(t.max()) + 1}
+    chex.assert_trees_all_equal(
+        handgrad.train(X, t, **settings).params, handgrad.train(X, np.abs(changed), **settings).params
+    )
+
+
+def test_the_penalty_reaches_an_optimizer_too(dtype):
+    X, t, _ = data(20, dtype=dtype)
+    by_hand = handgrad.train(X, t, learning_rate=0.3, l2=0.1, batch_size=None, epochs=3).params
+    by_optax = handgrad.train(X, t, optimizer=optax.sgd(0.3), l2=0.1, batch_size=None, epochs=3).params
+    chex.assert_trees_all_close(by_hand, by_optax, rtol=1e-5)
+
+
+def test_validation_labels_are_checked():
+    X, t, _ = data(20)
+    with pytest.raises(ValueError, match=r"train \(validation\): labels must be integers"):
+        handgrad.train(X, t, validation=(X, t + 100))
+
+
+def test_only_true_ends_the_training():
+    X, t, _ = data(20)
+    assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: "seen").history) == 3
+    assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: np.True_).history) == 1

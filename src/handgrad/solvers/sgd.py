@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from handgrad import formulas
@@ -96,7 +97,7 @@ def train(
     if optimizer is None:
         learning_rate = 0.5 if learning_rate is None else learning_rate
         checks.check_number("train", "learning_rate", learning_rate)
-        state = None
+        learning_rate, state = float(learning_rate), None
     elif learning_rate is not None:
         raise ValueError(
             "train: an optimizer has its own learning rate; got both an optimizer and "
@@ -116,7 +117,7 @@ def train(
             (X, targets, weights),
             validation,
             learning_rate,
-            l2,
+            float(l2),
             optimizer=optimizer,
             batch_size=batch_size,
         )
@@ -133,8 +134,10 @@ def train(
             )
             break
         # The next epoch takes the buffers of params for its own, so the callback, which may keep them, gets a copy.
-        if callback is not None and callback(_copy(params), history[-1]):
-            break
+        if callback is not None:
+            ended = callback(_copy(params), history[-1])
+            if isinstance(ended, (bool, np.bool_)) and ended:
+                break
     return TrainResult(params, tuple(history))
 
 
@@ -201,14 +204,25 @@ def _run_epoch(params, state, key, data, validation, learning_rate, l2, *, optim
     else:
         order = jax.random.permutation(key, num_rows)
         whole = num_rows - num_rows % batch_size
-        carry, losses = jax.lax.scan(step_rows, carry, order[:whole].reshape(-1, batch_size))
-        total = batch_size * jnp.sum(losses)
+        batches = order[:whole].reshape(-1, batch_size)
+        carry, losses = jax.lax.scan(step_rows, carry, batches)
+        # The batches' losses, each a mean over its weights, count by the sum of those.
+        totals = _weights_of(batches, data[2], losses.dtype)
+        total, of_all = jnp.sum(totals * losses), jnp.sum(totals)
         if whole < num_rows:
             carry, last = step_rows(carry, order[whole:])
-            total = total + (num_rows - whole) * last
-        mean_loss = total / num_rows
+            weight = _weights_of(order[whole:], data[2], losses.dtype)
+            total, of_all = total + weight * last, of_all + weight
+        mean_loss = total / jnp.where(of_all == 0, 1, of_all)
     params, state = carry
     return params, state, (mean_loss, *_evaluate(params, validation))
+
+
+def _weights_of(rows, weights, dtype):
+    """The sum of the weights of each batch of rows; their number without weights."""
+    if weights is None:
+        return jnp.full(rows.shape[:-1], rows.shape[-1], dtype)
+    return jnp.sum(weights[rows].astype(dtype), axis=-1)
 
 
 def _add_penalty(dL, params, l2):
@@ -223,5 +237,5 @@ def _evaluate(params, validation):
     X, targets = validation
     Z = formulas.forward(params, X)
     labels = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
-    hits = jnp.argmax(Z, axis=1).astype(labels.dtype) == labels
+    hits = (jnp.argmax(Z, axis=1).astype(labels.dtype) == labels) & ~jnp.any(jnp.isnan(Z), axis=1)
     return formulas.cross_entropy(Z, targets), jnp.mean(hits, dtype=jnp.float32)
