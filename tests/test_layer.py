@@ -233,3 +233,18 @@ class JitVariants(chex.TestCase):
         chex.assert_trees_all_close(
             result, handgrad.hessian_vector_product(Params(W, b), X, Params(W, b), w), atol=1e-6
         )
+
+
+@pytest.mark.parametrize("rate", [np.float32(0.25), np.float64(0.25), np.array(0.25), jnp.float32(0.25), 0.25])
+def test_sgd_step_keeps_the_dtype_of_params_whatever_that_of_the_rate(rate):
+    one = Params(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((1, 3), jnp.bfloat16))
+    for step in (formulas.sgd_step, handgrad.sgd_step):
+        stepped = step(one, one, rate)
+        assert {array.dtype for array in stepped} == {jnp.dtype(jnp.bfloat16)}
+        np.testing.assert_array_equal(np.asarray(stepped.W, np.float32), 0.75)
+
+
+def test_sgd_step_refuses_a_rate_for_each_class():
+    one = Params(np.ones((2, 3)), np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"sgd_step: learning_rate must be a scalar; got \(3,\)"):
+        formulas.sgd_step(one, one, np.ones(3))

@@ -163,3 +163,13 @@ def test_weights_share_out_the_mean(dtype):
     np.testing.assert_allclose(
         handgrad.logit_gradient(Z, t, w), w[:, None] * rows / w.sum(), atol=oracles.TOLERANCE[dtype]
     )
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 0.002), ("bfloat16", 0.02)])
+def test_a_row_whose_sum_is_off_by_more_than_rounding_is_no_distribution(dtype, off):
+    T = jnp.array([[0.5, 0.5 + off]], dtype)
+    Z = jnp.zeros((1, 2), dtype)
+    with pytest.raises(ValueError, match="each row of targets must be a distribution"):
+        formulas.cross_entropy(Z, T)
+    assert np.isnan(handgrad.cross_entropy(Z, T))
+    handgrad.cross_entropy(Z, jnp.array([[0.5, 0.5 + off / 4]], dtype))

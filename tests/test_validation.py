@@ -135,7 +135,7 @@ CASES = {
     "base one": (
         lambda: formulas.entropy(T, base=1),
         ValueError,
-        "entropy: base must be a positive number other than 1; got 1. 2 gives bits, math.e nats.",
+        "entropy: base must be a finite positive number other than 1; got 1. 2 gives bits, math.e nats.",
     ),
     "no classes": (
         lambda: formulas.one_hot(t, 0),

@@ -11,7 +11,7 @@ from array_api_compat import is_array_api_obj
 
 from handgrad import validation
 from handgrad.shapes import Float, Integer, Shaped
-from handgrad.sweep import Arrays, Settings, first_class, num_shards, sum_over_classes, sweep, weigh, wide_dtype
+from handgrad.sweep import Arrays, Settings, first_class, num_shards, sum_over_classes, sweep, weigh
 
 Array = Any
 
@@ -169,7 +169,7 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
     """The loss, Σ aℓ or by row, with a = w/n; and what is wanted of each row."""
     N, C = X.shape[0], W.shape[1]
-    wide = wide_dtype(X.dtype)
+    wide = validation.wide_dtype(X.dtype)
     w = jnp.ones(N, wide) if weights is None else weights.astype(wide)
     w = jnp.where(w < 0, math.nan, w)
     k = None if k is None else k.astype(wide)

@@ -27,10 +27,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from handgrad.validation import DISTRIBUTION_TOLERANCE, widen
+from handgrad.validation import distribution_tolerance, wide_dtype, widen
 
 Array = Any
 ByName = dict[str, Any]
+_sum = partial(jnp.sum, axis=1, keepdims=True)
 
 
 class Settings(NamedTuple):
@@ -212,7 +213,8 @@ def _softmax(settings: Settings, block: Arrays) -> _Softmax:
     sums = sum_over_classes(settings, sums)
     if block.targets.ndim == 2:
         # As `formulas`: a row that counts and is no distribution gives NaN.
-        valid = (sums.pop("negative") == 0) & (jnp.abs(sums["T"] - 1) <= DISTRIBUTION_TOLERANCE)
+        off = jnp.abs(sums["T"] - 1)
+        valid = (sums.pop("negative") == 0) & (off <= distribution_tolerance(jnp.finfo(block.targets.dtype)))
         valid |= (block.a == 0)[:, None]
         sums |= {name: jnp.where(valid, sums[name], math.nan) for name in ("TV", "q", "qV")}
     return _Softmax(block, T, Z, m, E, sums, jnp.log(sums["E"]))
@@ -329,15 +331,6 @@ def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, B
     if "b" in moving:
         sums["b"] = jnp.sum(D, axis=0, keepdims=True)
     return rows, sums
-
-
-def wide_dtype(dtype: Any) -> Any:
-    """The dtype to compute with: float32 where the given one is narrower."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
-
-
-def _sum(array: Array) -> Array:
-    return jnp.sum(array, axis=1, keepdims=True)
 
 
 def _times(p: Array, V: Array) -> Array:

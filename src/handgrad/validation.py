@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
-# How far from 1 the sum of a row of a distribution may be. Rows rounded to bfloat16 are off by up to 0.004; logits or
-# counts passed for probabilities, which is what the check is for, are off by far more.
-DISTRIBUTION_TOLERANCE = 0.01
+# How far from 1 the sum of a row of a distribution may be, or 1.3 times its dtype's eps where that is more: rows that
+# are rounded to bfloat16 are off by up to 0.004. Logits or counts passed for probabilities, which the check is for, are
+# off by more. The loss and the gradient of a row that is off disagree by as much.
+DISTRIBUTION_TOLERANCE = 1e-3
 
 
 def check_array(function: str, argument: str, array: Any, shape: str, *, kind: str = "floating") -> Any:
@@ -161,7 +162,7 @@ def check_labels(function: str, argument: str, labels: Any) -> Any:
 def check_distributions(function: str, argument: str, distributions: Any) -> Any:
     """Check (N, C) with rows that are non-negative and sum to 1. Returns the namespace."""
     xp = check_array(function, argument, distributions, "(N, C)")
-    for row, values in _first_row(distributions, lambda T: ~are_distributions(xp, widen(xp, T))):
+    for row, values in _first_row(distributions, lambda T: ~are_distributions(xp, T)):
         raise ValueError(
             f"{function}: each row of {argument} must be a distribution, non-negative and with sum 1; got row "
             f"{row} with sum {sum(values):g} and smallest entry {min(values):g}. "
@@ -250,6 +251,15 @@ def check_number(function: str, argument: str, value: Any, *, positive: bool = F
         raise ValueError(f"{function}: {argument} must be a finite number, {least}{limit}; got {value!r}.")
 
 
+def check_scalar(function: str, argument: str, value: Any, like: Any) -> Any:
+    """Check a number or an array of no axes. Returns it as it goes with the array `like`: in its dtype."""
+    if isinstance(value, (int, float)) and not isinstance(value, np.generic):
+        return value
+    if getattr(value, "shape", None) != ():
+        raise ValueError(f"{function}: {argument} must be a scalar; got {getattr(value, 'shape', value)!r}.")
+    return array_namespace(like).asarray(value, dtype=like.dtype)
+
+
 def count_classes(function: str, targets: Any) -> int:
     """The number of classes that targets with known values have: columns, or the largest label + 1."""
     if is_array_api_obj(targets) and targets.ndim == 2:
@@ -266,10 +276,20 @@ def widen(xp: Any, array: Any) -> Any:
     return xp.astype(array, xp.float32) if xp.finfo(array.dtype).bits < 32 else array
 
 
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype of `widen`'s result on JAX."""
+    return np.dtype(np.float32) if jax.numpy.finfo(dtype).bits < 32 else dtype
+
+
 def are_distributions(xp: Any, T: Any) -> Any:
     """For each row of T (N, C), whether it is non-negative and sums to 1; False where it has a NaN."""
-    off = xp.abs(xp.sum(T, axis=1) - 1)
-    return (xp.min(T, axis=1) >= 0) & (off <= DISTRIBUTION_TOLERANCE)
+    off = xp.abs(xp.sum(widen(xp, T), axis=1) - 1)
+    return (xp.min(widen(xp, T), axis=1) >= 0) & (off <= distribution_tolerance(xp.finfo(T.dtype)))
+
+
+def distribution_tolerance(finfo: Any) -> float:
+    """How far from 1 the sum of a row of a distribution of that dtype may be."""
+    return max(DISTRIBUTION_TOLERANCE, 1.3 * float(finfo.eps))
 
 
 def _check_shape(function: str, argument: str, array: Any, shape: tuple[int, ...], letters: str) -> None:

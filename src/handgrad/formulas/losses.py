@@ -64,8 +64,7 @@ def _widen_labels(xp: Any, labels: Integer[Array, " N"], num_classes: int) -> tu
 
 def _distributions(xp: Any, T: Float[Array, "N C"], dtype: Any) -> Float[Array, "N C"]:
     """T in the dtype, with NaN in each row that is no distribution."""
-    T = xp.astype(T, dtype)
-    return xp.where(validation.are_distributions(xp, T)[:, None], T, math.nan)
+    return xp.where(validation.are_distributions(xp, T)[:, None], xp.astype(T, dtype), math.nan)
 
 
 # --- L = cross-entropy --------------------------------------------------------------------------------------------
@@ -254,8 +253,8 @@ def _times_log(xp: Any, T: Float[Array, "N C"], Y: Float[Array, "N C"]) -> Float
 
 
 def _log(function: str, base: float) -> float:
-    if not (base > 0 and base != 1):
+    if not (0 < base < math.inf and base != 1):
         raise ValueError(
-            f"{function}: base must be a positive number other than 1; got {base!r}. 2 gives bits, math.e nats."
+            f"{function}: base must be a finite positive number other than 1; got {base!r}. 2 gives bits, math.e nats."
         )
     return math.log(base)

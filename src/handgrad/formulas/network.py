@@ -248,10 +248,10 @@ def sgd_step(params: Any, gradient: Any, learning_rate: float | Float[Array, ""]
     Args:
       params: W (P, C) and b (1, C), or a network.
       gradient: dL/dW and dL/db, of the shapes and dtype of params, or a network of them.
-      learning_rate: η, a scalar.
+      learning_rate: η, a scalar, taken in the dtype of params.
 
     Returns:
-      The new Params, or network.
+      The new Params, or network, of params' dtype.
 
     Raises:
       TypeError, ValueError: shapes or dtypes that disagree.
@@ -263,7 +263,8 @@ def sgd_step(params: Any, gradient: Any, learning_rate: float | Float[Array, ""]
     """
     stepped = []
     for (W, b), (dW, db) in same_layers("sgd_step", params, "gradient", gradient):
-        stepped.append(Params(W=W - learning_rate * dW, b=b - learning_rate * db))
+        rate = validation.check_scalar("sgd_step", "learning_rate", learning_rate, W)
+        stepped.append(Params(W=W - rate * dW, b=b - rate * db))
     return in_form_of(params, stepped)
 
 
