@@ -23,7 +23,7 @@ import optax
 import handgrad
 from measure import interleaved, machine, median_ratio
 
-CPU_SHAPES = [(2048, 512, 32768), (4096, 256, 8192), (1024, 1024, 1000), (8192, 512, 1024)]
+CPU_SHAPES = [(1024, 1024, 1000), (8192, 512, 1024), (4096, 256, 8192), (2048, 512, 32768)]
 GPU_SHAPES = [(8192, 4096, 128256), (4096, 4096, 128256), (32768, 2560, 128256)]
 
 

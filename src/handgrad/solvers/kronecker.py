@@ -12,9 +12,9 @@ Where the penalty is weak, or a rare feature is large, how sure y is goes with x
 
     H_c = Σ_i w_i x_i x_iᵀ y_ic (1 − y_ic) + l2·I
 
-is far nearer than A ⊗ G, although the blocks leave the classes unrelated: 200 pixels multiplied by 10^U(−3, 3) take 80
-iterations, and with A ⊗ G more than 1500. Blocks cost C products N×P×P, so that they are made only for a fit that has
-gone on for about as long as they take.
+is far nearer than A ⊗ G, although the blocks leave the classes unrelated: 200 pixels multiplied by 10^U(−3, 3) take
+120 iterations, and with A ⊗ G alone more than 1500. Blocks cost C products N×P×P, so that they are made only for a fit
+that has gone on for about as long as they take.
 """
 
 import functools
