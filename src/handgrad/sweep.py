@@ -322,9 +322,9 @@ def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, B
         rows["X"] = product(rounded, block.W, (((1,), (1,)), ((), ())))
     if "W" in moving:
         P, C = block.W.shape
-        if P > 2 * C:
+        if P >= C:
             sums["W"] = product(rounded, block.X, (((0,), (0,)), ((), ())))
-        elif C > 2 * P:
+        elif C >= 2 * P:
             sums["W"] = product(lax.optimization_barrier(block.X.T), rounded, (((1,), (0,)), ((), ())))
         else:
             sums["W"] = product(block.X, rounded, (((0,), (0,)), ((), ())))
