@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("sklearn")
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -53,6 +54,21 @@ def test_labels_may_be_strings_and_frames_give_feature_names():
     assert list(fitted.classes_) == ["x", "y", "z"]
     assert list(fitted.feature_names_in_) == ["a", "b", "c", "d"]
     assert fitted.score(frame, np.array(["x", "y", "z"])[y]) > 0.95
+
+
+def test_labels_need_not_be_consecutive():
+    X, y = load_iris(return_X_y=True)
+    fitted = SoftmaxRegression().fit(X, np.array([10, 50, 20])[y])
+    np.testing.assert_array_equal(fitted.classes_, [10, 20, 50])
+    assert fitted.score(X, np.array([10, 50, 20])[y]) > 0.95
+
+
+def test_a_fit_that_does_not_converge_warns_as_scikit_learn_does():
+    X, y = load_iris(return_X_y=True)
+    with pytest.warns(ConvergenceWarning, match="SoftmaxRegression: max_iterations=2 are used up"):
+        SoftmaxRegression(max_iter=2).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="12 of the 12 fits of the sweep have not converged"):
+        SoftmaxRegression(Cs=[1.0, 10.0], max_iter=2).fit(X, y)
 
 
 def test_polars_frames_are_taken():

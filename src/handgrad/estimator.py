@@ -1,11 +1,13 @@
 """Softmax regression with scikit-learn's interface, fitted by `handgrad.fit`."""
 
+import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import check_cv
 from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -14,7 +16,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
-from handgrad.solvers.fit import fit, prepare
+from handgrad.solvers.fit import fit_in_silence, prepare
+from handgrad.solvers.lbfgs import CONVERGED
 from handgrad.solvers.path import score, solve_folds
 
 
@@ -98,7 +101,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         with jax.enable_x64(X.dtype == np.float64):
             if self.Cs is not None:
                 self._choose(X, labels, weights)
-            result = fit(
+            result = fit_in_silence(
                 X,
                 labels,
                 l2=self._l2(self.C if self.Cs is None else self.C_, weights.sum()),
@@ -109,6 +112,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
                 max_iterations=self.max_iter,
             )
             W, b = (np.asarray(array) for array in result.params)
+        if not result.converged:
+            warnings.warn(f"SoftmaxRegression: {result.message}", ConvergenceWarning, stacklevel=2)
         coef, intercept = W.T, b[0]
         if classes.size == 2:
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
@@ -143,7 +148,14 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             held_out[rows, fold] = True
         totals = np.append(weights.sum(), weights @ ~held_out)
         data = prepare("SoftmaxRegression", X, labels, weights, None, None, self.classes_.size)
-        _, params = solve_folds(data, self._l2(Cs[None], totals[:, None]), held_out, self.tol, self.max_iter)
+        solutions, params = solve_folds(data, self._l2(Cs[None], totals[:, None]), held_out, self.tol, self.max_iter)
+        if (failed := np.sum(solutions.status != CONVERGED)) > 0:
+            warnings.warn(
+                f"SoftmaxRegression: {failed} of the {solutions.status.size} fits of the sweep have not converged. "
+                "Allow a larger max_iter or tol, or leave out the largest Cs.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         losses = []
         for fold, rows in enumerate(held_out.T, start=1):
             part = slice(fold * Cs.size, (fold + 1) * Cs.size)

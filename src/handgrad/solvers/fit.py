@@ -71,6 +71,37 @@ def fit(
       >>> result.converged, result.gap <= 1e-5 * result.loss
       (True, True)
     """
+    result = fit_in_silence(
+        X,
+        targets,
+        l2=l2,
+        weights=weights,
+        class_weights=class_weights,
+        params=params,
+        num_classes=num_classes,
+        tol=tol,
+        max_iterations=max_iterations,
+        callback=callback,
+    )
+    if not result.converged:
+        warnings.warn(f"fit: {result.message}", RuntimeWarning, stacklevel=2)
+    return result
+
+
+def fit_in_silence(
+    X: Any,
+    targets: Any,
+    *,
+    l2: float,
+    weights: Any,
+    class_weights: Any = None,
+    params: Params | None,
+    num_classes: int | None,
+    tol: float,
+    max_iterations: int,
+    callback: Callable[[int, float, float], None] | None = None,
+) -> FitResult:
+    """`fit` without its warning."""
     data = prepare("fit", X, targets, weights, class_weights, params, num_classes)
     check_settings("fit", tol, max_iterations)
     validation.check_number("fit", "l2", l2)
@@ -97,8 +128,6 @@ def fit(
         numbers = {"l2": result.l2, "loss": result.loss, "gap": result.gap, "norm": result.gradient_norm}
         message = describe(status, **numbers, tol=tol, dtype=data.X.dtype, limit=max_iterations)
         result = result._replace(message=message)
-    if not result.converged:
-        warnings.warn(f"fit: {result.message}", RuntimeWarning, stacklevel=2)
     return result
 
 
