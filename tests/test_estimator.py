@@ -38,11 +38,12 @@ def test_optimum_is_that_of_logistic_regression(num_classes, class_weight, C):
     ours = SoftmaxRegression(C=C, class_weight=class_weight, tol=1e-10).fit(X[keep], y[keep], weights)
     solver = LogisticRegression(C=C, class_weight=class_weight, solver="newton-cholesky", tol=1e-10)
     theirs = solver.fit(X[keep], y[keep], weights)
-    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=2e-5)
-    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=2e-4)
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
-    np.testing.assert_allclose(ours.predict_log_proba(X), theirs.predict_log_proba(X), atol=1e-4)
-    np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=1e-3)
+    # A gap of 1e-10 of a loss of 0.1 leaves W, where l2 is 1e-3, sqrt(2 gap / l2) = 1.4e-4 from the optimum at most.
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1.4e-4)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-3)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-4)
+    np.testing.assert_allclose(ours.predict_log_proba(X), theirs.predict_log_proba(X), atol=1e-3)
+    np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=2e-3)
     assert ours.gap_ <= 1e-10
 
 
