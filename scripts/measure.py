@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -13,14 +14,17 @@ import jax
 def interleaved(functions: dict[str, Callable[[], Any]], repeats: int, *, warm: bool = False) -> dict[str, list[float]]:
     """Seconds of each call, the functions taking turns, so that what disturbs the machine disturbs all of them.
 
+    Their order is drawn anew for each turn: what one leaves behind, spinning threads for one, is not always met by the
+    same other.
     Each is called once before, to compile. Results that are JAX arrays are waited for. With `warm` each is called once
     more just before it is timed, so that none pays for the caches and the spinning threads of the one before it.
     """
     for function in functions.values():
         jax.block_until_ready(function())
     seconds: dict[str, list[float]] = {name: [] for name in functions}
+    draw = random.Random(0)
     for _ in range(repeats):
-        for name, function in functions.items():
+        for name, function in draw.sample(list(functions.items()), len(functions)):
             if warm:
                 jax.block_until_ready(function())
             start = time.perf_counter()

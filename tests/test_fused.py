@@ -226,6 +226,14 @@ def test_narrow_inputs_are_summed_in_float32(narrow):
         assert error.max() < 0.01 * np.abs(reference).max()
 
 
+def test_a_confident_row_keeps_its_gradient_in_bfloat16():
+    # Y rounded to bfloat16 before T is taken off would be 1, and Y − T 0.
+    X, W = jnp.ones((1, 1), jnp.bfloat16), jnp.array([[7.0, 0.0]], jnp.bfloat16)
+    dW = jax.grad(linear_cross_entropy, argnums=1)(X, W, jnp.array([0]))
+    left = 1 / (1 + np.exp(7.0))
+    np.testing.assert_allclose(np.asarray(dW, np.float64), [[-left, left]], rtol=0.005)
+
+
 # --- The faults that users of other heads have found ------------------------------------------------------------------
 
 
