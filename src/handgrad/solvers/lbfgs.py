@@ -1,7 +1,8 @@
 r"""L-BFGS for softmax regressions, K at once, compiled whole.
 
 Each lane solves one problem, a penalty and weights, on data that all lanes share, so that one product serves them all.
-A lane that is done takes up the next problem, started from the nearest that is solved.
+A lane that is done takes up the next problem, started from the nearest that is solved. What is found here is as good as
+rounding allows; what is true of it `certificate` says.
 
 With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY and D its diagonal, the two loops
 of L-BFGS are two triangular systems:
@@ -16,7 +17,7 @@ References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,6 @@ from jax import Array
 from handgrad import objective
 from handgrad.objective import Rows, product
 from handgrad.shapes import Bool, Float, Int
-from handgrad.solvers import certificate
 from handgrad.solvers.kronecker import (
     Curvature,
     factor_classes,
@@ -36,6 +36,7 @@ from handgrad.solvers.kronecker import (
 )
 from handgrad.solvers.search import search
 
+ABSENT = 1e4  # −bias of a class that is left out: exp underflows to 0 there
 MEMORY = 8
 PAYBACK = 4
 PATIENCE = 40  # iterations without progress before the memory is dropped
@@ -45,20 +46,21 @@ RUNNING, CONVERGED, PRECISION, ITERATIONS = range(4)
 
 
 class Problems(NamedTuple):
-    """J problems: a penalty each, and which column of the weights (N, F), whose columns sum to 1."""
+    """J problems: a penalty each, which column of the weights (N, F), whose columns sum to 1, and where each starts.
+
+    The bias of a class that a fold leaves out is −ABSENT in its start, and stays there.
+    """
 
     l2: Float[Array, " J"]
     fold: Int[Array, " J"]
     weights: Float[Array, "N F"]
+    starts: Float[Array, "F P+1 C"]
 
 
 class Solutions(NamedTuple):
-    """What is known of J problems. The bias is the last row of V, for the features less their centre."""
+    """What is known of J problems, in the solver's coordinates, the bias being the last row of V."""
 
     V: Float[Array, "J P+1 C"]
-    loss: Float[Array, " J"]
-    gap: Float[Array, " J"]
-    gradient_norm: Float[Array, " J"]
     iterations: Int[Array, " J"]
     passes: Int[Array, " J"]
     status: Int[Array, " J"]
@@ -79,6 +81,7 @@ class Lanes(NamedTuple):
     fold: Int[Array, " K"]
     l2: Float[Array, " K"]
     weights: Float[Array, "N K"]
+    present: Bool[Array, "K C"]  # the classes that are not left out
     V: Float[Array, "K P+1 C"]
     Z: Float[Array, "N K C"]
     loss: Float[Array, " K"]
@@ -96,24 +99,21 @@ class Lanes(NamedTuple):
 def solve(
     rows: Rows,
     problems: Problems,
-    start: Float[Array, "P+1 C"],
+    settings: Settings,
     *,
     lanes: int,
-    tol: Any,
-    max_iterations: Any,
     dense: bool,
     callback: Callable[..., None] | None = None,
 ) -> Solutions:
-    """Solve every problem, `lanes` of them at a time; the first ones are started at `start`.
+    """Solve every problem, `lanes` of them at a time; the first ones are started at the starts of their folds.
 
     `dense` takes A with all its eigenvectors, else its diagonal. `callback` gets iteration, loss and gap of lane 0.
     """
-    num_problems, (width, C) = problems.l2.shape[0], start.shape
+    num_problems, C = problems.l2.shape[0], problems.starts.shape[2]
     curvature = factor_features(rows, jnp.mean(problems.weights, axis=1), lanes, C, dense=dense)
-    settings = Settings(tol, max_iterations, _norms_at_zero(rows, problems, C))
-    zeros, counts = jnp.zeros_like(problems.l2), jnp.zeros(num_problems, jnp.int32)
-    V = jnp.broadcast_to(start[None], (num_problems, width, C))
-    solutions = Solutions(V, zeros, zeros, zeros, counts, counts, counts)
+    counts = jnp.zeros(num_problems, jnp.int32)
+    V = problems.starts[problems.fold]
+    solutions = Solutions(V, counts, counts, counts)
     state = _begin(rows, curvature, problems, V[:lanes], jnp.arange(lanes, dtype=jnp.int32))
 
     def body(carry):
@@ -121,7 +121,7 @@ def solve(
         curvature = _renew(rows, state, curvature)
         state, done, stuck = _iterate(rows, state, curvature, settings)
         busy = state.problem < num_problems
-        out = state.iterations >= max_iterations
+        out = state.iterations >= settings.max_iterations
         state, solutions = jax.lax.cond(
             jnp.any(busy & (done | stuck | out)),
             lambda: _settle(rows, curvature, problems, state, solutions, settings, busy, stuck),
@@ -151,7 +151,7 @@ def _iterate(
     step = search(rows, state.weights, state.l2, (state.V, state.Z, state.loss), (d, dZ, slope))
     V = state.V + step.alpha[:, None, None] * d
     gradient = _gradient(rows, curvature, state.l2, V, step.D)
-    measure, small = _measure(gradient, step.loss, state, settings)
+    measure, small = _measure(gradient, step.loss, state, curvature, settings)
     found = step.found & jnp.isfinite(measure)
     progress = (step.loss < state.loss * (1 - 4 * jnp.finfo(V.dtype).eps)) | (measure < 0.8 * state.best)
     S, Y, R = _remember(state, step.alpha[:, None, None] * direction, gradient - state.gradient, found)
@@ -198,7 +198,7 @@ def _direction(state: Lanes, curvature: Curvature) -> Float[Array, "K P+1 C"]:
     gradient, newest = state.gradient.reshape(shape[0], -1), state.Y[:, -1]
 
     def inverse(vector):
-        return precondition(curvature, state.l2, vector.reshape(shape)).reshape(vector.shape)
+        return precondition(curvature, state.l2, state.present, vector.reshape(shape)).reshape(vector.shape)
 
     a = _triangular(state.R, _times(state.S, gradient))
     r = inverse(gradient - _times(state.Y.mT, a))
@@ -230,6 +230,16 @@ def _triangular(R: Float[Array, "K m m"], right: Float[Array, "K m"], *, transpo
     return solve(R, right[..., None], left_side=True, lower=False, transpose_a=transpose)[..., 0]
 
 
+def present_classes(bias: Float[Array, "F C"]) -> Bool[Array, "F C"]:
+    """Which classes are not left out."""
+    return bias > -ABSENT / 2
+
+
+def _mean(present: Bool[Array, "K C"], V: Array) -> Float[Array, "K P+1 1"]:
+    mask = present[:, None].astype(V.dtype)
+    return jnp.sum(mask * V, axis=2, keepdims=True) / jnp.sum(mask, axis=2, keepdims=True)
+
+
 def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Array:
     return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
@@ -249,16 +259,40 @@ def _evaluate(rows: Rows, curvature: Curvature, weights: Array, l2: Array, V: Ar
     return loss, _gradient(rows, curvature, l2, V, objective.residual(rows, weights, Y))
 
 
-def _measure(gradient: Array, loss: Array, state: Lanes, settings: Settings) -> tuple[Array, Array]:
-    """What is to become small, and whether it is."""
-    gap, norm = certificate.gap(gradient, state.l2)
-    small = jnp.where(state.l2 > 0, gap <= settings.tol * loss, norm <= settings.tol * settings.norm0[state.fold])
-    return jnp.where(state.l2 > 0, gap, norm**2), small
+def _measure(
+    gradient: Array, loss: Array, state: Lanes, curvature: Curvature, settings: Settings
+) -> tuple[Array, Array]:
+    """What is to become small, and whether it is.
+
+    With a penalty that is, about, the gap: ‖∇_W‖²/(2·l2) were b at its minimum, and ½ ∇_b G⁺ ∇_b, what b is off.
+    """
+    of_features = jnp.sum(gradient[:, :-1] ** 2, axis=(1, 2))
+    db = product(gradient[:, -1:], curvature.U)[:, 0]
+    gap = of_features * reciprocal(2 * state.l2) + jnp.sum(db**2 * reciprocal(curvature.g), axis=1) / 2
+    square = of_features + jnp.sum(gradient[:, -1] ** 2, axis=1)
+    at_most = jnp.where(state.l2 > 0, settings.tol * loss, (settings.tol * settings.norm0[state.fold]) ** 2)
+    measure = jnp.where(state.l2 > 0, gap, square)
+    return measure, measure <= at_most
 
 
-def _norms_at_zero(rows: Rows, problems: Problems, C: int) -> Float[Array, " F"]:
-    """The gradient's norm at W = 0, b = 0, which is what "small" is measured by where there is no certificate."""
-    Y = jnp.full((*problems.weights.shape, C), 1 / C, problems.weights.dtype)
+def _rounding(rows: Rows, weights: Float[Array, "N K"], Z: Float[Array, "N K C"]) -> Float[Array, " K"]:
+    """‖δ∇_W‖², about: what rounding makes of the gradient.
+
+    A logit is known to u|Z|, u being half the spacing of numbers about 1, hence y to u·y(1 − y)|Z|, and to u·y by its
+    own rounding; errors of different rows are independent:
+
+        ‖δ∇_W‖² ≈ u² Σ_i w_i² ‖x_i‖² Σ_c (y + y(1 − y)|Z|)²_ic
+    """
+    _, Y = objective.losses(rows, Z)
+    errors = jnp.sum((Y + Y * (1 - Y) * jnp.abs(Z)) ** 2, axis=2)
+    sizes = jnp.sum(rows.X**2, axis=1)
+    return (jnp.finfo(Z.dtype).eps / 2) ** 2 * jnp.sum(weights**2 * sizes[:, None] * errors, axis=0)
+
+
+def norms_at_zero(rows: Rows, problems: Problems) -> Float[Array, " F"]:
+    """The gradient's norm at W = 0, b = 0, which is what "small" is measured by where there is no penalty."""
+    present = present_classes(problems.starts[:, -1]).astype(problems.weights.dtype)
+    Y = jnp.broadcast_to((present / jnp.sum(present, axis=1, keepdims=True))[None], (rows.X.shape[0], *present.shape))
     gradient = objective.backward(rows, objective.residual(rows, problems.weights, Y))
     return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
 
@@ -271,40 +305,58 @@ def _begin(rows: Rows, curvature: Curvature, problems: Problems, V: Array, probl
     lanes, width, C = V.shape
     at = jnp.minimum(problem, problems.l2.shape[0] - 1)
     l2, fold = problems.l2[at], problems.fold[at]
-    weights = problems.weights[:, fold]
+    weights, starts = problems.weights[:, fold], problems.starts[fold]
+    # V may come from another fold: a class that this one leaves out, or that alone has, is put where this one starts.
+    present = present_classes(starts[:, -1])
+    V = jnp.where((present & present_classes(V[:, -1]))[:, None], V, starts)
+    V = jnp.where(present[:, None], V - _mean(present, V), V)
     Z = objective.multiply(rows, V)
     loss, gradient = _evaluate(rows, curvature, weights, l2, V, Z)
     count, memory = jnp.zeros(lanes, jnp.int32), jnp.zeros((lanes, MEMORY, width * C), V.dtype)
     R = jnp.broadcast_to(jnp.eye(MEMORY, dtype=V.dtype)[None], (lanes, MEMORY, MEMORY))
     best = jnp.full(lanes, jnp.inf, V.dtype)
     return Lanes(
-        problem, fold, l2, weights, V, Z, loss, gradient, memory, memory, R, count, count + 2, count, count, best
+        problem,
+        fold,
+        l2,
+        weights,
+        present,
+        V,
+        Z,
+        loss,
+        gradient,
+        memory,
+        memory,
+        R,
+        count,
+        count + 2,
+        count,
+        count,
+        best,
     )
 
 
 def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
-    """Look at every lane with logits free of drift and its bias exact; store and replace those that are done.
+    """Look at every lane with logits free of drift; store and replace those that are done.
 
-    The gap is given with what rounding may hide. A lane whose gradient is smaller than its rounding ends; one that is
-    stuck drops its memory and goes on, until the third time.
+    A lane whose gradient is smaller than its rounding ends; one that is stuck drops its memory and goes on, until the
+    third time.
     """
     num_problems = problems.l2.shape[0]
-    V, Z = certificate.minimise_bias(rows, state.weights, state.V, objective.multiply(rows, state.V))
+    V, Z = state.V, objective.multiply(rows, state.V)
     loss, gradient = _evaluate(rows, curvature, state.weights, state.l2, V, Z)
-    _, small = _measure(gradient, loss, state, settings)
-    gap, norm = certificate.gap(gradient, state.l2)
-    error = certificate.rounding(rows, state.weights, Z) * reciprocal(2 * state.l2)
-    proven = small & ((state.l2 == 0) | (gap + error <= settings.tol * loss))
+    measure, small = _measure(gradient, loss, state, curvature, settings)
+    error = _rounding(rows, state.weights, Z) * reciprocal(2 * state.l2)
+    proven = small & ((state.l2 == 0) | (measure + error <= settings.tol * loss))
     strikes = state.strikes + stuck.astype(jnp.int32)
-    lost = (strikes >= STRIKES) | (error > gap)
+    lost = (strikes >= STRIKES) | (error > measure)
     out = state.iterations >= settings.max_iterations
     status = jnp.where(proven, CONVERGED, jnp.where(lost, PRECISION, jnp.where(out, ITERATIONS, RUNNING)))
     done = busy & (status != RUNNING)
-    values = Solutions(V, loss, gap + error, norm, state.iterations, state.passes + 2, status)
+    values = Solutions(V, state.iterations, state.passes + 2, status)
     index = jnp.where(done, state.problem, num_problems)  # J, out of range, is written nowhere
     solutions = jax.tree.map(lambda old, new: old.at[index].set(new.astype(old.dtype), mode="drop"), solutions, values)
     state = state._replace(
-        V=V,
         Z=Z,
         loss=loss,
         gradient=gradient,
