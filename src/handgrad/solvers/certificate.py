@@ -101,7 +101,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     dW, dW_best = (_transposed_times(data, of) + penalty[:, None, None] * V[:, :-1] for of in (D, D_best))
     trace = squares @ weights
     left = 5 * np.sqrt(trace * decrement) + 4 * EPS * np.sqrt(trace)  # the latter for the rounding of the sums
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bound = (np.sqrt(np.sum(dW_best**2, axis=(1, 2))) + left) ** 2 / (2 * penalty)
     gap = bound + excess + decrement + EPS * (4 + np.max(np.abs(Z), axis=(0, 2))) * loss
     gap = np.where((penalty > 0) & (kappa <= 0.5), gap, np.inf)
@@ -166,12 +166,14 @@ def minimise_bias(Z: Float[np.ndarray, "N C"], T: np.ndarray, w: np.ndarray, b: 
         mean = w @ Y
         step, resistance = _newton_step(Y, w, mean, mean - shares)
         decrement, spread = float((shares - mean) @ step), float(np.ptp(step))
+        kappa = np.sqrt(resistance * abs(decrement))
         # From here on rounding decides.
-        if not decrement > EPS**2 or (spread < 1e-3 and decrement > before / 2):
+        if not kappa > 1e-13 or (spread < 1e-3 and decrement > before / 2):
             break
         before = decrement
         b = b + step * (np.log1p(spread) / spread)
-    kappa = np.sqrt(resistance * abs(decrement))
+    else:
+        kappa = np.inf
     return Minimum(b, Y, abs(decrement), kappa if np.isfinite(kappa) else np.inf)
 
 

@@ -25,11 +25,11 @@ from typing import NamedTuple
 import numpy as np
 
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.certificate import softmax
+from handgrad.solvers.certificate import losses, softmax
 from handgrad.solvers.data import Data, Folds
 
 EPS = float(np.finfo(np.float64).eps)
-NEWTON_STEPS = 20
+NEWTON_STEPS = 30
 NEWTON_OPERATIONS = 2e10  # for one Hessian: a second or so
 MOST_UNKNOWNS = 1500  # of a Hessian and of a linear program
 ROUNDS = 60  # of the linear program
@@ -103,7 +103,7 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray):
     B = np.concatenate([U[:, :rank] * root, np.ones((len(X), 1))], axis=1)  # BᵀB = N·I
     contrasts = np.linalg.svd(np.ones((1, T.shape[1])))[2][1:].T  # an orthonormal basis of what sums to 0, (C, C − 1)
     theta = B.T @ Z @ contrasts / len(X)
-    length = np.sqrt(2 * np.max(np.sum(B**2, axis=1)))
+    longest = np.sqrt(2 * np.max(np.sum(B**2, axis=1)))
     exists, before = None, np.inf
     for _ in range(NEWTON_STEPS):
         Y = softmax(B @ theta @ contrasts.T)
@@ -113,13 +113,19 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray):
             break
         along = vectors.T @ gradient
         decrement = np.sqrt(np.sum(along**2 / values))
-        exists = True if decrement * length < np.sqrt(values[0]) else exists
+        exists = True if decrement * longest < np.sqrt(values[0]) else exists
         if exists and decrement > before / 2:  # from here on rounding decides
             break
         before = decrement
         step = -(vectors @ (along / values)).reshape(theta.shape)
-        spread = np.max(np.ptp(B @ step @ contrasts.T, axis=1))
-        theta = theta + step * (np.log1p(spread) / spread if spread > 0 else 1)
+        Z, dZ = B @ theta @ contrasts.T, B @ step @ contrasts.T
+        part, here = 1.0, w @ losses(Z, T)
+        # A step of range 1/2 or less goes down, up to rounding, which is not to be taken for a rise.
+        while part * np.ptp(dZ, axis=1).max() > 0.5 and not (
+            w @ losses(Z + part * dZ, T) <= here - 0.1 * part * decrement**2
+        ):
+            part /= 2
+        theta = theta + part * step
     W = np.zeros((X.shape[1], T.shape[1]))
     W[varying] = Vt[:rank].T / unit[varying, None] @ (theta[:-1] * (root / s[:rank, None])) @ contrasts.T
     V = np.concatenate([W, theta[-1:] @ contrasts.T - mean @ W])
