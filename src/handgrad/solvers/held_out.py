@@ -43,6 +43,11 @@ def prepare_scores(
     lacks = (~present).T.astype(np.float64)
     unknown = (T @ lacks > 0) & (weights > 0)
     counted = np.where(unknown, 0, weights)
+    empty = np.flatnonzero(counted.sum(axis=0) == 0)
+    if len(empty) == counted.shape[1]:
+        raise ValueError(
+            f"{function}: the rows held out for validation must have weight, and classes that are trained on; none has."
+        )
     if unknown.any():
         classes = np.flatnonzero(np.any((T.T @ unknown) * lacks > 0, axis=1))
         warnings.warn(
@@ -50,11 +55,6 @@ def prepare_scores(
             f"({', '.join(map(str, classes))}) that the rows trained on lack. Stratify the folds, or use fewer.",
             RuntimeWarning,
             stacklevel=3,
-        )
-    empty = np.flatnonzero(counted.sum(axis=0) == 0)
-    if len(empty) == counted.shape[1]:
-        raise ValueError(
-            f"{function}: the rows held out for validation must have weight, and classes that are trained on; none has."
         )
     if len(empty):
         warnings.warn(
