@@ -3,9 +3,9 @@ r"""What a gradient is measured against: the loss written a second time, and the
 The loss here shares no code with the formulas: it is naive, in float64, and its non-linearities are those of `jax.nn`.
 
 The rounding error of the gradient is followed through the network, forward and backward. Let u be the rounding error
-of the dtype, and v that of its sums. A sum of n products is off by about √n·v·Σ|products|; where n·v > 1/2, v being
-that of a narrow dtype, it may stop growing, and is off by n·v·Σ|products|. Both are written γ_n below. Each stored
-result is off by u times itself. So, E being the error of Z and e that of A,
+of the dtype, and v that of its sums. A sum of n terms is off by about √n·v·Σ|terms|; where n·v > 1/2, v being that of a
+narrow dtype, it may stop growing, and is off by n·v·Σ|terms|. Both are written γ_n below. Each stored result is off by
+u times itself. So, E being the error of Z and e that of A,
 
     E_l = e_{l−1}|W| + γ_P·(|A||W| + |b|) + u·(|AW| + |Z|)        e_l = 1.13·E_l + u·|A_l|        e_0 = 0
 
@@ -49,7 +49,8 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 KINKED = ("relu", "leaky_relu")
 
-ROUNDING_64 = 2.0**-53  # the rounding error of float64
+ROUNDING_32 = 2.0**-24  # the rounding errors of float32 and float64
+ROUNDING_64 = 2.0**-53
 
 
 class Problem(NamedTuple):
@@ -66,7 +67,8 @@ class Arithmetic(NamedTuple):
 
     Attributes:
       u: rounding error of what is stored.
-      v: rounding error of sums; below u where they are accumulated in a wider dtype.
+      v: rounding error of softmax and of sums over the rows; below u where they are computed in a wider dtype.
+        Products XW are taken to be summed in float32 or wider by whoever computes them.
       tiny: the smallest number that is not rounded to 0.
       largest: the largest number.
     """
@@ -83,7 +85,7 @@ def arithmetic(dtype: Any, *, wide_sums: bool) -> Arithmetic:
     u = float(info.eps) / 2
     # Hardware may flush what is below the smallest normal number to 0, except in float16, where that would be 6e-5.
     tiny = info.smallest_subnormal if info.dtype == jnp.float16 else info.smallest_normal
-    return Arithmetic(u, min(u, 2.0**-24) if wide_sums else u, float(tiny), float(info.max))
+    return Arithmetic(u, min(u, ROUNDING_32) if wide_sums else u, float(tiny), float(info.max))
 
 
 def forward(network: Network, X: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -130,21 +132,27 @@ def pull_back(network: Network, X: jax.Array, D: jax.Array) -> list[Params]:
 def _rounding_errors(
     network: Network, problem: Problem, how: Arithmetic, value: jax.Array
 ) -> tuple[list[Params], jax.Array]:
-    """How far rounding may take each layer's gradient, and the loss, times 4."""
+    """How far rounding may take each layer's gradient, and the loss, times 2."""
     u, v, tiny, largest = how
+    product = jnp.minimum(u, ROUNDING_32)
     inputs, logits = forward(network, problem.X)
     input_errors, logit_errors = [jnp.zeros_like(problem.X)], []
     for number, (layer, A, Z) in enumerate(zip(network, inputs, logits, strict=True)):
         W, b = layer.params
         size = jnp.abs(A) @ jnp.abs(W) + jnp.abs(b)
-        E = input_errors[-1] @ jnp.abs(W) + _growth(v, A.shape[1]) * size + u * (jnp.abs(A @ W) + jnp.abs(Z)) + tiny
-        masked = Z == -jnp.inf
+        E = (
+            input_errors[-1] @ jnp.abs(W)
+            + _growth(product, A.shape[1]) * size
+            + u * (jnp.abs(A @ W) + jnp.abs(Z))
+            + tiny
+        )
+        masked = jnp.isneginf(Z)
         logit_errors.append(jnp.where(masked, 0.0, jnp.where(size > largest, jnp.inf, E)))
         if number < len(network) - 1:
-            input_errors.append(_passed(layer, Z, inputs[number + 1], logit_errors[-1]) + u * jnp.abs(inputs[number + 1]))
+            input_errors.append(_passed(layer, Z, logit_errors[-1]) + u * jnp.abs(inputs[number + 1]))
 
     Z = logits[-1]
-    below = jnp.where(Z == -jnp.inf, 0.0, jnp.max(Z, axis=1, keepdims=True) - Z)
+    below = jnp.where(jnp.isneginf(Z), 0.0, jnp.max(Z, axis=1, keepdims=True) - Z)
     Y, share = jax.nn.softmax(Z, axis=1), problem.share[:, None]
     D = share * (Y - problem.T)
     soft = jnp.where((problem.T == 0) | (problem.T == 1), 0.0, problem.T)  # a distribution is rounded itself
@@ -158,18 +166,25 @@ def _rounding_errors(
         own = _growth(v, len(A)) + u
         sizes = Params(W=jnp.abs(A).T @ jnp.abs(D), b=jnp.sum(jnp.abs(D), axis=0, keepdims=True))
         dW = jnp.abs(A).T @ error + e.T @ jnp.abs(D) + own * sizes.W + u * jnp.abs(A.T @ D) + tiny
-        db = jnp.sum(error, axis=0, keepdims=True) + own * sizes.b + u * jnp.abs(jnp.sum(D, axis=0, keepdims=True)) + tiny
+        db = (
+            jnp.sum(error, axis=0, keepdims=True)
+            + own * sizes.b
+            + u * jnp.abs(jnp.sum(D, axis=0, keepdims=True))
+            + tiny
+        )
         # The sum may leave the range before it is divided by N.
         bounds = (
-            jnp.where(size * problem.total > largest, jnp.inf, 4 * bound)
+            jnp.where(size * problem.total > largest, jnp.inf, 2 * bound)
             for size, bound in zip(sizes, (dW, db), strict=True)
         )
         errors.insert(0, Params(*bounds))
         if number:
-            D, error = _back(how, network[number], network[number - 1], D, error, logits[number - 1], A, e, logit_errors[number - 1])
+            D, error = _back(
+                how, network[number], network[number - 1], D, error, logits[number - 1], A, e, logit_errors[number - 1]
+            )
     finite = jnp.where(jnp.isfinite(Z), jnp.abs(Z), 0.0)
     loss_error = 2 * jnp.max(logit_errors[-1]) + (math.sqrt(len(problem.X)) + 4) * u * (value + jnp.max(finite))
-    return errors, 4 * loss_error
+    return errors, 2 * loss_error
 
 
 def _growth(v, n):
@@ -179,10 +194,14 @@ def _growth(v, n):
 
 def _back(how, layer, below, D, error, Z, A, e, E):
     """D and its error, from a layer to the layer below it, whose Z, A and errors of these are given."""
-    u, v, tiny, _ = how
+    u, _, tiny, _ = how
     W = layer.params.W
     G = D @ W.T
-    error = (error + (_growth(v, D.shape[1]) + u) * jnp.abs(D)) @ jnp.abs(W).T + u * jnp.abs(G) + tiny
+    error = (
+        (error + (_growth(jnp.minimum(u, ROUNDING_32), D.shape[1]) + u) * jnp.abs(D)) @ jnp.abs(W).T
+        + u * jnp.abs(G)
+        + tiny
+    )
     D = jax.vjp(FUNCTIONS[below.activation], Z)[1](G)[0]
     if below.activation == "softmax":
         inner = jnp.sum((A * error + e * jnp.abs(G)), axis=1, keepdims=True)
@@ -195,7 +214,7 @@ def _back(how, layer, below, D, error, Z, A, e, E):
     return D, 1.13 * error + (slope_error + 4 * u) * jnp.abs(G) + tiny
 
 
-def _passed(layer, Z, A, E):
+def _passed(layer, Z, E):
     return _softmax_passed(Z, E) if layer.activation == "softmax" else 1.13 * E
 
 
@@ -209,7 +228,7 @@ def _softmax_passed(Z, E):
     moved = jnp.maximum(high / (high + others_low) - Y, Y - low / (low + others_high))
     moved = jnp.where(jnp.isnan(moved), 1.0, jnp.maximum(moved, 0.0))  # E so large that all of these are 0
     moved = jnp.where(jnp.any(jnp.isinf(E), axis=1, keepdims=True), jnp.inf, moved)
-    return jnp.where(Z == -jnp.inf, 0.0, moved)
+    return jnp.where(jnp.isneginf(Z), 0.0, moved)
 
 
 # --- Central differences -------------------------------------------------------------------------------------------

@@ -1,50 +1,17 @@
 """A gradient of the user's own: what it is given, and how what it returns is read, in any array library."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from array_api_compat import array_namespace, device, is_jax_array, is_torch_array
 
+from handgrad.check.points import Point, as_numpy
 from handgrad.formulas import Layer, Params
 from handgrad.formulas.network import in_form_of, is_network, layers_of
 
 NAMES = (("W", "b"), ("dW", "db"))
-
-
-class Point(NamedTuple):
-    """Where a gradient is taken, as NumPy arrays in float64.
-
-    Attributes:
-      params: Params, or a network.
-      X: data (N, P).
-      targets: labels (N,) in int64, or distributions (N, C).
-      weights: of the rows (N,), or None.
-    """
-
-    params: Any
-    X: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray | None
-
-
-def rounded(point: Point, dtype: np.dtype) -> Point | None:
-    """The point rounded to a dtype, still as float64; None where the dtype cannot hold it."""
-
-    def of(array: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore", under="ignore"):
-            return array.astype(dtype).astype(np.float64)
-
-    layers = [Params(*map(of, layer.params)) for layer in layers_of(point.params)]
-    weights = None if point.weights is None else of(point.weights)
-    result = Point(in_form_of(point.params, layers), of(point.X), point.targets, weights)
-    holds = np.isfinite(result.X).all()
-    for layer, own in zip(layers_of(point.params), layers, strict=True):
-        holds &= all((np.isfinite(after) == np.isfinite(before)).all() for before, after in zip(layer.params, own, strict=True))
-    if point.weights is not None and weights is not None:
-        holds &= (np.isfinite(weights) & ((weights == 0) == (point.weights == 0))).all()
-    return result if holds else None
 
 
 def converter(like: Any) -> Callable[[np.ndarray, np.dtype], Any]:
@@ -73,22 +40,16 @@ def call(gradient: Callable[..., Any], point: Point, dtype: np.dtype, convert: C
         return gradient(*arguments)
     except Exception as error:
         kind = type(arguments[1])
+        called = "params, X, targets" + (", weights" if len(arguments) == 4 else "")
         error.add_note(
-            f"check_gradients: raised by gradient, called with (params, X, targets{', weights' * (len(arguments) - 3)}) "
-            f"as arrays {kind.__module__}.{kind.__qualname__} of {dtype.name}, X {point.X.shape}, targets {targets.shape}."
+            f"check_gradients: raised by gradient({called}), X {point.X.shape} and targets {point.targets.shape} as "
+            f"{kind.__module__}.{kind.__qualname__}, X in {dtype.name}."
         )
         raise
 
 
-class Found(NamedTuple):
-    """A gradient that was returned: its arrays as float64 in the shapes that they have, and their dtypes' names."""
-
-    layers: list[Params]
-    dtypes: list[Params]
-
-
-def read_gradient(answer: Any, params: Any) -> Found:
-    """Read dW and db, or those of each layer, from what the function returned."""
+def read_gradient(answer: Any, params: Any) -> list[Params]:
+    """Read dW and db, or those of each layer, from what the function returned, as float64 in their own shapes."""
     answer = _without_loss(answer)
     if is_network(params):
         answers = _by_layer(answer, len(params))
@@ -105,29 +66,7 @@ def read_gradient(answer: Any, params: Any) -> Found:
         if db.shape == layer.params.b.shape[1:]:
             db = db[None, :]
         layers.append(Params(W=dW.astype(np.float64), b=db.astype(np.float64)))
-    return Found(layers, [Params(*(array.dtype.name for array in pair)) for pair in arrays])
-
-
-def as_numpy(argument: str, array: Any) -> np.ndarray:
-    """An array of any library as NumPy's, floating-point; PyTorch's bfloat16 as float32."""
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(
-            f"check_gradients: {argument} must be an array without a mask; got a masked one. Drop the masked rows, or "
-            "fill them in with .filled."
-        )
-    if is_torch_array(array):
-        array = array.detach().cpu().resolve_conj()
-        if str(array.dtype) == "torch.bfloat16":
-            array = np.asarray(array.float()).astype(jnp.bfloat16)
-    try:
-        result = np.asarray(array)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"check_gradients: {argument} must be an array; got {type(array).__name__}: {error}") from None
-    if not jnp.issubdtype(result.dtype, jnp.floating):
-        raise TypeError(
-            f"check_gradients: {argument} must be a floating-point array; got {type(array).__name__} of {result.dtype}."
-        )
-    return result
+    return layers
 
 
 def _without_loss(answer: Any) -> Any:
@@ -149,8 +88,8 @@ def _by_layer(answer: Any, num_layers: int) -> list[Any]:
     if isinstance(answer, (tuple, list)) and len(answer) == num_layers:
         return list(answer)
     raise TypeError(
-        f"check_gradients: gradient must return a sequence of one (dW, db) for each of the {num_layers} layers, from the "
-        f"input to the output, or a dict with W1, b1 and so on; got {_described(answer)}."
+        f"check_gradients: gradient must return a sequence of one (dW, db) for each of the {num_layers} layers, from "
+        f"the input to the output, or a dict with W1, b1 and so on; got {_described(answer)}."
     )
 
 
@@ -165,8 +104,8 @@ def _pair(answer: Any, where: str) -> tuple[Any, Any]:
     if isinstance(answer, (tuple, list)) and len(answer) == 2:
         return answer[0], answer[1]
     raise TypeError(
-        f"check_gradients: gradient must return dW and db{where}: a pair (dW, db), handgrad.Params, a dict with W and b "
-        f"or dW and db, or an object with .W and .b; got {_described(answer)}."
+        f"check_gradients: gradient must return dW and db{where}: a pair (dW, db), handgrad.Params, a dict with W and "
+        f"b or dW and db, or an object with .W and .b; got {_described(answer)}."
     )
 
 

@@ -6,8 +6,8 @@ dtype is then held to the rounding that is its due, see `handgrad.reference`.
 
 Where softmax is saturated, at the optimum, or with huge features, what is due may be as large as the gradient: there is
 then nothing to be told at these parameters, and the row says "undecided". The gradient is judged a second time at tamer
-ones: each layer's divided by what brings its largest logit to 2, on at most sixteen rows and at most half of them, so
-that rows do not cancel.
+ones: each layer's scaled down so that its largest logit is about 1, moved a little at random, which takes it away from
+an optimum, and on at most eight rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import foreign, formulas, reference, validation
-from handgrad.diagnosis import Evidence, explain
-from handgrad.foreign import Point
-from handgrad.formulas import Layer, Params
-from handgrad.formulas.network import Network, check_network, in_form_of, is_network, layers_of
-from handgrad.reference import Problem
+from handgrad import formulas, reference
+from handgrad.check import answers
+from handgrad.check.diagnosis import explain
+from handgrad.check.evidence import Evidence
+from handgrad.check.points import FLOAT64, Point, problem_of, read_point, rounded_to, tamed
+from handgrad.check.report import GradientCheck, GradientReport
+from handgrad.formulas import Params
+from handgrad.formulas.network import Network, is_network
 
 # Entries of a parameter that are checked by differences: each costs four evaluations of the loss, which are held to
 # this many multiplications in all.
@@ -31,79 +33,7 @@ MAX_MULTIPLICATIONS = 1e9
 
 # The part of the gradient, in norm, that the tolerances may be where it is to be judged: in float64 so little that one
 # entry off by a percent is seen.
-RESOLVED_64, RESOLVED = 1e-4, 0.25
-
-TAME_LOGIT, TAME_ROWS = 2.0, 16
-FLOAT64 = np.dtype(np.float64)
-
-
-class GradientCheck(NamedTuple):
-    """One parameter's gradient in one dtype against one reference.
-
-    Attributes:
-      dtype: in which the gradient was computed by hand.
-      parameter: "W" or "b"; of a network "W1", "b1" and so on, from its input to its output.
-      reference: "autograd" or "differences", both in float64; "autograd, tamed" at tamer parameters.
-      entries: how many entries were compared.
-      max_absolute_error: largest |by hand − reference|.
-      max_relative_error: that, divided by the largest |reference|; 0 where both are 0.
-      error_over_tolerance: the largest of the entries' errors, each divided by the tolerance of that entry.
-      verdict: "FAILED" where error_over_tolerance is above 1; "passed"; or "undecided", where the tolerances are so
-        large beside the gradient that a wrong one could hide in them.
-    """
-
-    dtype: str
-    parameter: str
-    reference: str
-    entries: int
-    max_absolute_error: float
-    max_relative_error: float
-    error_over_tolerance: float
-    verdict: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is "passed"."""
-        return self.verdict == "passed"
-
-
-class GradientReport(NamedTuple):
-    """What `check_gradients` returns; prints as a table, and the diagnosis below it.
-
-    Attributes:
-      checks: one for each dtype, parameter and reference.
-      passed: whether none failed, and each parameter passed in each dtype, if only at tamer parameters.
-      diagnosis: what is wrong and what to do, where something is; else "".
-    """
-
-    checks: tuple[GradientCheck, ...]
-    passed: bool
-    diagnosis: str = ""
-
-    def __str__(self) -> str:
-        header = ("dtype", "gradient of", "against", "entries", "max abs error", "max rel error", "error/tolerance", "")
-        rows = [header]
-        for check in self.checks:
-            numbers = (f"{check.max_absolute_error:.1e}", f"{check.max_relative_error:.1e}", f"{check.error_over_tolerance:.2g}")
-            rows.append((check.dtype, check.parameter, check.reference, str(check.entries), *numbers, check.verdict))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        numeric = range(3, 7)
-        lines = [
-            "  ".join(
-                cell.rjust(width) if column in numeric else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        if any(check.verdict == "undecided" for check in self.checks):
-            lines.append(UNDECIDED)
-        return "\n".join([*lines, *self.diagnosis.splitlines()])
-
-
-UNDECIDED = (
-    "undecided: rounding may be as large as the gradient there. tamed: a few rows, parameters scaled down to logits "
-    f"of {TAME_LOGIT:g}."
-)
+RESOLVED_64, RESOLVED = 1e-4, 0.5
 
 
 def check_gradients(
@@ -162,11 +92,10 @@ def check_gradients(
       dW and db: the sign is wrong, T − Y where the derivative is Y − T.
     """
     asked = _dtypes(dtypes)
-    point = _point(params, X, targets, weights)
+    point = read_point(params, X, targets, weights)
     # highest: the formula is on trial, not TF32 or bfloat16 passes that a device may put in a float32 product.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         trial = _Trial(gradient, jnp.zeros(0) if gradient is None else X)
-        _check_loss(point)
         checks: list[GradientCheck] = []
         diagnosis = ""
         tame: Point | None = None
@@ -177,9 +106,9 @@ def check_gradients(
                 new = _with_differences(comparison, new)
             failed = None if all(check.verdict != "FAILED" for check in new) else comparison
             if any(check.verdict == "undecided" for check in new):
-                tame = tame or _tamed(point)
+                tame = tame or tamed(point)
                 comparison = _compare(trial, tame, dtype)
-                new += _checks(comparison, tamed=True)
+                new += _checks(comparison, at_tame=True)
                 if failed is None and any(check.verdict == "FAILED" for check in new):
                     failed = comparison
             checks += new
@@ -201,77 +130,7 @@ def _dtypes(dtypes: Sequence[str]) -> list[np.dtype]:
     return asked
 
 
-def _point(params: Any, X: Any, targets: Any, weights: Any) -> Point:
-    """The arguments, checked, as NumPy arrays in float64."""
-    function = "check_gradients"
-    for layer in layers_of(params):
-        validation.check_params(function, layer.params)
-    num_classes = layers_of(params)[-1].params[0].shape[1]
-    validation.check_array(function, "X", X, "(N, P)")
-    validation.check_finite(function, "X", X)
-    validation.check_targets(function, targets, X.shape[0], num_classes)
-    validation.check_weights(function, weights, X.shape[0])
-    layers = []
-    for number, layer in enumerate(layers_of(params), 1):
-        W, b = (foreign.as_numpy(f"params.{name}", array) for name, array in zip("Wb", layer.params, strict=True))
-        own = Params(W.astype(FLOAT64), b.astype(FLOAT64))
-        if not np.isfinite(own.W).all() or not (np.isfinite(own.b) | np.isneginf(own.b)).all():
-            raise ValueError(
-                f"{function}: params must be finite, but for biases of −inf, which mask a class; layer {number} has "
-                "a NaN or an infinity."
-            )
-        layers.append(own)
-    if targets.ndim == 2:
-        targets = foreign.as_numpy("targets", targets).astype(FLOAT64)
-        targets /= targets.sum(axis=1, keepdims=True)
-    else:
-        targets = np.asarray(targets).astype(np.int64)
-    if weights is not None:
-        weights = np.asarray(weights).astype(FLOAT64)
-    own_params = in_form_of(params, layers)
-    point = Point(own_params, foreign.as_numpy("X", X).astype(FLOAT64), targets, weights)
-    check_network(function, own_params, point.X)
-    return point
-
-
-def _problem(point: Point) -> tuple[Network, Problem]:
-    """The point as the references take it."""
-    if point.targets.ndim == 1:
-        T = np.eye(layers_of(point.params)[-1].params.W.shape[1])[point.targets]
-    else:
-        T = point.targets
-    w = np.ones(len(point.X)) if point.weights is None else point.weights
-    total = w.sum()
-    return layers_of(point.params), Problem(point.X, T, w / (total or 1.0), total)
-
-
-def _check_loss(point: Point) -> None:
-    network, problem = _problem(point)
-    loss = float(reference.measure(network, problem, reference.arithmetic(FLOAT64, wide_sums=True)).loss)
-    if not np.isfinite(loss):
-        raise ValueError(
-            f"check_gradients: the loss must be finite at params; got {loss}. Has a row a class that is masked for "
-            "target, or all its classes masked? Are the logits beyond the range of float64?"
-        )
-
-
-def _tamed(point: Point) -> Point:
-    """Few rows, and each layer's params divided by what brings its largest logit to TAME_LOGIT."""
-    num_rows = len(point.X)
-    counted = np.arange(num_rows) if point.weights is None or not point.weights.any() else np.flatnonzero(point.weights)
-    rows = counted[np.linspace(0, len(counted) - 1, min(TAME_ROWS, (num_rows + 1) // 2)).astype(int)]
-    A, layers = point.X[rows], []
-    for layer in layers_of(point.params):
-        Z = A @ layer.params.W + layer.params.b
-        largest = np.abs(Z[np.isfinite(Z)]).max(initial=0.0)
-        scale = min(1.0, TAME_LOGIT / largest) if largest else 1.0
-        layers.append(Params(*(scale * array for array in layer.params)))
-        A = np.asarray(reference.FUNCTIONS[layer.activation](Z * scale))
-    weights = None if point.weights is None else point.weights[rows]
-    return Point(in_form_of(point.params, layers), point.X[rows], point.targets[rows], weights)
-
-
-# --- The gradient on trial ---------------------------------------------------------------------------------------------
+# --- The gradient on trial -------------------------------------------------------------------------------------------
 
 
 class _Trial:
@@ -280,59 +139,73 @@ class _Trial:
     def __init__(self, gradient: Callable[..., Any] | None, like: Any) -> None:
         self.is_ours = gradient is None
         self.gradient = jax.jit(formulas.gradient) if gradient is None else gradient
-        self.convert = foreign.converter(like)
+        self.convert = answers.converter(like)
 
-    def __call__(self, point: Point, dtype: np.dtype) -> foreign.Found:
-        return foreign.read_gradient(foreign.call(self.gradient, point, dtype, self.convert), point.params)
+    def __call__(self, point: Point, dtype: np.dtype) -> list[Params]:
+        return answers.read_gradient(answers.call(self.gradient, point, dtype, self.convert), point.params)
 
 
 class _Comparison(NamedTuple):
-    """A gradient and its reference at a point, a Params for each layer; found is None where the dtype cannot hold it."""
+    """A gradient and its reference, a Params for each layer; found is None where the dtype cannot hold the point."""
 
     dtype: np.dtype
     point: Point
-    found: foreign.Found | None
+    found: list[Params] | None
     expected: list[Params]
     tolerance: list[Params]
     loss_error: float
-    is_zero: list[Params]
 
 
 def _compare(trial: _Trial, point: Point, dtype: np.dtype) -> _Comparison:
-    rounded = foreign.rounded(point, dtype)
-    network, problem = _problem(rounded or point)
-    how = reference.arithmetic(dtype, wide_sums=trial.is_ours)
-    measured = reference.measure(network, problem, how)
-    exact = reference.measure(network, problem, reference.arithmetic(FLOAT64, wide_sums=True))
-    expected, tolerance, rounding_64 = (
-        [Params(*map(np.asarray, layer)) for layer in every] for every in (measured.gradient, measured.errors, exact.errors)
-    )
-    tolerance = [Params(*(np.where(np.isnan(array), np.inf, array) for array in layer)) for layer in tolerance]
-    is_zero = [
-        Params(*(bool((np.abs(value) <= 8 * bound).all()) for value, bound in zip(*layers, strict=True)))
-        for layers in zip(expected, rounding_64, strict=True)
-    ]
+    rounded = rounded_to(point, dtype)
+    loss, expected, tolerance, loss_error = _measure(rounded or point, dtype, wide_sums=trial.is_ours)
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"check_gradients: the loss must be finite at params; got {loss}. Is a row's target masked by a bias of "
+            "−inf, or are all its classes? Are its logits beyond the range of float64?"
+        )
     found = None if rounded is None else trial(rounded, dtype)
-    return _Comparison(dtype, rounded or point, found, expected, tolerance, float(exact.loss_error), is_zero)
+    return _Comparison(dtype, rounded or point, found, expected, tolerance, loss_error)
+
+
+def _measure(point: Point, dtype: np.dtype, *, wide_sums: bool) -> tuple[float, list[Params], list[Params], float]:
+    """`reference.measure` in NumPy: where nothing is known of a tolerance, it is infinite."""
+    measured = reference.measure(*problem_of(point), reference.arithmetic(dtype, wide_sums=wide_sums))
+    expected = [Params(*map(np.asarray, layer)) for layer in measured.gradient]
+    tolerance = [
+        Params(*(np.nan_to_num(array, nan=np.inf, posinf=np.inf) for array in layer)) for layer in measured.errors
+    ]
+    return float(measured.loss), expected, tolerance, float(measured.loss_error)
+
+
+def _vanishes(point: Point, layer: int, part: int) -> bool:
+    """Whether a gradient is 0 but for rounding even in float64."""
+    _, expected, tolerance, _ = _measure(point, FLOAT64, wide_sums=True)
+    return bool((np.abs(expected[layer][part]) <= 8 * tolerance[layer][part]).all())
 
 
 def _names(params: Any) -> list[Params]:
-    """ "W" and "b", or "W1", "b1" and so on."""
+    """The names W and b, or W1, b1 and so on."""
     if not is_network(params):
         return [Params("W", "b")]
     return [Params(f"W{number}", f"b{number}") for number in range(1, len(params) + 1)]
 
 
-def _checks(comparison: _Comparison, *, tamed: bool = False) -> list[GradientCheck]:
+def _checks(comparison: _Comparison, *, at_tame: bool = False) -> list[GradientCheck]:
     checks = []
     for layer, names in enumerate(_names(comparison.point.params)):
         for part, name in enumerate(names):
             expected, tolerance = comparison.expected[layer][part], comparison.tolerance[layer][part]
-            found = None if comparison.found is None else comparison.found.layers[layer][part]
-            against = "autograd, tamed" if tamed else "autograd"
+            found = None if comparison.found is None else comparison.found[layer][part]
+            against = "autograd, tamed" if at_tame else "autograd"
             check = _check(comparison.dtype, name, against, found, expected, tolerance)
-            if tamed and check.verdict == "undecided" and comparison.is_zero[layer][part] and found is not None:
-                check = check._replace(verdict="passed")  # there is no gradient, here or there, and none was found
+            if (
+                at_tame
+                and check.verdict == "undecided"
+                and found is not None
+                and _vanishes(comparison.point, layer, part)
+            ):
+                check = check._replace(verdict="passed")  # of one class, or rows without weight: it is 0, as was found
             checks.append(check)
     return checks
 
@@ -359,14 +232,14 @@ def _check(
 
 def _with_differences(comparison: _Comparison, checks: list[GradientCheck]) -> list[GradientCheck]:
     """The checks of float64, each followed by that against differences."""
-    network, problem = _problem(comparison.point)
+    network, problem = problem_of(comparison.point)
     cost = 4.0 * len(problem.X) * sum(layer.params.W.size for layer in network)
     most = int(np.clip(MAX_MULTIPLICATIONS / cost, MIN_DIFFERENCES, MAX_DIFFERENCES))
     result = []
     for check, (layer, part) in zip(checks, np.ndindex(len(network), 2), strict=True):
         result.append(check)
         assert comparison.found is not None  # float64 holds every point
-        found, tolerance = comparison.found.layers[layer][part], comparison.tolerance[layer][part].ravel()
+        found, tolerance = comparison.found[layer][part], comparison.tolerance[layer][part].ravel()
         if found.shape != comparison.expected[layer][part].shape:
             continue
         entries = np.unique(np.linspace(0, found.size - 1, min(found.size, most)).astype(int))
@@ -387,11 +260,32 @@ def _passed(checks: list[GradientCheck]) -> bool:
 
 
 def _diagnosis(comparison: _Comparison) -> str:
-    """What is wrong with a comparison that failed, float64's first."""
-    network, problem = _problem(comparison.point)
-    names = _names(comparison.point.params)
-    assert comparison.found is not None  # else there is nothing that could fail
-    said = explain(
-        Evidence(network, problem, comparison.point.weights, comparison.found.layers, comparison.expected, comparison.tolerance, names)
+    """What is wrong with a comparison that failed; in another dtype than float64, only where float64 is right."""
+    point, found = comparison.point, comparison.found
+    assert found is not None  # else there is nothing that could fail
+    if comparison.dtype != FLOAT64:
+        return f"In {comparison.dtype}, not in float64: {_explained(comparison) or 'off by more than its rounding.'}"
+    single = comparison._replace(
+        dtype=np.dtype(np.float32), tolerance=_measure(point, np.dtype(np.float32), wide_sums=True)[2]
     )
-    return said or ""
+    if all(check.verdict == "passed" and check.max_relative_error < 1e-4 for check in _checks(single)):
+        return (
+            "It is right to float32's rounding, not to float64's: something in it is float32 where X is float64. "
+            "Compute in X's dtype."
+        )
+    return _explained(comparison)
+
+
+def _explained(comparison: _Comparison) -> str:
+    network, problem = problem_of(comparison.point)
+    assert comparison.found is not None
+    evidence = Evidence(
+        network,
+        problem,
+        comparison.point.weights,
+        comparison.found,
+        comparison.expected,
+        comparison.tolerance,
+        _names(comparison.point.params),
+    )
+    return explain(evidence) or ""
