@@ -50,8 +50,8 @@ def _with_place(function: Callable[..., Any], path: pathlib.Path, name: str) -> 
         except Exception as error:
             X, targets = arguments[1:3]
             raise ValueError(
-                f"{_place(error, path)} {type(error).__name__}: {error} (in {name}(params, X, targets), NumPy arrays, X "
-                f"{X.shape} of {X.dtype} and targets {targets.shape} of {targets.dtype})"
+                f"{_place(error, path)} {type(error).__name__}: {error} (in {name}(params, X, targets), X "
+                f"{X.shape} of {X.dtype}, targets {targets.shape} of {targets.dtype})"
             ) from error
 
     return call
