@@ -181,7 +181,12 @@ def check(
     table = _read(data, target)
     sizes = (table.X.shape[1], *_hidden(hidden), len(table.class_names))
     params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation, hidden) or "relu")
-    report = _check(params if hidden else params[0].params, split_and_scale(table), own)
+    try:
+        report = _check(params if hidden else params[0].params, split_and_scale(table), own)
+    except TypeError as error:
+        if own is None or not str(error).startswith("check_gradients: gradient must return"):
+            raise
+        raise ValueError(f"--gradient {gradient}: {error}") from error  # the user's mistake, not ours
     print(report)
     return 0 if report.passed else 1
 

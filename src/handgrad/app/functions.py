@@ -25,20 +25,20 @@ def load_function(argument: str) -> Callable[..., Any]:
 
 
 def _run(path: pathlib.Path) -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("handgrad_user_file", path)
+    spec = importlib.util.spec_from_file_location("handgrad_user_file", path.absolute())
     assert spec is not None  # the name ends in .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for their own module there
-    sys.path.insert(0, str(path.parent.resolve()))  # as for a script: modules beside it can be imported
+    sys.path.insert(0, str(path.parent.absolute()))  # as for a script: modules beside it can be imported
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise ValueError(f"{error.filename}, line {error.lineno}: {error.msg}.") from None
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}.") from None
     except (Exception, SystemExit) as error:
         raise ValueError(f"{_place(error, path)} {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(str(path.parent.resolve()))
+        sys.path.remove(str(path.parent.absolute()))
     return vars(module)
 
 
@@ -58,5 +58,6 @@ def _with_place(function: Callable[..., Any], path: pathlib.Path, name: str) -> 
 
 
 def _place(error: BaseException, path: pathlib.Path) -> str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
     return f"{path}, line {lines[-1]}:" if lines else f"{path}:"

@@ -58,7 +58,7 @@ def read_gradient(answer: Any, params: Any) -> list[Params]:
     else:
         pairs, suffixes = [_pair(answer, "")], [""]
     arrays = [
-        [as_numpy(f"d{name}{suffix} that gradient returned", array) for name, array in zip("Wb", pair, strict=True)]
+        [as_numpy(f"gradient must return d{name}{suffix} as", array) for name, array in zip("Wb", pair, strict=True)]
         for pair, suffix in zip(pairs, suffixes, strict=True)
     ]
     layers = []

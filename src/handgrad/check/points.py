@@ -65,7 +65,7 @@ def read_point(params: Any, X: Any, targets: Any, weights: Any) -> Point:
     validation.check_weights(function, weights, X.shape[0])
     layers = []
     for number, layer in enumerate(layers_of(params), 1):
-        W, b = (as_numpy(f"params.{name}", array) for name, array in zip("Wb", layer.params, strict=True))
+        W, b = (as_numpy(f"params.{name} must be", array) for name, array in zip("Wb", layer.params, strict=True))
         own = Params(W.astype(FLOAT64), b.astype(FLOAT64))
         if not np.isfinite(own.W).all() or not (np.isfinite(own.b) | np.isneginf(own.b)).all():
             raise ValueError(
@@ -74,14 +74,14 @@ def read_point(params: Any, X: Any, targets: Any, weights: Any) -> Point:
             )
         layers.append(own)
     if targets.ndim == 2:
-        targets = as_numpy("targets", targets).astype(FLOAT64)
+        targets = as_numpy("targets must be", targets).astype(FLOAT64)
         targets /= targets.sum(axis=1, keepdims=True)
     else:
         targets = np.asarray(targets).astype(np.int64)
     if weights is not None:
         weights = np.asarray(weights).astype(FLOAT64)
     own_params = in_form_of(params, layers)
-    point = Point(own_params, as_numpy("X", X).astype(FLOAT64), targets, weights)
+    point = Point(own_params, as_numpy("X must be", X).astype(FLOAT64), targets, weights)
     check_network(function, own_params, point.X)
     return point
 
@@ -124,23 +124,23 @@ def _with_largest_logit(params: Params, A: np.ndarray, most: float) -> Params:
     return Params(*(scale * array for array in params))
 
 
-def as_numpy(argument: str, array: Any) -> np.ndarray:
-    """An array of any library as NumPy's, floating-point; PyTorch's bfloat16 as float32."""
+def as_numpy(requirement: str, array: Any) -> np.ndarray:
+    """A floating-point array of any library as NumPy's; the requirement is as in "X must be"."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
-            f"check_gradients: {argument} must be an array without a mask; got a masked one. Drop the masked rows, or "
-            "fill them in with .filled."
+            f"check_gradients: {requirement} an array without a mask; got a masked one. Drop the masked rows, or fill "
+            "them in with .filled."
         )
     if is_torch_array(array):
-        array = array.detach().cpu().resolve_conj()
+        array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":
             array = np.asarray(array.float()).astype(jnp.bfloat16)
     try:
         result = np.asarray(array)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"check_gradients: {argument} must be an array; got {type(array).__name__}: {error}") from None
+        raise TypeError(f"check_gradients: {requirement} an array; got {type(array).__name__}: {error}") from None
     if not jnp.issubdtype(result.dtype, jnp.floating):
         raise TypeError(
-            f"check_gradients: {argument} must be a floating-point array; got {type(array).__name__} of {result.dtype}."
+            f"check_gradients: {requirement} a floating-point array; got {type(array).__name__} of {result.dtype}."
         )
     return result
