@@ -90,9 +90,10 @@ def test_each_mistake_is_named_on_drawn_data(shape, seed, mistake):
     assert str(report).splitlines()[-1] == report.diagnosis.splitlines()[-1]
 
 
+@pytest.mark.parametrize("shape", SHAPES[:2])
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_each_mistake_is_named(mistake):
-    W, b, X, t, _ = oracles.problem(*SHAPES[0])
+def test_each_mistake_is_named(mistake, shape):
+    W, b, X, t, _ = oracles.problem(*shape)
     wrong, name = MISTAKES[mistake]
     assert name in handgrad.check_gradients(Params(W, b), X, t, gradient=wrong, dtypes=("float64",)).diagnosis
 
@@ -119,6 +120,15 @@ def test_a_mistake_is_seen_in_every_dtype_alone(dtype, mistake):
         )
         assert not report.passed
         assert report.diagnosis.startswith(f"In {dtype}, not in float64: ")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_one_entry_off_by_a_percent_fails_whatever_dtype_is_asked_for(dtype):
+    W, b, X, t, _ = oracles.problem(*SHAPES[0])
+    wrong, name = MISTAKES["an entry"]
+    report = handgrad.check_gradients(Params(W, b), X, t, gradient=wrong, dtypes=(dtype,))
+    assert not report.passed
+    assert name in report.diagnosis
 
 
 @pytest.mark.parametrize(("targets", "weights"), [("labels", None), ("distributions", "floating")])
@@ -251,7 +261,17 @@ def test_mistakes_of_weights_shapes_and_dtypes_are_named(gradient, name):
     assert name in report.diagnosis
 
 
+def test_two_mistakes_at_once_are_named_both():
+    W, b, X, t, _ = oracles.problem(*SHAPES[0])
+    twice = oracles_check.of_residual(lambda r: r.share * r.Y * len(r.X))
+    diagnosis = handgrad.check_gradients(Params(W, b), X, t, gradient=twice).diagnosis
+    assert diagnosis.startswith("dW and db: T is not subtracted: Y − T; besides, 40 = N times what is right: ")
+
+
 def test_what_cannot_be_told_apart_is_said_to_be():
+    W, b, X, t, _ = oracles.problem(6, 6, 2)
+    diagnosis = handgrad.check_gradients(Params(W, b), X, t, gradient=MISTAKES["t + 1"][0]).diagnosis
+    assert "t + 1 stands for t. Or else, which these data cannot tell apart: dW and db: the labels" in diagnosis
     W, b, X, t, _ = oracles.problem(6, 6, 6)
     diagnosis = handgrad.check_gradients(Params(W, b), X, t, gradient=MISTAKES["sum"][0]).diagnosis
     assert "6 = N = C = P times what is right" in diagnosis

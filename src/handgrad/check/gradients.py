@@ -102,10 +102,11 @@ def check_gradients(
         for dtype in [FLOAT64, *(dtype for dtype in asked if dtype != FLOAT64)]:
             comparison = _compare(trial, point, dtype)
             new = _checks(comparison)
+            is_undecided = any(check.verdict == "undecided" for check in new)
             if dtype == FLOAT64:
                 new = _with_differences(comparison, new)
             failed = None if all(check.verdict != "FAILED" for check in new) else comparison
-            if any(check.verdict == "undecided" for check in new):
+            if is_undecided:
                 tame = tame or tamed(point)
                 comparison = _compare(trial, tame, dtype)
                 new += _checks(comparison, at_tame=True)
