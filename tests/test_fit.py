@@ -14,7 +14,7 @@ from handgrad import fit, objective
 from handgrad.data import load_digits
 from handgrad.objective import Rows
 from handgrad.solvers.driver import run
-from handgrad.solvers.lbfgs import Problems
+from handgrad.solvers.lanes import Problems
 
 
 @pytest.fixture(scope="module")

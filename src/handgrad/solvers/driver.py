@@ -13,7 +13,8 @@ from handgrad.objective import Rows
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.certificate import Certified, certify
 from handgrad.solvers.data import Data, Folds, start_at
-from handgrad.solvers.lbfgs import ABSENT, CONVERGED, PRECISION, Problems, Settings, Solutions, norms_at_zero, solve
+from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, Problems, Settings, Solutions, norms_at_zero
+from handgrad.solvers.lbfgs import solve
 
 # Lanes beyond this many columns of logits do not make a product more efficient, and a lane that waits for a slower one
 # costs more: 8 lanes of 10 classes cost 2.5 times one.

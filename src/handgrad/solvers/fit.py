@@ -14,7 +14,7 @@ from handgrad.solvers.data import Data, make_folds, prepare
 from handgrad.solvers.driver import Answers, begin_at, is_done, solve_certified
 from handgrad.solvers.existence import Verdict, decide
 from handgrad.solvers.inference import target_sums
-from handgrad.solvers.lbfgs import CONVERGED, PRECISION
+from handgrad.solvers.lanes import CONVERGED, PRECISION
 from handgrad.solvers.results import Ending, FitResult, describe
 
 

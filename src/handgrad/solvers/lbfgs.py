@@ -17,7 +17,6 @@ References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from jax import Array
 
 from handgrad import objective
 from handgrad.objective import Rows, product
-from handgrad.shapes import Bool, Float, Int
+from handgrad.shapes import Bool, Float
 from handgrad.solvers.kronecker import (
     Curvature,
     factor_classes,
@@ -34,66 +33,27 @@ from handgrad.solvers.kronecker import (
     precondition,
     reciprocal,
 )
+from handgrad.solvers.lanes import (
+    CONVERGED,
+    ITERATIONS,
+    MEMORY,
+    PRECISION,
+    RUNNING,
+    Lanes,
+    Problems,
+    Settings,
+    Solutions,
+    begin,
+    evaluate,
+    gradient_of,
+    measure_of,
+    rounding_of,
+)
 from handgrad.solvers.search import search
 
-ABSENT = 1e4  # −bias of a class that is left out: exp underflows to 0 there
-MEMORY = 8
 PAYBACK = 4
 PATIENCE = 40  # iterations without progress before the memory is dropped
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
-
-RUNNING, CONVERGED, PRECISION, ITERATIONS = range(4)
-
-
-class Problems(NamedTuple):
-    """J problems: a penalty each, which column of the weights (N, F), whose columns sum to 1, and where each starts.
-
-    The bias of a class that a fold leaves out is −ABSENT in its start, and stays there.
-    """
-
-    l2: Float[Array, " J"]
-    fold: Int[Array, " J"]
-    weights: Float[Array, "N F"]
-    starts: Float[Array, "F P+1 C"]
-
-
-class Solutions(NamedTuple):
-    """What is known of J problems, in the solver's coordinates, the bias being the last row of V."""
-
-    V: Float[Array, "J P+1 C"]
-    iterations: Int[Array, " J"]
-    passes: Int[Array, " J"]
-    status: Int[Array, " J"]
-
-
-class Settings(NamedTuple):
-    """When a lane is done: gap ≤ tol·loss, or where l2 is 0 ‖∇‖ ≤ tol·norm0 of its fold, or no iterations are left."""
-
-    tol: Float[Array, ""]
-    max_iterations: Int[Array, ""]
-    norm0: Float[Array, " F"]
-
-
-class Lanes(NamedTuple):
-    """The state of K lanes."""
-
-    problem: Int[Array, " K"]  # J where there is none left
-    fold: Int[Array, " K"]
-    l2: Float[Array, " K"]
-    weights: Float[Array, "N K"]
-    present: Bool[Array, "K C"]  # the classes that are not left out
-    V: Float[Array, "K P+1 C"]
-    Z: Float[Array, "N K C"]
-    loss: Float[Array, " K"]
-    gradient: Float[Array, "K P+1 C"]  # in the eigenbasis of A, as S and Y
-    S: Float[Array, "K m D"]
-    Y: Float[Array, "K m D"]
-    R: Float[Array, "K m m"]  # s_i·y_j for i ≤ j, oldest first; 1 on the diagonal where there is no pair
-    iterations: Int[Array, " K"]
-    passes: Int[Array, " K"]
-    stalled: Int[Array, " K"]  # iterations since there was progress
-    strikes: Int[Array, " K"]
-    best: Float[Array, " K"]  # smallest gap, or squared norm of the gradient where l2 is 0
 
 
 def solve(
@@ -114,7 +74,7 @@ def solve(
     counts = jnp.zeros(num_problems, jnp.int32)
     V = problems.starts[problems.fold]
     solutions = Solutions(V, counts, counts, counts)
-    state = _begin(rows, curvature, problems, V[:lanes], jnp.arange(lanes, dtype=jnp.int32))
+    state = begin(rows, curvature, problems, V[:lanes], jnp.arange(lanes, dtype=jnp.int32))
 
     def body(carry):
         state, curvature, solutions = carry
@@ -150,8 +110,8 @@ def _iterate(
     slope = jnp.sum(state.gradient * direction, axis=(1, 2))
     step = search(rows, state.weights, state.l2, (state.V, state.Z, state.loss), (d, dZ, slope))
     V = state.V + step.alpha[:, None, None] * d
-    gradient = _gradient(rows, curvature, state.l2, V, step.D)
-    measure, small = _measure(gradient, step.loss, state, curvature, settings)
+    gradient = gradient_of(rows, curvature, state.l2, V, step.D)
+    measure, small = measure_of(gradient, step.loss, state, curvature, settings)
     found = step.found & jnp.isfinite(measure)
     progress = (step.loss < state.loss * (1 - 4 * jnp.finfo(V.dtype).eps)) | (measure < 0.8 * state.best)
     S, Y, R = _remember(state, step.alpha[:, None, None] * direction, gradient - state.gradient, found)
@@ -230,110 +190,11 @@ def _triangular(R: Float[Array, "K m m"], right: Float[Array, "K m"], *, transpo
     return solve(R, right[..., None], left_side=True, lower=False, transpose_a=transpose)[..., 0]
 
 
-def present_classes(bias: Float[Array, "F C"]) -> Bool[Array, "F C"]:
-    """Which classes are not left out."""
-    return bias > -ABSENT / 2
-
-
-def _mean(present: Bool[Array, "K C"], V: Array) -> Float[Array, "K P+1 1"]:
-    mask = present[:, None].astype(V.dtype)
-    return jnp.sum(mask * V, axis=2, keepdims=True) / jnp.sum(mask, axis=2, keepdims=True)
-
-
 def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Array:
     return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-# --- The objective of each lane ------------------------------------------------------------------------------------
-
-
-def _gradient(rows: Rows, curvature: Curvature, l2: Array, V: Array, D: Array) -> Float[Array, "K P+1 C"]:
-    """XᵀD + l2·W in the eigenbasis of A."""
-    return curvature.rotate(objective.backward(rows, D).at[:, :-1].add(l2[:, None, None] * V[:, :-1]))
-
-
-def _evaluate(rows: Rows, curvature: Curvature, weights: Array, l2: Array, V: Array, Z: Array) -> tuple[Array, Array]:
-    """F and its gradient in V, whose logits are Z."""
-    rows_loss, Y = objective.losses(rows, Z)
-    loss = jnp.sum(weights * rows_loss, axis=0) + l2 / 2 * jnp.sum(V[:, :-1] ** 2, axis=(1, 2))
-    return loss, _gradient(rows, curvature, l2, V, objective.residual(rows, weights, Y))
-
-
-def _measure(
-    gradient: Array, loss: Array, state: Lanes, curvature: Curvature, settings: Settings
-) -> tuple[Array, Array]:
-    """What is to become small, and whether it is.
-
-    With a penalty that is, about, the gap: ‖∇_W‖²/(2·l2) were b at its minimum, and ½ ∇_b G⁺ ∇_b, what b is off.
-    """
-    of_features = jnp.sum(gradient[:, :-1] ** 2, axis=(1, 2))
-    db = product(gradient[:, -1:], curvature.U)[:, 0]
-    gap = of_features * reciprocal(2 * state.l2) + jnp.sum(db**2 * reciprocal(curvature.g), axis=1) / 2
-    square = of_features + jnp.sum(gradient[:, -1] ** 2, axis=1)
-    at_most = jnp.where(state.l2 > 0, settings.tol * loss, (settings.tol * settings.norm0[state.fold]) ** 2)
-    measure = jnp.where(state.l2 > 0, gap, square)
-    return measure, measure <= at_most
-
-
-def _rounding(rows: Rows, weights: Float[Array, "N K"], Z: Float[Array, "N K C"]) -> Float[Array, " K"]:
-    """‖δ∇_W‖², about: what rounding makes of the gradient.
-
-    A logit is known to u|Z|, u being half the spacing of numbers about 1, hence y to u·y(1 − y)|Z|, and to u·y by its
-    own rounding; errors of different rows are independent:
-
-        ‖δ∇_W‖² ≈ u² Σ_i w_i² ‖x_i‖² Σ_c (y + y(1 − y)|Z|)²_ic
-    """
-    _, Y = objective.losses(rows, Z)
-    errors = jnp.sum((Y + Y * (1 - Y) * jnp.abs(Z)) ** 2, axis=2)
-    sizes = jnp.sum(rows.X**2, axis=1)
-    return (jnp.finfo(Z.dtype).eps / 2) ** 2 * jnp.sum(weights**2 * sizes[:, None] * errors, axis=0)
-
-
-def norms_at_zero(rows: Rows, problems: Problems) -> Float[Array, " F"]:
-    """The gradient's norm at W = 0, b = 0, which is what "small" is measured by where there is no penalty."""
-    present = present_classes(problems.starts[:, -1]).astype(problems.weights.dtype)
-    Y = jnp.broadcast_to((present / jnp.sum(present, axis=1, keepdims=True))[None], (rows.X.shape[0], *present.shape))
-    gradient = objective.backward(rows, objective.residual(rows, problems.weights, Y))
-    return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
-
-
 # --- Lanes and problems --------------------------------------------------------------------------------------------
-
-
-def _begin(rows: Rows, curvature: Curvature, problems: Problems, V: Array, problem: Int[Array, " K"]) -> Lanes:
-    """Lanes at the start of their problems."""
-    lanes, width, C = V.shape
-    at = jnp.minimum(problem, problems.l2.shape[0] - 1)
-    l2, fold = problems.l2[at], problems.fold[at]
-    weights, starts = problems.weights[:, fold], problems.starts[fold]
-    # V may come from another fold: a class that this one leaves out, or that alone has, is put where this one starts.
-    present = present_classes(starts[:, -1])
-    V = jnp.where((present & present_classes(V[:, -1]))[:, None], V, starts)
-    V = jnp.where(present[:, None], V - _mean(present, V), V)
-    Z = objective.multiply(rows, V)
-    loss, gradient = _evaluate(rows, curvature, weights, l2, V, Z)
-    count, memory = jnp.zeros(lanes, jnp.int32), jnp.zeros((lanes, MEMORY, width * C), V.dtype)
-    R = jnp.broadcast_to(jnp.eye(MEMORY, dtype=V.dtype)[None], (lanes, MEMORY, MEMORY))
-    best = jnp.full(lanes, jnp.inf, V.dtype)
-    return Lanes(
-        problem,
-        fold,
-        l2,
-        weights,
-        present,
-        V,
-        Z,
-        loss,
-        gradient,
-        memory,
-        memory,
-        R,
-        count,
-        count + 2,
-        count,
-        count,
-        best,
-    )
 
 
 def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
@@ -344,9 +205,9 @@ def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
     """
     num_problems = problems.l2.shape[0]
     V, Z = state.V, objective.multiply(rows, state.V)
-    loss, gradient = _evaluate(rows, curvature, state.weights, state.l2, V, Z)
-    measure, small = _measure(gradient, loss, state, curvature, settings)
-    error = _rounding(rows, state.weights, Z) * reciprocal(2 * state.l2)
+    loss, gradient = evaluate(rows, curvature, state.weights, state.l2, V, Z)
+    measure, small = measure_of(gradient, loss, state, curvature, settings)
+    error = rounding_of(rows, state.weights, Z) * reciprocal(2 * state.l2)
     proven = small & ((state.l2 == 0) | (measure + error <= settings.tol * loss))
     strikes = state.strikes + stuck.astype(jnp.int32)
     lost = (strikes >= STRIKES) | (error > measure)
@@ -384,7 +245,7 @@ def _load(rows, curvature, problems, state, solutions, done):
     distance = jnp.abs(log_l2[at][:, None] - log_l2[None]) + other.astype(log_l2.dtype)
     nearest = jnp.argmin(jnp.where((solutions.status != RUNNING)[None], distance, jnp.inf), axis=1)
     V = _where(done, solutions.V[nearest], state.V)
-    fresh = _begin(rows, curvature, problems, V, problem)
+    fresh = begin(rows, curvature, problems, V, problem)
     chosen = [done[None] if name in ("weights", "Z") else done for name in Lanes._fields]
     return Lanes(
         *(

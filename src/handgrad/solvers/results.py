@@ -9,7 +9,7 @@ from handgrad.formulas import Params
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.existence import Verdict
 from handgrad.solvers.inference import Coefficients, standard_errors
-from handgrad.solvers.lbfgs import CONVERGED, ITERATIONS
+from handgrad.solvers.lanes import CONVERGED, ITERATIONS
 
 
 class FitResult(NamedTuple):
