@@ -66,12 +66,14 @@ def init_network(
       A tuple of `Layer`, the last with activation "softmax".
 
     Raises:
+      TypeError: a key that is not JAX's.
       ValueError: fewer than two sizes, one that is not positive, or an unknown activation.
 
     Example:
       >>> [layer.activation for layer in init_network(jax.random.key(0), (64, 32, 10), "tanh")]
       ['tanh', 'softmax']
     """
+    validation.check_key("init_network", key)
     if len(sizes) < 2:
         raise ValueError(f"init_network: sizes must be at least (features, classes); got {tuple(sizes)}.")
     for size in sizes:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from handgrad import validation
+from handgrad.precision import widen
 from handgrad.shapes import Float
-from handgrad.validation import widen
 
 Array = Any
 
