@@ -78,13 +78,12 @@ def test_a_compiled_formula_takes_a_label_for_what_it_is_or_gives_nan_or_refuses
     labels = data.draw(labels_of_any_dtype(num_classes))
     logits = np.zeros((3, num_classes), np.float32)
     logits[:, 0] = 1
-    try:
-        value = handgrad.cross_entropy(logits, labels)
-        rows = handgrad.one_hot(labels, num_classes)
-    except ValueError as error:
-        assert "which int32 cannot hold" in str(error) or "which uint32 cannot hold" in str(error)
-        assert max(abs(int(label)) for label in labels) >= 2**31
+    if any(not -(2**31) <= int(label) < 2 ** (31 if labels.dtype.kind == "i" else 32) for label in labels):
+        for function in (handgrad.cross_entropy, lambda _, labels: handgrad.one_hot(labels, num_classes)):
+            with pytest.raises(ValueError, match=r"which u?int32 cannot hold"):
+                function(logits, labels)
         return
+    value, rows = handgrad.cross_entropy(logits, labels), handgrad.one_hot(labels, num_classes)
     right = [0 <= int(label) < num_classes for label in labels]
     np.testing.assert_array_equal(np.isnan(rows).all(axis=1), np.logical_not(right))
     for row, label in zip(np.asarray(rows)[right], labels[right], strict=True):
@@ -174,14 +173,11 @@ def check_weighted(function, weights):
     with np.errstate(all="ignore"):
         positive = weights[weights > 0].astype(np.longdouble)
         near = positive.size == 0 or positive.min() / positive.max() > 1.2e-38
-    try:
-        value = function(weights)
-    except ValueError as error:
-        assert ("must be finite and non-negative" in str(error)) == (not lawful)
-        assert ("which would count as 0" in str(error)) == (lawful and not near)
+    if not (lawful and near):
+        with pytest.raises(ValueError, match="which would count as 0" if lawful else "must be finite and non-negative"):
+            function(weights)
         return
-    assert lawful
-    assert near
+    value = function(weights)
     np.testing.assert_allclose(value, exact_mean(weights), rtol=1e-5, atol=1e-7)
 
 
@@ -340,8 +336,6 @@ def test_masked_arrays_are_refused_whatever_was_compiled_before(is_warm):
     ):
         with pytest.raises(TypeError, match=r"must be an array without a mask; got a masked array\. Fill it"):
             call()
-    with pytest.raises(TypeError, match="must be an array; got a matrix"):
-        formulas.softmax(Z.view(np.matrix))
 
 
 NUMBERS = [0.5, 1, np.float16(0.5), np.float32(0.5), np.int8(1), np.array(0.5), jnp.array(0.5)]

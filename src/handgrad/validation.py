@@ -5,6 +5,7 @@ and dtypes are checked always, so under `jax.jit` at trace time. Values are look
 tracer has none, and there `formulas` answers a row that breaks the rules with NaN.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -75,14 +76,12 @@ def _is_dtype(xp: Any, dtype: Any, kind: str) -> bool:
 
 
 def check_plain(function: str, argument: str, array: Any) -> None:
-    """Check that an array is neither masked, for its mask would be lost, nor a matrix, for its * is a product."""
+    """Check that an array is not masked, for its mask would be lost."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{function}: {argument} must be an array without a mask; got a masked array. Fill it with .filled(value), "
             "and give rows that are not to count weight 0."
         )
-    if isinstance(array, np.matrix):
-        raise TypeError(f"{function}: {argument} must be an array; got a matrix. Convert it with numpy.asarray.")
 
 
 def check_params(function: str, params: Any, argument: str = "params") -> tuple[int, int]:
@@ -252,13 +251,11 @@ def host_weights(function: str, weights: Any, num_rows: int, *, dtype: Any = Non
     """
     if weights is None:
         return np.ones(num_rows)
-    check_weights(function, weights, num_rows, dtype=None if is_jax_array(weights) else np.float64)
-    given = np.asarray(weights)
-    given = given.astype(np.result_type(given.dtype, np.float64))  # float64, or longdouble
-    relative = (given / (given.max() or 1)).astype(np.float64)
-    if dtype is not None:
-        check_weights(function, relative, num_rows, dtype=np.dtype(dtype))
-    return relative
+    check_array(function, "weights", weights, "(N,)", kind="number")
+    host = np.asarray(weights)
+    host = host.astype(np.result_type(host.dtype, np.float64))  # float64, or longdouble
+    check_weights(function, host, num_rows, dtype=np.dtype(np.float64 if dtype is None else dtype))
+    return (host / (host.max() or 1)).astype(np.float64)
 
 
 def check_head(function: str, X: Any, W: Any, bias: Any, by_row: dict[str, Any]) -> tuple[int, ...]:
@@ -343,7 +340,7 @@ def _first_row(array: Any, is_bad: Callable[[Any], Any]) -> Iterator[tuple[int, 
         return
     xp = array_namespace(array)
     # Where a caller is being compiled, jax.numpy only takes down what to compute, even of arrays that are there.
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval() if is_jax_array(array) else contextlib.nullcontext():
         bad = is_bad(array)
         if bool(xp.any(bad)):
             row = int(xp.argmax(xp.astype(bad, xp.int32)))

@@ -218,6 +218,8 @@ def _classes(path: pathlib.Path, y: np.ndarray, num_rows: int) -> np.ndarray:
     if y.dtype.kind in "iu":
         return y
     try:
-        return spell_alike(np.strings.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(str))
-    except (UnicodeError, ValueError):
+        texts = np.strings.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(str)
+        "".join(texts.tolist()).encode()
+    except (UnicodeError, ValueError, SystemError):  # the last of a character beyond Unicode
         raise ValueError(f"{path}: y holds bytes that are no text in UTF-8.") from None
+    return spell_alike(texts)
