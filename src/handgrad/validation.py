@@ -233,7 +233,7 @@ def check_weights(
     for row, (weight,) in _first_row(weights, lambda w: xp.isnan(relative_weights(xp, w, dtype))):
         raise ValueError(
             f"{function}: {argument} must be 0, or large enough beside the largest of them for {dtype}; got {weight:g} "
-            f"at {noun} {row}, which would count as 0. Set it to 0, or scale the weights."
+            f"at {noun} {row}, which would count as 0. Set it to 0, or compute in a wider dtype."
         )
 
 

@@ -78,7 +78,7 @@ def cross_entropy(
 
     Args:
       Z: logits, shape (N, C), floating.
-      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
+      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C), whose rows are divided by their sums.
       weights: sample weights (N,), finite, non-negative; the mean becomes sum(w·l)/sum(w). A row of weight 0 does
         not count, whatever is in it, and if every weight is 0 the loss is 0.
       base: of the logarithm; e for nats, 2 for bits.

@@ -65,7 +65,8 @@ def train(
     optimizer object finds compiled.
 
     Args:
-      X: data, shape (N, P), floating; kept on the device whole.
+      X: data, shape (N, P), floating; kept on the device whole. Of float64, where JAX has it not enabled, float32 is
+        kept, so a mean that is large beside the deviation is to be taken off before.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
       optimizer: an optax transformation, which carries its own learning rate; the update above if None.
       learning_rate: η of the update above; 0.5 if None. Not allowed with an optimizer.
@@ -79,7 +80,7 @@ def train(
         They are copied, not changed.
       num_classes: C; if None that of params, of distributions, or the largest label + 1.
       key: a JAX random key for the order of the rows; the same key gives the same result. `jax.random.key(0)` if None.
-      callback: called after each epoch with the parameters and its `Epoch`; True ends the training.
+      callback: called after each epoch with the parameters and its `Epoch`; True, and nothing else, ends the training.
 
     Returns:
       TrainResult(params, history), params in X's dtype (float32 where X is float64 and JAX has it not enabled).
