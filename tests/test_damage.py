@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad.app.model import Model, load_model, save_model
+from handgrad.app.model import Model, load_model, predict_proba, save_model
 from handgrad.data import Scaling, Table, read_features, read_table
 
 RNG = np.random.default_rng(0)
@@ -230,3 +230,10 @@ def test_a_hostile_model_is_refused_in_one_line(tmp_path, kind):
     with pytest.raises(ValueError, match=r"model\.safetensors: [^\n]*$") as caught:
         load_model(path)
     assert type(caught.value) is ValueError
+
+
+def test_a_model_without_probabilities_names_no_class():
+    params = handgrad.Params(np.array([[np.nan, 0], [0, 0]], np.float32), np.zeros((1, 2), np.float32))
+    model = Model(params, Scaling(np.zeros(2), np.ones(2)), ("a", "b"), None, None, None)
+    with pytest.raises(ValueError, match="the model has no probabilities for row 1: its logits are not finite"):
+        predict_proba(model, np.ones((3, 2)))

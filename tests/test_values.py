@@ -384,6 +384,9 @@ def test_a_setting_must_not_become_zero_or_infinite_in_the_dtype_that_it_is_used
         handgrad.train(X, t, l2=number)
     validation.check_number("f", "l2", number, dtype=np.float64)
     validation.check_number("f", "l2", 0.0, dtype=np.float32)
+    validation.check_number("f", "l2", 1e-6, dtype=np.float16)
+    with pytest.raises(ValueError, match="for data of float16"):
+        validation.check_number("f", "l2", 1e-8, dtype=np.float16)
 
 
 def test_a_key_is_one_of_jax():
@@ -397,6 +400,14 @@ def test_a_key_is_one_of_jax():
         ):
             call()
     handgrad.init_params(2, 3, key=jax.random.PRNGKey(0))
+
+
+@pytest.mark.parametrize("wrong", [{"targets": np.array([0, 2**32, 1])}, {"weights": np.array([1, -1e-50, 1])}])
+def test_arguments_given_by_name_are_looked_at_too(wrong):
+    arrays = jax.tree.map(jnp.asarray, {"params": params, "X": X, "targets": t})
+    handgrad.loss(**arrays)
+    with pytest.raises(ValueError, match=f"^loss: {next(iter(wrong))}"):
+        handgrad.loss(**arrays | wrong)
 
 
 # --- Predictions ------------------------------------------------------------------------------------------------------
