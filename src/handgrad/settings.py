@@ -35,10 +35,10 @@ def check_number(
     if dtype is not None and number != 0:
         finfo = jax.numpy.finfo(dtype)
         # XLA's CPU takes subnormal numbers for 0, but not those of float16, which it computes with in float32.
-        least = float(finfo.smallest_subnormal if np.dtype(dtype) == np.float16 else finfo.smallest_normal)
-        if not least <= number <= float(finfo.max):
+        smallest = float(finfo.smallest_subnormal if np.dtype(dtype) == np.float16 else finfo.smallest_normal)
+        if not smallest <= number <= float(finfo.max):
             raise ValueError(
-                f"{function}: {argument} must be 0, or from {least:.2g} to {float(finfo.max):.2g} for data of "
+                f"{function}: {argument} must be 0, or from {smallest:.2g} to {float(finfo.max):.2g} for data of "
                 f"{np.dtype(dtype)}; got {show(value)}."
             )
 
