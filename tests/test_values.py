@@ -311,6 +311,15 @@ def test_features_that_float32_cannot_hold_are_refused():
         assert np.isfinite(handgrad.linear(*wide)).all()
 
 
+def test_dense_sees_its_arguments_as_they_were_given():
+    layer = Params(W.astype(np.float64), b.astype(np.float64))
+    np.testing.assert_allclose(handgrad.dense(X.astype(np.float64), layer), Z, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^dense: X has 1e\+39 at \(0, 0\)"):
+        handgrad.dense(np.full((1, 2), 1e39), layer)
+    with pytest.raises(TypeError, match="dense: X must be an array without a mask"):
+        handgrad.dense(masked, params)
+
+
 def test_a_wide_or_foreign_float_is_computed_with_as_float32():
     for dtype in (np.longdouble, ">f4", ">f8"):
         np.testing.assert_allclose(handgrad.softmax(Z.astype(dtype)), oracles.softmax(Z), rtol=1e-6)
