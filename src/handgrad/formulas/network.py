@@ -18,7 +18,7 @@ from handgrad import validation
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
 from handgrad.formulas.losses import counted, mean_loss, residual
-from handgrad.formulas.softmax import softmax
+from handgrad.formulas.softmax import most_probable, softmax
 from handgrad.precision import widen
 from handgrad.shapes import Float, Integer, Shaped
 
@@ -290,11 +290,6 @@ def predict(params: Any, X: Float[Array, "N P"]) -> Integer[Array, " N"]:
     """
     check_network("predict", params, X)
     return most_probable(array_namespace(X), forward(params, X))
-
-
-def most_probable(xp: Any, Z: Float[Array, "N C"]) -> Integer[Array, " N"]:
-    """`predict` of logits."""
-    return xp.where(xp.isfinite(xp.max(Z, axis=1)), xp.argmax(Z, axis=1), -1)
 
 
 def predict_proba(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:

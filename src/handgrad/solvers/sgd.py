@@ -15,7 +15,8 @@ from handgrad import formulas
 from handgrad import validation as checks
 from handgrad.compiled import narrow
 from handgrad.formulas import Params
-from handgrad.formulas.network import Network, check_network, in_form_of, layers_of, most_probable
+from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
+from handgrad.formulas.softmax import most_probable
 from handgrad.initialization import init_params
 
 
