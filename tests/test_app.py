@@ -182,7 +182,7 @@ def test_a_run_is_replaced_only_when_asked(capsys, tmp_path):
 
 
 def test_a_loss_that_becomes_infinite_is_said_and_nothing_is_written(capsys, tmp_path):
-    error = fails(capsys, "train", "--learning-rate", "1e300", "--out", tmp_path / "run", status=1)
+    error = fails(capsys, "train", "--learning-rate", "1e38", "--out", tmp_path / "run", status=1)
     assert "in epoch 1, and nothing is written. Try a smaller --learning-rate." in error
     assert list(tmp_path.iterdir()) == []
 

@@ -30,8 +30,9 @@ LAYERS = [
     ["objective", "reference"],
     ["initialization", "fused"],
     ["sweep"],
-    ["formulas"],
-    ["data", "validation", "shapes"],
+    ["formulas", "compiled"],
+    ["data", "validation"],
+    ["precision", "settings", "shapes"],
 ]
 
 

@@ -1,12 +1,12 @@
 """The softmax output layer for JAX, its gradients derived by hand and proved against autograd.
 
-The functions of `handgrad.formulas` stand here under the same names, compiled by `jax.jit`.
+The functions of `handgrad.formulas` stand here under the same names, compiled by `jax.jit`. What NumPy holds in 64
+bits is looked at before JAX cuts it to 32: what it would turn into another number is refused.
 """
-
-import jax as _jax
 
 from handgrad import formulas, network
 from handgrad.check import GradientCheck, GradientReport, check_gradients
+from handgrad.compiled import compiled as _compiled
 from handgrad.formulas import Layer, Params
 from handgrad.fused import RowStatistics, linear_cross_entropy
 from handgrad.initialization import init_params
@@ -59,22 +59,22 @@ __all__ = [
     "value_and_gradient",
 ]
 
-linear = _jax.jit(formulas.linear)
-softmax = _jax.jit(formulas.softmax)
-log_softmax = _jax.jit(formulas.log_softmax)
-one_hot = _jax.jit(formulas.one_hot, static_argnames=("num_classes", "dtype"))
-cross_entropy = _jax.jit(formulas.cross_entropy, static_argnames="base")
-entropy = _jax.jit(formulas.entropy, static_argnames="base")
-kl_divergence = _jax.jit(formulas.kl_divergence, static_argnames="base")
-logit_gradient = _jax.jit(formulas.logit_gradient)
-loss = _jax.jit(formulas.loss)
-forward = _jax.jit(formulas.forward)
-gradient = _jax.jit(formulas.gradient, static_argnames="recompute")
-value_and_gradient = _jax.jit(formulas.value_and_gradient, static_argnames="recompute")
-hessian_vector_product = _jax.jit(formulas.hessian_vector_product)
-sgd_step = _jax.jit(formulas.sgd_step)
-predict = _jax.jit(formulas.predict)
-predict_proba = _jax.jit(formulas.predict_proba)
+linear = _compiled(formulas.linear)
+softmax = _compiled(formulas.softmax)
+log_softmax = _compiled(formulas.log_softmax)
+one_hot = _compiled(formulas.one_hot, ("num_classes", "dtype"))
+cross_entropy = _compiled(formulas.cross_entropy, ["base"])
+entropy = _compiled(formulas.entropy, ["base"])
+kl_divergence = _compiled(formulas.kl_divergence, ["base"])
+logit_gradient = _compiled(formulas.logit_gradient)
+loss = _compiled(formulas.loss)
+forward = _compiled(formulas.forward)
+gradient = _compiled(formulas.gradient, ["recompute"])
+value_and_gradient = _compiled(formulas.value_and_gradient, ["recompute"])
+hessian_vector_product = _compiled(formulas.hessian_vector_product)
+sgd_step = _compiled(formulas.sgd_step)
+predict = _compiled(formulas.predict)
+predict_proba = _compiled(formulas.predict_proba)
 
 
 def __getattr__(name: str) -> object:
