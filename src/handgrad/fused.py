@@ -122,9 +122,12 @@ def linear_cross_entropy(
     validation.check_number(FUNCTION, "z_loss", z_loss)
     validation.check_choice(FUNCTION, "reduction", reduction, ("mean", "sum", "none"))
     if softcap is not None:
-        validation.check_number(FUNCTION, "softcap", softcap, positive=True, most=LARGEST_CAP)
-        if float(softcap) < LEAST_CAP:
-            raise ValueError(f"{FUNCTION}: softcap must be at least {LEAST_CAP:g}; got {softcap!r}.")
+        validation.check_number(FUNCTION, "softcap", softcap, positive=True)
+        if not LEAST_CAP <= float(softcap) <= LARGEST_CAP:
+            raise ValueError(
+                f"{FUNCTION}: softcap must be from {LEAST_CAP:g} to {LARGEST_CAP:g}; got {softcap!r}. "
+                "Leave out one that caps nothing."
+            )
     if ignore_index is not None and (not isinstance(ignore_index, (int, np.integer)) or isinstance(ignore_index, bool)):
         raise TypeError(f"{FUNCTION}: ignore_index must be an integer, a label; got {ignore_index!r}.")
     if ignore_index is not None and not labels:
@@ -310,18 +313,19 @@ def _loss(
 
 
 def _normaliser(settings: Settings, w: Array, targets: Array, k: Array | None) -> Array:
-    """Σ w Σ_j T_j k_j, or 1 where no row has a share in it."""
+    """Σ w Σ_j T_j k_j; where it is 0, 1 if Σ wℓ is 0 too, else NaN."""
+    counts = w != 0
     if k is not None:
         if targets.ndim == 2:
-            T = jnp.where((w == 0)[:, None], 0, targets.astype(w.dtype))
+            # Of a row of weight 0 too: its mass is the derivative of the sum in w.
+            T = targets.astype(w.dtype)
             mass, total = sum_over_classes(settings, (T @ k[0], jnp.sum(T, axis=1)))
-            mass = jnp.where(total == 0, 0, mass / total)
+            mass = jnp.where((w == 0) & ~jnp.isfinite(mass / total), 0, mass / total)
         else:
             t = targets - first_class(settings, k.shape[1])
             mass = sum_over_classes(settings, jnp.where((t >= 0) & (t < k.shape[1]), k[0, t], 0))
-        shared = jnp.any((w != 0) & (mass != 0))
         w = w * mass
-    else:
-        shared = jnp.any(w != 0)
+        if not (settings.label_smoothing or settings.z_loss):
+            counts &= mass != 0
     n = jnp.sum(w)
-    return jnp.where(n == 0, jnp.where(shared, math.nan, 1), n)
+    return jnp.where(n == 0, jnp.where(jnp.any(counts), math.nan, 1), n)

@@ -200,11 +200,13 @@ def _softmax(settings: Settings, block: Arrays) -> _Softmax:
     if settings.masked:
         counts = (block.a != 0)[:, None]
         Z = jnp.where(counts | jnp.isneginf(Z) | jnp.isfinite(Z), Z, 0)
-        Z = jnp.where(counts | jnp.isfinite(jnp.max(Z, axis=1, keepdims=True)), Z, 0)
     # Whatever is subtracted, the results are the same: the maximum has no derivative.
     m = lax.stop_gradient(jnp.max(Z, axis=1, keepdims=True))
     if settings.class_axis is not None:
         m = lax.pmax(m, settings.class_axis)
+    if settings.masked:  # a row that does not count may have all its classes masked, those of one device any row
+        counts |= jnp.isfinite(m)
+        Z, m = jnp.where(counts, Z, 0), jnp.where(counts, m, 0)
     E = jnp.exp(Z - m)
     T, sums = _targets(settings, block, Z, m)
     sums["E"] = _sum(E)
@@ -249,11 +251,9 @@ def _distributions(settings: Settings, block: Arrays, dtype: Any) -> Array:
     As in `formulas`, a row that counts and is no distribution is NaN.
     """
     T = block.targets.astype(dtype)
-    if settings.masked:
-        T = jnp.where((block.a != 0)[:, None], T, 0)
     total, negative = sum_over_classes(settings, (_sum(T), _sum((T < 0).astype(dtype))))
     valid = (negative == 0) & (jnp.abs(total - 1) <= distribution_tolerance(jnp.finfo(block.targets.dtype)))
-    return T / jnp.where((block.a == 0)[:, None], 1, jnp.where(valid, total, math.nan))
+    return jnp.where(valid, T / total, jnp.where((block.a == 0)[:, None], 0, math.nan))
 
 
 def _masses(settings: Settings, block: Arrays, T: Array) -> Array:
@@ -280,8 +280,8 @@ def _values(settings: Settings, softmax: _Softmax) -> tuple[ByName, ByName]:
 
 
 def weigh(a: Array, losses: Array) -> Array:
-    """aℓ, 0 where a is 0 though ℓ be infinite."""
-    return jnp.where(a == 0, 0, a * losses)
+    """aℓ, 0 where a is 0 though ℓ be infinite; a finite ℓ stays the derivative there."""
+    return a * jnp.where((a == 0) & ~jnp.isfinite(losses), 0, losses)
 
 
 def _prediction(settings: Settings, softmax: _Softmax) -> Array:
