@@ -1,8 +1,8 @@
 """Gradient problems drawn from a seed, and what a naive loss in float64 says of each. Nothing here is of handgrad.
 
 How far a right answer may be off is not chosen but follows from rounding: the oracle is run on the problem and on three
-copies of it whose every number is off by some rounding errors, and to what these differ by come a few rounding errors of
-the largest terms that are summed.
+copies of it whose every number is off by some rounding errors, and to what these differ by come a few rounding errors
+of the largest terms that are summed.
 """
 
 import itertools
@@ -68,7 +68,8 @@ def _configuration(rng, kind, coincide):
         "weights": choose(None, dtype, dtype, "int32"),
     }
     if kind == "layer":
-        return Configuration(sizes=sizes, around=choose("jit", "eager"), **common)
+        around = "jit" if dtype == "bfloat16" else choose("jit", "eager")  # of which NumPy has none of its own
+        return Configuration(sizes=sizes, around=around, **common)
     if kind == "network":
         hidden = tuple(P if coincide else int(size) for size in rng.integers(1, 9, choose(1, 2)))
         return Configuration(
@@ -213,7 +214,7 @@ def _weights(rng, cfg, to_dtype):
 def naive(X, layers, w, *, T, k, cotangents, masked, settings, activation):
     """What is differentiated: Σ c_i w_i ℓ_i over the normaliser, and the statistics times their cotangents."""
     s, z_loss, cap, mean, heeded = settings
-    w = heeded * w
+    w, masked = heeded * w, masked[None, :]
     for W, b in layers[:-1]:
         X = ACTIVATIONS[activation](X @ W + b)
     W, b = layers[-1]
@@ -224,7 +225,7 @@ def naive(X, layers, w, *, T, k, cotangents, masked, settings, activation):
     lse = (m + jnp.log(jnp.sum(jnp.where(masked, 0, jnp.exp(Z - m)), axis=1, keepdims=True)))[:, 0]
     log_Y = jnp.where(masked, 0, Z - lse[:, None])
     Y = jnp.where(masked, 0, jnp.exp(log_Y))
-    losses = -jnp.sum(((1 - s) * T + s / T.shape[1]) * k * log_Y, axis=1) + z_loss * lse**2
+    losses = -jnp.sum(((1 - s) * T + s / T.shape[1]) * k[None, :] * log_Y, axis=1) + z_loss * lse**2
     n = jnp.where(mean, jnp.sum(w * (T @ k)), 1)
     none = jnp.where(jnp.any(w != 0) & ((s > 0) | (z_loss > 0)), jnp.nan, 1)  # there is no mean, or it is 0
     total = jnp.sum(cotangents[0] * w * losses) / jnp.where(n == 0, none, n)
