@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -161,6 +161,9 @@ def test_a_mean_over_classes_of_weight_zero_is_no_number_unless_it_is_zero():
 # --- Labels and weights as they were given ----------------------------------------------------------------------------
 
 
+@example(labels=np.array([2**32 - 100, 0, 1], np.uint32), ignore_index=-100, on_device=True)
+@example(labels=np.array([2**64 - 100, 0, 1], np.uint64), ignore_index=-100, on_device=False)
+@example(labels=np.array([2**32, 0, 1]), ignore_index=None, on_device=False)
 @DRAWN
 @given(
     labels=st.sampled_from(INTEGERS).flatmap(

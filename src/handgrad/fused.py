@@ -111,7 +111,9 @@ def linear_cross_entropy(
     X, W, bias = (_to_jax(argument, array) for argument, array in (("X", X), ("W", W), ("bias", bias)))
     batch = validation.check_head(FUNCTION, X, W, bias, {"targets": targets, "weights": weights})
     N, C = math.prod(batch), W.shape[1]
-    targets, weights, k = (_at_hand(array) for array in (targets, weights, class_weights))
+    # JAX's own targets, which no cast has narrowed unseen, stay where they are.
+    targets = targets if isinstance(targets, jax.Array) else _at_hand(targets)
+    weights, k = _at_hand(weights), _at_hand(class_weights)
     X, targets, weights = (_flatten(array, N, len(batch)) for array in (X, targets, weights))
     shards = validation.check_axis(FUNCTION, "class_axis", class_axis)
     labels = getattr(targets, "ndim", 1) == 1
