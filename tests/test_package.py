@@ -30,6 +30,7 @@ LAYERS = [
     ["objective", "reference"],
     ["initialization", "fused"],
     ["sweep"],
+    ["head"],
     ["formulas", "compiled"],
     ["data", "validation"],
     ["precision", "settings", "shapes"],

@@ -11,8 +11,11 @@ from array_api_compat import is_array_api_obj
 from jax import lax
 
 from handgrad import validation
+from handgrad.compiled import narrow
+from handgrad.head import Arrays, Settings, first_class, num_shards, sum_over_classes
+from handgrad.precision import wide_dtype
 from handgrad.shapes import Float, Integer, Shaped
-from handgrad.sweep import Arrays, Settings, first_class, num_shards, sum_over_classes, sweep, weigh
+from handgrad.sweep import sweep, weigh
 
 Array = Any
 
@@ -107,8 +110,11 @@ def linear_cross_entropy(
     """
     given = {"targets": targets, "weights": weights, "class_weights": class_weights}
     for argument, array in {"X": X, "W": W, "bias": bias, **given}.items():
-        _check_unmasked(argument, array)
-    X, W, bias = (_to_jax(argument, array) for argument, array in (("X", X), ("W", W), ("bias", bias)))
+        validation.check_plain(FUNCTION, argument, array)
+    X, W, bias = (
+        jnp.asarray(narrow(FUNCTION, argument, array)) if is_array_api_obj(array) else array
+        for argument, array in (("X", X), ("W", W), ("bias", bias))
+    )
     batch = validation.check_head(FUNCTION, X, W, bias, {"targets": targets, "weights": weights})
     N, C = math.prod(batch), W.shape[1]
     # JAX's own targets, which no cast has narrowed unseen, stay where they are.
@@ -147,7 +153,7 @@ def linear_cross_entropy(
         if ignore_index is not None:
             ignore_index = IGNORED
             weights = np.where(targets == IGNORED, 0, weights) if isinstance(weights, np.ndarray) else weights
-    wide, mean = validation.wide_dtype(X.dtype), reduction == "mean"
+    wide, mean = wide_dtype(X.dtype), reduction == "mean"
     if isinstance(weights, np.ndarray):
         weights = _known_scale("weights", weights, wide, divide=mean)
     if isinstance(k, np.ndarray):
@@ -174,31 +180,6 @@ def linear_cross_entropy(
 
 
 # --- What was given, looked at before any cast ------------------------------------------------------------------------
-
-
-def _check_unmasked(argument: str, array: Any) -> None:
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(
-            f"{FUNCTION}: {argument} must be an array without a mask; got {type(array).__name__}. Fill it with "
-            "numpy.ma.filled, and give rows that do not count weight 0."
-        )
-
-
-def _to_jax(argument: str, array: Any) -> Any:
-    """The array in JAX, where a finite number that its dtype there cannot hold is refused."""
-    if not is_array_api_obj(array):
-        return array
-    with np.errstate(over="ignore"):
-        converted = jnp.asarray(array)
-    if isinstance(array, np.ndarray) and converted.dtype != array.dtype and array.dtype.kind == "f":
-        with jax.ensure_compile_time_eval():
-            lost = np.isfinite(array) & ~np.isfinite(np.asarray(converted))
-        if lost.any():
-            raise ValueError(
-                f"{FUNCTION}: {argument} must fit {converted.dtype}, JAX's dtype for {array.dtype} here; got "
-                f"{array[lost][0]:g}. Scale it, or enable 64 bits with jax_enable_x64."
-            )
-    return converted
 
 
 def _at_hand(array: Any) -> Any:
@@ -290,7 +271,7 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
     """The loss, Σ aℓ or by row, with a = w/n; and what is wanted of each row."""
     N, C = X.shape[0], W.shape[1]
-    wide, mean = validation.wide_dtype(X.dtype), reduction == "mean"
+    wide, mean = wide_dtype(X.dtype), reduction == "mean"
     ignored = outside = jnp.zeros(N, bool)
     if targets.ndim == 1:
         targets = _indices(targets, C * num_shards(settings), ignore_index)

@@ -27,35 +27,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from handgrad.validation import distribution_tolerance, wide_dtype, widen
+from handgrad.head import Arrays, Settings, first_class, num_shards, sum_over_classes
+from handgrad.precision import distribution_tolerance, wide_dtype, widen
 
 Array = Any
 ByName = dict[str, Any]
 _sum = partial(jnp.sum, axis=1, keepdims=True)
-
-
-class Settings(NamedTuple):
-    """What is known when the sweep is compiled."""
-
-    label_smoothing: float
-    z_loss: float
-    softcap: float | None
-    class_axis: str | None  # an axis of the enclosing shard_map, each device holding its classes of W, b, k and T
-    masked: bool  # whether rows with a = 0 may hold anything
-    block_size: int
-    total: bool  # whether Σ aℓ is wanted
-    rows: tuple[str, ...]  # which of loss, log_sum_exp, log_probability, entropy and prediction are wanted by row
-
-
-class Arrays(NamedTuple):
-    """What the sweep reads: X (N, P), W (P, C), b (1, C) or None, a (N,), targets, k (1, C) or None."""
-
-    X: Array
-    W: Array
-    b: Array | None
-    a: Array
-    targets: Array
-    k: Array | None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -352,21 +329,3 @@ def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, B
 def _times(p: Array, V: Array) -> Array:
     """PV, 0 where p is 0 though V be −∞. The inner `where` keeps NaN out of a derivative taken through it."""
     return p * jnp.where(p == 0, 0, V)
-
-
-# --- Classes over devices -----------------------------------------------------------------------------------------
-
-
-def num_shards(settings: Settings) -> int:
-    """How many devices share the classes."""
-    return 1 if settings.class_axis is None else lax.axis_size(settings.class_axis)
-
-
-def first_class(settings: Settings, num_classes: int) -> Any:
-    """The first of this device's classes."""
-    return 0 if settings.class_axis is None else lax.axis_index(settings.class_axis) * num_classes
-
-
-def sum_over_classes(settings: Settings, sums: Any) -> Any:
-    """The sum over the devices that share the classes."""
-    return sums if settings.class_axis is None else lax.psum(sums, settings.class_axis)

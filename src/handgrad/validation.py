@@ -15,8 +15,6 @@ import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj, is_jax_array
 
 from handgrad.precision import are_distributions, relative_weights, wide_dtype, widen_labels
-from handgrad.precision import distribution_tolerance as distribution_tolerance
-from handgrad.precision import widen as widen
 from handgrad.settings import as_float, show
 from handgrad.settings import check_axis as check_axis
 from handgrad.settings import check_choice as check_choice
@@ -251,6 +249,8 @@ def host_weights(function: str, weights: Any, num_rows: int, *, dtype: Any = Non
     """
     if weights is None:
         return np.ones(num_rows)
+    if isinstance(weights, np.ndarray) and weights.dtype == jax.numpy.bfloat16:
+        weights = weights.astype(np.float32)  # NumPy itself does not know the dtype
     check_array(function, "weights", weights, "(N,)", kind="number")
     host = np.asarray(weights)
     host = host.astype(np.result_type(host.dtype, np.float64))  # float64, or longdouble

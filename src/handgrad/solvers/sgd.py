@@ -18,6 +18,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
 from handgrad.formulas.softmax import most_probable
 from handgrad.initialization import init_params
+from handgrad.precision import wide_dtype
 
 
 class Epoch(NamedTuple):
@@ -165,8 +166,8 @@ def _check(X, targets, weights, params, num_classes, validation):
         raise ValueError(f"train: num_classes must be that of params, {output.W.shape[1]}, or None; got {num_classes}.")
     checks.check_targets("train", targets, X.shape[0], output.W.shape[1])
     if weights is not None:
-        weights = checks.host_weights("train", weights, X.shape[0], dtype=checks.wide_dtype(X.dtype))
-        weights = (weights / (weights.mean() or 1)).astype(checks.wide_dtype(X.dtype))
+        weights = checks.host_weights("train", weights, X.shape[0], dtype=wide_dtype(X.dtype))
+        weights = (weights / (weights.mean() or 1)).astype(wide_dtype(X.dtype))
     if validation is not None:
         validation = tuple(validation)
         if len(validation) != 2:
