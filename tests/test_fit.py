@@ -217,6 +217,14 @@ def test_huge_features_do_not_overflow(dtype):
         ({"targets": np.array([0.0, 1, 2, 0])}, TypeError, "integer dtype"),
         ({"weights": np.array([1, 1, 1, -1])}, ValueError, "fit: weights must be finite and non-negative"),
         ({"class_weights": [1.0]}, ValueError, "fit: class_weights must be 3"),
+        ({"class_weights": ["1", 1, 1]}, ValueError, "fit: class_weights must be 3"),
+        ({"l2": "0.1"}, ValueError, "fit: l2 must be a finite number"),
+        ({"l2": 10**400}, ValueError, "fit: l2 must be a finite number"),
+        ({"X": np.ma.masked_array(np.ones((4, 1)))}, TypeError, "fit: X must be an array without a mask"),
+        ({"targets": np.array([0, 1, 2, 2**32])}, ValueError, "fit: targets have the label 4294967296"),
+        ({"targets": np.array([0, 1, 2**32, 2]), "num_classes": 3}, ValueError, "got 4294967296 at row 2"),
+        ({"params": (1, 2)}, TypeError, "fit: params.W must be an array"),
+        ({"params": (np.ones((2, 3)), np.ones((1, 3)))}, ValueError, r"fit: params.W must have shape .* = \(1, 3\)"),
         ({"class_weights": {7: 1.0}}, ValueError, "class_weights' keys must be classes"),
     ],
 )
@@ -224,6 +232,11 @@ def test_bad_arguments_are_refused_before_anything_is_computed(change, error, me
     arguments = {"X": np.ones((4, 1), np.float32), "targets": np.array([0, 1, 2, 0]), "l2": 1.0} | change
     with pytest.raises(error, match=message):
         fit(**arguments)
+
+
+def test_data_that_are_not_known_are_refused():
+    with pytest.raises(TypeError, match="fit: data must be known, which they are not under jax.jit"):
+        jax.jit(lambda X: fit(X, np.array([0, 1]), l2=1.0).params)(np.ones((2, 1), np.float32))
 
 
 # --- Memory, and MNIST-10k -----------------------------------------------------------------------------------------

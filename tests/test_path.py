@@ -118,6 +118,8 @@ def test_folds_may_be_any_integer_and_lack_a_class():
     [
         ({"l2s": []}, "l2s must be one or more positive"),
         ({"l2s": [0.0]}, "For l2=0 use fit"),
+        ({"l2s": ["1"]}, "l2s must be one or more positive"),
+        ({"l2s": [10**400]}, "l2s must be one or more positive"),
         ({"validation": 1}, "2 folds or more"),
         ({"validation": 3.5}, "must be a pair"),
         ({"validation": (np.ones((2, 3), np.float32), np.array([0, 1]))}, "must have 1 columns"),

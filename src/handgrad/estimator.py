@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
-from handgrad.solvers.data import make_folds, prepare
+from handgrad.solvers.data import make_folds, numbers, prepare
 from handgrad.solvers.driver import begin_at
 from handgrad.solvers.fit import as_result, fit_in_silence
 from handgrad.solvers.held_out import mean_scores, prepare_scores
@@ -184,7 +184,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray, folds: list[Any], start: Params | None
     ) -> FitResult:
         """C_ and scores_, and the fit of all rows at C_: every fold and every C in one program."""
-        Cs = np.asarray(self.Cs, dtype=np.float64)
+        Cs = numbers(self.Cs)
         if Cs.ndim != 1 or Cs.size == 0 or not np.all((Cs > 0) & np.isfinite(Cs)):
             raise ValueError(f"SoftmaxRegression: Cs must be one or more positive numbers; got {self.Cs!r}.")
         everything = np.arange(labels.size)

@@ -20,6 +20,7 @@ from jax import Array
 from handgrad import validation
 from handgrad.formulas import Params
 from handgrad.objective import Rows
+from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
 
 BLOCK_BYTES = 2**22  # of a block of rows in float64, which stays in the cache
@@ -63,7 +64,13 @@ def prepare(
     num_classes: int | None,
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to the device."""
+    if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
+        raise TypeError(
+            f"{function}: data must be known, which they are not under jax.jit, vmap or grad. Call it outside of these."
+        )
     validation.check_array(function, "X", X, "(N, P)")
+    if params is not None:
+        validation.check_params(function, params)
     if num_classes is None:
         num_classes = validation.count_classes(function, targets) if params is None else params[0].shape[1]
     validation.check_positive_integer(function, "num_classes", num_classes)
@@ -153,11 +160,10 @@ def times_centre(centre: Float[np.ndarray, " P"], W: np.ndarray) -> np.ndarray:
 
 
 def _check_start(function: str, params: Params, X: Any, num_classes: int) -> None:
-    P, C = validation.check_params(function, params)
-    if (X.shape[1], num_classes) != (P, C):
+    if tuple(params[0].shape) != (X.shape[1], num_classes):
         raise ValueError(
             f"{function}: params.W must have shape (P, C) = {(X.shape[1], num_classes)} for X {tuple(X.shape)}; "
-            f"got {(P, C)}."
+            f"got {tuple(params[0].shape)}."
         )
     W, b = (np.asarray(array, dtype=np.float64) for array in params)
     if not (np.all(np.isfinite(W)) and np.all(np.isfinite(b) | (b == -np.inf)) and np.isfinite(b).any()):
@@ -168,21 +174,26 @@ def _check_start(function: str, params: Params, X: Any, num_classes: int) -> Non
 
 
 def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.ndarray:
-    each = np.ones(num_classes)
     if isinstance(class_weights, dict):
-        for label, weight in class_weights.items():
+        for label in class_weights:
             if not (isinstance(label, (int, np.integer)) and 0 <= label < num_classes):
                 keys = f"class_weights' keys must be classes in [0, {num_classes})"
                 raise ValueError(f"{function}: {keys}; got {label!r}.")
-            each[label] = weight
+        each = numbers([class_weights.get(label, 1) for label in range(num_classes)])
     else:
-        each = np.asarray(class_weights, dtype=np.float64)
+        validation.check_plain(function, "class_weights", class_weights)
+        each = numbers(class_weights)
     if each.shape != (num_classes,) or not np.all(np.isfinite(each) & (each >= 0)):
         raise ValueError(
             f"{function}: class_weights must be {num_classes} finite non-negative numbers, or a dictionary from class "
             f"to weight; got {class_weights!r}."
         )
     return each
+
+
+def numbers(values: Any) -> np.ndarray:
+    """Real numbers as float64, NaN for what is none, such as text."""
+    return np.vectorize(as_float, otypes=[np.float64])(np.asarray(values, dtype=object))
 
 
 def _normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:

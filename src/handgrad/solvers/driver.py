@@ -20,6 +20,7 @@ from handgrad.solvers.lbfgs import solve
 # costs more: 8 lanes of 10 classes cost 2.5 times one.
 COLUMNS = 80
 ATTEMPTS = 4
+MARGIN = 0.9  # of tol is what the program goes to: of rounded parameters the proof finds a little more than it sees
 SMALLEST_NORM = 1e-14  # of a gradient that is 0 but for rounding, of features of size about 1
 
 
@@ -103,6 +104,7 @@ def _solve(
     callback: Any,
 ) -> Answers:
     dtype, (num_rows, P), C = data.dtype, data.X.shape, data.num_classes
+    tol = MARGIN * tol
     # Both sides of l2' = l2·s² may be beyond the dtype: the program then works without a penalty, or with a huge one.
     scaled = np.minimum(l2 * data.scale**2, float(np.finfo(dtype).max))
     starts = folds.starts.copy()

@@ -70,6 +70,7 @@ def standard_errors(
 ) -> Coefficients:
     """`FitResult.standard_errors`, for parameters that are a maximum of the likelihood with these target sums."""
     validation.check_array("standard_errors", "X", X, "(N, P)")
+    validation.check_finite("standard_errors", "X", X)
     if X.shape[1] != params.W.shape[0]:
         raise ValueError(f"standard_errors: X must have P = {params.W.shape[0]} columns; got {tuple(X.shape)}.")
     validation.check_weights("standard_errors", weights, X.shape[0])

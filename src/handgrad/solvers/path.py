@@ -10,7 +10,7 @@ import numpy as np
 from handgrad import validation as checks
 from handgrad.formulas import Params
 from handgrad.shapes import Float
-from handgrad.solvers.data import Data, Folds, make_folds, prepare
+from handgrad.solvers.data import Data, Folds, make_folds, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
 from handgrad.solvers.fit import check_settings
 from handgrad.solvers.held_out import mean_scores, prepare_scores
@@ -113,9 +113,10 @@ def solve_folds(data: Data, folds: Folds, l2s: Float[np.ndarray, "F J"], tol: fl
 
 
 def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
-    l2s = np.asarray(l2s, dtype=np.float64)
+    given = l2s
+    l2s = numbers(l2s)
     if l2s.ndim != 1 or l2s.size == 0 or not np.all((l2s > 0) & np.isfinite(l2s)):
-        raise ValueError(f"fit_path: l2s must be one or more positive numbers; got {l2s!r}. For l2=0 use fit.")
+        raise ValueError(f"fit_path: l2s must be one or more positive numbers; got {given!r}. For l2=0 use fit.")
     return l2s
 
 
