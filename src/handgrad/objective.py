@@ -21,7 +21,7 @@ from jax import Array
 
 from handgrad import validation
 from handgrad.formulas import Params
-from handgrad.formulas.losses import mean_loss
+from handgrad.formulas.losses import counted, mean_loss
 from handgrad.formulas.losses import residual as weighted_residual
 from handgrad.shapes import Float
 
@@ -65,13 +65,9 @@ def value_and_gradient(
     """
     validation.check_linear("value_and_gradient", params, X)
     validation.check_targets("value_and_gradient", targets, X.shape[0], params[0].shape[1])
-    validation.check_weights("value_and_gradient", weights, X.shape[0])
-    num_rows = X.shape[0]
+    X, weights = counted("value_and_gradient", X, weights)
     W, b = params
-    if weights is None:
-        weights = jnp.ones(num_rows, X.dtype)
-    weights = normalise(weights.astype(X.dtype))
-    data = (X, targets, weights)
+    data = (X, targets, normalise(jnp.ones(X.shape[0], X.dtype) if weights is None else weights))
 
     def add(total, rows):
         X, targets, weights = rows
