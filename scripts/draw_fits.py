@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles_fit import exact_objective, lowest, problem, separable
 
 SHAPES = [(P, C) for P in (1, 2, 3, 4, 5) for C in (1, 2, 3, 5)]  # in float32 and in float64
+PATH_FEATURES = (2, 3)  # of the shapes in which every tenth problem is a path with folds
 NUM_ROWS = (1, 2, 3, 5, 8, 12, 30, 60, 200)
 
 
@@ -96,6 +97,33 @@ def false_claim(result, X, targets, arguments):
     return "converged, but the classes can be separated" if len(b) > 1 and separable(X, T) else None
 
 
+def judge(result, X, targets, arguments):
+    """How a fit ended, and what is wrong with what it claims, or None."""
+    if result.converged:
+        return f"converged{'' if arguments['l2'] else ', l2=0'}", false_claim(result, X, targets, arguments)
+    reason = result.message.split(",")[0].split(":")[0]
+    if "separated" in reason:
+        X, T, _, _ = problem(X, targets, arguments)
+        return reason, None if separable(X, T) else "no separation"
+    return "undecided" if "gradient" in reason else reason, None
+
+
+def judge_path(X, targets, arguments):
+    """The same of a path of penalties with folds: each of its lanes is held to its claim."""
+    arguments = {name: value for name, value in arguments.items() if name != "params"}
+    l2 = arguments.pop("l2") or 1e-3
+    l2s = l2 * np.array([1.0, 0.01, 100.0])
+    path = handgrad.fit_path(X, targets, l2s=l2s, validation=2 if len(X) > 3 else None, **arguments)
+    for j in np.flatnonzero(path.converged):
+        params = handgrad.Params(path.params.W[j], path.params.b[j])
+        lane = handgrad.FitResult(params, path.loss[j], path.gap[j], 0.0, 0, 0, True, "", l2s[j])
+        if (claim := false_claim(lane, X, targets, arguments | {"l2": l2s[j]})) is not None:
+            return "path", f"penalty {j}: {claim}"
+    if path.validation_loss is not None and not np.isfinite(path.validation_loss).all():
+        return "path", f"validation loss {path.validation_loss}"
+    return f"path, {path.converged.sum()} of 3 converged", None
+
+
 def run(count, seed):
     endings = collections.Counter()
     wrong = []
@@ -107,24 +135,16 @@ def run(count, seed):
         X = X.astype(dtype)
         with jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext():
             try:
-                result = handgrad.fit(X, targets, **arguments)
+                if number % 10 == 0 and X.shape[1] in PATH_FEATURES:
+                    ending, claim = judge_path(X, targets, arguments)
+                else:
+                    ending, claim = judge(handgrad.fit(X, targets, **arguments), X, targets, arguments)
             except ValueError as refused:
-                endings[f"refused: {str(refused)[:40]}"] += 1
-                continue
-            if result.converged:
-                claim = false_claim(result, X, targets, arguments)
-                if claim is not None:
-                    wrong.append(number)
-                    print(f"seed {seed}, draw {number}, {dtype.__name__}: {claim}", flush=True)
-                endings["converged" if arguments["l2"] > 0 else "converged, l2=0"] += 1
-                continue
-        reason = result.message.split(",")[0].split(":")[0]
-        if "separated" in reason:
-            X, T, _, _ = problem(X, targets, arguments)
-            if not separable(X, T):
-                wrong.append(number)
-                print(f"seed {seed}, draw {number}, {dtype.__name__}: no separation", flush=True)
-        endings[reason if "gradient" not in reason else "undecided"] += 1
+                ending, claim = f"refused: {str(refused)[:40]}", None
+        endings[ending] += 1
+        if claim is not None:
+            wrong.append(number)
+            print(f"seed {seed}, draw {number}, {dtype.__name__}: {claim}", flush=True)
     print(f"{count} fits in {time.perf_counter() - began:.0f} s, seed {seed}; {len(wrong)} false claims: {wrong}")
     for ending, times in endings.most_common():
         print(f"{times:7d}  {ending}")

@@ -21,7 +21,7 @@ with ‖(diag y − yyᵀ)v‖² ≤ ½ vᵀ(diag y − yyᵀ)v the gradient mov
     ‖∇_W(b*) − ∇_W(b)‖ ≤ √(tr A · e^1.6 h²/2) ≤ 5·√(tr A)·λ        A = Σ w (x − μ)(x − μ)ᵀ
 
 The bias that is returned is b* − μW, rounded to the dtype. Where that adds u to the logits it costs
-Σ w log Σ_j y_j exp(u_j) − ⟨π, u⟩, π being the shares of the classes.
+Σ w (log Σ_j y_j exp(u_j) − ⟨T, u⟩).
 
 Reference: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019).
 """
@@ -93,7 +93,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     Z, squares = _logits(data, W / data.scale)
     T = data.targets if data.targets.ndim == 2 else np.eye(C)[data.targets]
     biases = [_certify_bias(data, W[k], V[k, -1], Z[:, k], T, weights[:, k], present[k]) for k in range(K)]
-    b, best, loss, excess, decrement, kappa, D, D_best = map(np.stack, zip(*biases, strict=True))
+    b, best, loss, rounding, excess, decrement, kappa, D, D_best = map(np.stack, zip(*biases, strict=True))
 
     V = np.concatenate([W / data.scale, best[:, None]], axis=1)
     penalty = l2 * data.scale**2
@@ -103,7 +103,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     left = 5 * np.sqrt(trace * decrement) + 4 * EPS * np.sqrt(trace)  # the latter for the rounding of the sums
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bound = (np.sqrt(np.sum(dW_best**2, axis=(1, 2))) + left) ** 2 / (2 * penalty)
-    gap = bound + excess + decrement + EPS * (4 + np.max(np.abs(Z), axis=(0, 2))) * loss
+    gap = bound + excess + decrement + rounding
     gap = np.where((penalty > 0) & (kappa <= 0.5), gap, np.inf)
     gap = np.where(loss == 0, 0, gap)
     db = np.sum(D, axis=1)
@@ -121,7 +121,7 @@ def _certify_bias(
     weights: np.ndarray,
     classes: Bool[np.ndarray, " C"],
 ):
-    """Of one problem: b as it is returned, b*, the mean loss, f(b) − f(b*), λ², κ, and D at b and at b*."""
+    """Of one problem: b as it is returned, b*, the mean loss, its rounding, f(b) − f(b*), λ², κ, and D at b and b*."""
     rows = weights > 0
     w, Z, T = weights[rows], _restrict(Z, rows, classes), _restrict(T, rows, classes)
     found = minimise_bias(Z, T, w, start[classes])
@@ -131,13 +131,24 @@ def _certify_bias(
     # How much the logits of params exceed those of W with b*.
     added = np.asarray(params.b[0] + times_centre(data.centre, W) - best, np.float64)[classes]
     at = Z + (found.b + added)
-    with np.errstate(over="ignore"):
-        excess = max(float(w @ np.log1p(found.Y @ np.expm1(added)) - (w @ T) @ added), 0.0)
+    excess = max(float(w @ rise(found.Y, T, added)), 0.0)
     D, D_best = np.zeros((2, len(weights), len(start)))
     at_rows = np.ix_(rows, classes)
-    D[at_rows], D_best[at_rows] = w[:, None] * (softmax(at) - T), w[:, None] * (found.Y - T)
+    D[at_rows], D_best[at_rows] = (w[:, None] * residual(Y, T) for Y in (softmax(at), found.Y))
     loss = float(w @ losses(at, T))
-    return params.b, best, loss, excess, found.decrement, found.kappa, D, D_best
+    rounding = EPS * (4 + np.max(np.abs(at), initial=0)) * loss
+    return params.b, best, loss, rounding, excess, found.decrement, found.kappa, D, D_best
+
+
+def rise(Y: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"], u: Float[np.ndarray, " C"]) -> np.ndarray:
+    """By how much each row's loss rises as u is added to its logits: log Σ_j y_j exp(u_j − u_t) − Σ_j T_j (u_j − u_t).
+
+    Its t is the likeliest target: what then adds up is as small as 1 − y_t, and nothing is lost.
+    """
+    t = T.argmax(axis=1)
+    differences = u - u[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.log1p(np.sum(Y * np.expm1(differences)[t], axis=1)) - np.sum(T * differences[t], axis=1)
 
 
 # --- min over b ----------------------------------------------------------------------------------------------------
@@ -160,12 +171,12 @@ def minimise_bias(Z: Float[np.ndarray, "N C"], T: np.ndarray, w: np.ndarray, b: 
     """
     if not len(w):
         return Minimum(b, softmax(Z), 0.0, 0.0)
-    shares, before = w @ T, np.inf
+    before = np.inf
     for _ in range(BIAS_STEPS):
         Y = softmax(Z + b)
-        mean = w @ Y
-        step, resistance = _newton_step(Y, w, mean, mean - shares)
-        decrement, spread = float((shares - mean) @ step), float(np.ptp(step))
+        gradient = w @ residual(Y, T)
+        step, resistance = _newton_step(Y, w, gradient)
+        decrement, spread = float(-gradient @ step), float(np.ptp(step))
         kappa = np.sqrt(resistance * abs(decrement))
         # From here on rounding decides.
         if not kappa > 1e-13 or (spread < 1e-3 and decrement > before / 2):
@@ -177,16 +188,20 @@ def minimise_bias(Z: Float[np.ndarray, "N C"], T: np.ndarray, w: np.ndarray, b: 
     return Minimum(b, Y, abs(decrement), kappa if np.isfinite(kappa) else np.inf)
 
 
-def _newton_step(Y: np.ndarray, w: np.ndarray, mean: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, float]:
+def _newton_step(Y: np.ndarray, w: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, float]:
     """−G⁺∇f, and a bound on R, which is at most 4 times the largest entry of the diagonal of G⁺.
 
     In units in which Σ w y is 1, so that rare classes count as others. √(Σ w y) is the eigenvector of eigenvalue 0
     there; its square, added, makes the matrix invertible and changes nothing for vectors whose entries sum to 0.
     """
+    mean = w @ Y
     root = np.sqrt(mean)
     if not root.all():
         return np.zeros_like(mean), np.inf
-    G = np.diag(mean) - (w[:, None] * Y).T @ Y
+    # Its rows sum to 0, which gives the diagonal, Σ w y(1 − y), without a difference of near numbers.
+    G = -(w[:, None] * Y).T @ Y
+    np.fill_diagonal(G, 0)
+    np.fill_diagonal(G, -G.sum(axis=1))
     try:
         inverse = np.linalg.inv(G / root[:, None] / root + np.outer(root, root))
     except np.linalg.LinAlgError:
@@ -205,6 +220,13 @@ def softmax(Z: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
     np.exp(Y, out=Y)
     Y /= Y.sum(axis=1, keepdims=True)
     return Y
+
+
+def residual(Y: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """Y − T, exact relative to itself where a target is certain: y − 1 is then minus the sum of the others."""
+    certain = T == 1
+    others = np.sum(Y, axis=1, keepdims=True, where=~certain)
+    return np.where(certain, -others, Y - T)
 
 
 def losses(Z: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " N"]:

@@ -33,6 +33,7 @@ NEWTON_STEPS = 30
 NEWTON_OPERATIONS = 2e10  # for one Hessian: a second or so
 MOST_UNKNOWNS = 1500  # of a Hessian and of a linear program
 ROUNDS = 60  # of the linear program
+NEARLY_DETERMINED = 1e-8
 FEASIBLE = 1e-9  # features are from 0 to 1 there, and the direction's entries from −1 to 1
 GAIN = 1e-6
 
@@ -99,6 +100,8 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray):
     unit = np.where(varying, deviation, 1)
     U, s, Vt = np.linalg.svd((X - mean)[:, varying] / unit[varying], full_matrices=False)
     rank = int(np.sum(s > max(X.shape) * EPS * s[0])) if s.size else 0
+    # A feature that is nearly determined by others is known to few digits where it is not.
+    is_resolved = rank == 0 or s[rank - 1] > NEARLY_DETERMINED * s[0]
     root = np.sqrt(len(X))
     B = np.concatenate([U[:, :rank] * root, np.ones((len(X), 1))], axis=1)  # BᵀB = N·I
     contrasts = np.linalg.svd(np.ones((1, T.shape[1])))[2][1:].T  # an orthonormal basis of what sums to 0, (C, C − 1)
@@ -109,11 +112,14 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray):
         Y = softmax(B @ theta @ contrasts.T)
         gradient = (B.T @ (w[:, None] * (Y - T)) @ contrasts).ravel()
         values, vectors = np.linalg.eigh(_hessian(B, Y, w, contrasts))
-        if not values[0] > 100 * EPS * len(values) * values[-1]:
+        # Less what rounding may have added to it; and the gradient's rounding is added to λ.
+        least = values[0] - 10 * EPS * len(values) * values[-1]
+        if not least > 0:
             break
         along = vectors.T @ gradient
         decrement = np.sqrt(np.sum(along**2 / values))
-        exists = True if decrement * longest < np.sqrt(values[0]) else exists
+        if is_resolved and (decrement + 16 * EPS * longest / np.sqrt(least)) * longest < np.sqrt(least):
+            exists = True
         if exists and decrement > before / 2:  # from here on rounding decides
             break
         before = decrement
