@@ -3,19 +3,13 @@
 The functions of `handgrad.formulas` stand here under the same names, compiled by `jax.jit`.
 """
 
-import jax as _jax
+import importlib as _importlib
+import typing as _typing
 
-from handgrad import formulas, network
-from handgrad.check import GradientCheck, GradientReport, check_gradients
-from handgrad.formulas import Layer, Params
-from handgrad.fused import RowStatistics, linear_cross_entropy
-from handgrad.initialization import init_params
-from handgrad.network import dense, init_network
-from handgrad.solvers.fit import fit
-from handgrad.solvers.inference import Coefficients
-from handgrad.solvers.path import fit_path
-from handgrad.solvers.results import FitResult, PathResult
-from handgrad.solvers.sgd import Epoch, TrainResult, train
+if _typing.TYPE_CHECKING:
+    from handgrad import formulas, network
+    from handgrad.estimator import SoftmaxRegression
+    from handgrad.public import *
 
 __version__ = "0.1.0"
 
@@ -59,28 +53,21 @@ __all__ = [
     "value_and_gradient",
 ]
 
-linear = _jax.jit(formulas.linear)
-softmax = _jax.jit(formulas.softmax)
-log_softmax = _jax.jit(formulas.log_softmax)
-one_hot = _jax.jit(formulas.one_hot, static_argnames=("num_classes", "dtype"))
-cross_entropy = _jax.jit(formulas.cross_entropy, static_argnames="base")
-entropy = _jax.jit(formulas.entropy, static_argnames="base")
-kl_divergence = _jax.jit(formulas.kl_divergence, static_argnames="base")
-logit_gradient = _jax.jit(formulas.logit_gradient)
-loss = _jax.jit(formulas.loss)
-forward = _jax.jit(formulas.forward)
-gradient = _jax.jit(formulas.gradient, static_argnames="recompute")
-value_and_gradient = _jax.jit(formulas.value_and_gradient, static_argnames="recompute")
-hessian_vector_product = _jax.jit(formulas.hessian_vector_product)
-sgd_step = _jax.jit(formulas.sgd_step)
-predict = _jax.jit(formulas.predict)
-predict_proba = _jax.jit(formulas.predict_proba)
-
 
 def __getattr__(name: str) -> object:
-    """The estimator, imported only when it is asked for: it needs scikit-learn, the rest does not."""
-    if name == "SoftmaxRegression":
-        from handgrad.estimator import SoftmaxRegression
+    """A public name, imported when it is first asked for.
 
-        return SoftmaxRegression
-    raise AttributeError(f"module 'handgrad' has no attribute {name!r}")
+    So the program is there to answer Ctrl-C before JAX is, which takes a second or two to import. The estimator needs
+    scikit-learn, which the rest does not.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module 'handgrad' has no attribute {name!r}")
+    if name in ("formulas", "network"):
+        return _importlib.import_module(f"handgrad.{name}")
+    home = _importlib.import_module("handgrad.estimator" if name == "SoftmaxRegression" else "handgrad.public")
+    globals()[name] = getattr(home, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
