@@ -4,6 +4,8 @@
 #   scripts/test.sh                 all but the slow ones
 #   scripts/test.sh --all           the slow ones too
 #   scripts/test.sh -k gradient     further arguments go to pytest
+#
+#   VENV=.venv-3.13 PYTHON=python3.13 scripts/test.sh      in another environment, made with that Python
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 set_up test
@@ -12,5 +14,6 @@ if [ "${1:-}" = "--all" ]; then
   marker=()
   shift
 fi
-# A process a core: most of the time goes into compiling, which one process does one after the other.
-exec .venv/bin/python -m pytest --numprocesses auto "${marker[@]}" "$@"
+# A process a core: most of the time goes into compiling, which one process does one after the other. A file's tests go
+# to one process, where what one of them compiles the others find.
+exec "$VENV/bin/python" -m pytest --numprocesses auto --dist loadfile "${marker[@]}" "$@"

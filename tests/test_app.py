@@ -355,12 +355,6 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     assert fails(capsys, "check") == "the program needs safetensors: pip install 'handgrad[app]'"
 
 
-def test_importing_the_library_imports_nothing_of_the_program():
-    code = "import handgrad, sys; print(*{'matplotlib', 'pyarrow', 'rich', 'safetensors', 'typer'} & set(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == ""
-
-
 def test_the_program_runs_as_a_process(tmp_path):
     command = [sys.executable, "-m", "handgrad", "train", "--epochs", "2", "--out", "runs/digits"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
