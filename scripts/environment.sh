@@ -33,7 +33,7 @@ set_up() {
       "$python" -m venv "$VENV" || fail "Making $VENV failed. On Debian and Ubuntu: apt install python3-venv."
     fi
     say "Installing handgrad[$1] into $VENV; the first time this takes a minute or two."
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$1]"
+    "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable ".[$1]"
     cp pyproject.toml "$stamp"
   fi
 }

@@ -153,7 +153,7 @@ MUTANTS = [
         "network.py",
         "dX @ params.W + X @ dW + db)",
         "dX @ params.W + X @ dW)",
-        "test_network.py::test_dense_has_the_derivatives_of_its_function_in_both_modes[float64-tanh]",
+        "test_network.py::test_dense_has_the_derivatives_of_its_function_in_both_modes[tanh-float64]",
     ),
     Mutant(
         "weights scaled by the size after the layer",
