@@ -372,7 +372,10 @@ def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, line):
     # by the number of epochs coming to its end: no clock, which a busy machine would break.
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from handgrad.app.cli import main\nprint('the imports begin')\nsys.exit(main())"
+        "from handgrad.app.cli import main\n"
+        "class Announcing:\n    @staticmethod\n    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'jax':\n            print('the imports begin')\n"
+        "sys.meta_path.insert(0, Announcing)\nsys.exit(main())"
     )
     command = [sys.executable, "-u", "-c", program, "train", "--epochs", "20000", "--out", "run"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
