@@ -60,3 +60,90 @@ def minimise(X, targets, num_classes, l2, weights=None):
     )
     V = found.x.reshape(shape)
     return found.fun, V[:-1], V[-1]
+
+
+# --- What a claim is held to ---------------------------------------------------------------------------------------
+
+
+def problem(X, targets, arguments):
+    """X, T and weights of sum 1 in float64, of the rows and classes that have weight; and which classes those are."""
+    C = arguments["num_classes"]
+    X = np.asarray(X, np.float64)
+    T = np.eye(C)[targets] if targets.ndim == 1 else np.asarray(targets, np.float64)
+    T = T / T.sum(axis=1, keepdims=True)
+    w = np.asarray(arguments.get("weights", np.ones(len(X))), np.float64)
+    w = w / max(w.max(), 1e-300)
+    wT = w[:, None] * T * np.asarray(arguments.get("class_weights", np.ones(C)))
+    total = wT.sum()
+    w = wT.sum(axis=1)
+    rows, classes = w > 0, wT.sum(axis=0) > 0
+    T = (wT[rows] / w[rows, None])[:, classes]
+    return X[rows], T, w[rows] / (total if total > 0 else 1), classes
+
+
+def exact_objective(W, b, X, T, w, l2):
+    """F at W and b (C,), in long double; w of sum 1."""
+    W, b, X, T, w = (np.asarray(array, np.longdouble) for array in (W, b, X, T, w))
+    Z = X @ W + b
+    below = Z.max(axis=1, keepdims=True) - Z
+    rest = np.exp(-below)
+    rest[np.arange(len(Z)), below.argmin(axis=1)] = 0
+    return w @ (np.sum(T * below, axis=1) + np.log1p(rest.sum(axis=1))) + np.longdouble(l2) / 2 * np.sum(W**2)
+
+
+def lowest(X, T, w, l2, starts):
+    """The lowest F, in long double, that Newton's method finds from these starts, about the mean of X."""
+    mean = w @ X
+    X = X - mean
+    N, P = X.shape
+    C = T.shape[1]
+    ones = np.concatenate([X, np.ones((N, 1))], axis=1)
+    penalty = np.repeat(np.append(np.full(P, l2), 0), C)
+    best = np.inf
+    for W, b in starts:
+        V = np.concatenate([W, (b + mean @ W)[None]])
+        V = V - V.mean(axis=1, keepdims=True)
+        F = exact_objective(V[:-1], V[-1], X, T, w, l2)
+        for _ in range(200):
+            Z = ones @ V
+            Y = np.exp(Z - Z.max(axis=1, keepdims=True))
+            Y /= Y.sum(axis=1, keepdims=True)
+            gradient = (ones.T @ (w[:, None] * (Y - T))).ravel() + penalty * V.ravel()
+            S = Y[:, :, None] * np.eye(C) - Y[:, :, None] * Y[:, None]
+            H = np.einsum("n,np,nq,ncd->pcqd", w, ones, ones, S, optimize=True).reshape(C * (P + 1), -1)
+            H += np.diag(penalty)
+            size = np.sqrt(np.maximum(np.diag(H), 1e-300))
+            step = -(np.linalg.pinv(H / size[:, None] / size, rcond=1e-14, hermitian=True) @ (gradient / size)) / size
+            step, better = step.reshape(V.shape), False
+            for halved in range(40):
+                new = V + step / 2**halved
+                new_F = exact_objective(new[:-1], new[-1], X, T, w, l2)
+                if new_F < F:
+                    V, F, better = new, new_F, True
+                    break
+            if not better:
+                break
+        best = min(best, F)
+    return best
+
+
+def separable(X, T):
+    """Whether a direction lowers no row's own classes against another and raises some, by a linear program."""
+    low, width = X.min(axis=0), np.ptp(X, axis=0)
+    X = np.concatenate([(X[:, width > 0] - low[width > 0]) / width[width > 0], np.ones((len(X), 1))], axis=1)
+    d, C = X.shape[1], T.shape[1]
+    above, goal = [], np.zeros((d, C))
+    for x, row in zip(X, T, strict=True):
+        own = np.flatnonzero(row > 0)
+        for c in range(C):
+            gain = np.zeros((d, C))
+            gain[:, own[0]] += x
+            gain[:, c] -= x
+            above += [gain, -gain] if row[c] > 0 else [gain]
+            goal += 0 if row[c] > 0 else gain
+    if not above:
+        return False
+    A = np.stack(above).reshape(len(above), -1)
+    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    answer = scipy.optimize.linprog(-goal.ravel(), A_ub=-A, b_ub=np.zeros(len(A)), bounds=(-1, 1), options=options)
+    return bool(-answer.fun > 1e-8)

@@ -182,15 +182,15 @@ def test_a_run_is_replaced_only_when_asked(capsys, tmp_path):
 
 
 def test_a_loss_that_becomes_infinite_is_said_and_nothing_is_written(capsys, tmp_path):
-    error = fails(capsys, "train", "--learning-rate", "1e300", "--out", tmp_path / "run", status=1)
+    error = fails(capsys, "train", "--learning-rate", "1e38", "--out", tmp_path / "run", status=1)
     assert "in epoch 1, and nothing is written. Try a smaller --learning-rate." in error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_gradient_check_is_exit_status_1(monkeypatch, capsys, tmp_path):
-    def wrong(params, X, targets):
+    def wrong(params, X, targets, *, gradient=None):
         dW, db = handgrad.gradient(params, X, targets)
-        report = real(params, X, targets)
+        report = real(params, X, targets, gradient=gradient)
         assert dW.shape == params.W.shape
         assert db.shape == params.b.shape
         return report._replace(passed=False)
@@ -234,7 +234,7 @@ def test_check_prints_the_table(capsys):
     assert main(["check"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.startswith("dtype")
-    assert len(rows) == 8
+    assert len(rows) == 6
     assert all(row.endswith("passed") for row in rows)
 
 

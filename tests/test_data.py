@@ -296,3 +296,89 @@ def test_values_too_large_to_scale_are_named():
     scaling = fit_scaling(make_table(np.arange(6.0).reshape(3, 2)), np.arange(3))
     with pytest.raises(ValueError, match=r"column 2 of the features has 1e\+200 in row 2, which is too large to scale"):
         apply_scaling(scaling, np.array([[0, 1], [2, 1e200]]))
+
+
+# --- Names, numbers, and how they are written -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["NA", "null", "nan", "n/a", "NaN", '"NA"', '"null"', "None", "-"])
+def test_no_name_of_a_class_is_taken_for_a_missing_one(tmp_path, name):
+    table = read_table(write(tmp_path / "t.csv", f"a,k\n1,{name}\n2,x\n3,{name}\n4,x\n"), target="k")
+    assert sorted(table.class_names) == sorted([name.strip('"'), "x"])
+    np.testing.assert_array_equal(table.labels, [table.class_names.index(text) for text in [name.strip('"'), "x"] * 2])
+
+
+@pytest.mark.parametrize("value", ["nan", " nan", "NaN", "-nan", "+nan", "NA", " n/a", "null", "", " ", '"NA"', "<NA>"])
+def test_a_feature_without_a_value_is_said(tmp_path, value):
+    path = write(tmp_path / "t.csv", f"a,b,k\n1,2,x\n3,{value},y\n5,6,x\n7,8,y\n")
+    with pytest.raises(ValueError, match=re.escape(f"{path}: column 'b' has no value in row 2.")):
+        read_table(path, target="k")
+
+
+@pytest.mark.parametrize("value", ["１２", "1_000", "0x10", "1 2", "¼", "1e", "true", "--1", "1\u00a0000"])
+def test_what_only_looks_like_a_number_is_named(tmp_path, value):
+    path = write(tmp_path / "t.csv", f"a,k\n1.5,x\n{value},y\n")
+    with pytest.raises(ValueError, match=re.escape(f"{path}: column 'a' must be numbers; got {value!r} in row 2.")):
+        read_table(path, target="k")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "indices"),
+    [
+        ("1 1.0 2 2.0", (1, 2), [0, 0, 1, 1]),
+        ("1.0 1.00 2.50 2.5", ("1", "2.5"), [0, 0, 1, 1]),
+        ("0 -0.0 +3 3", (0, 3), [0, 0, 1, 1]),
+        ("1 1.0 a a", ("1", "a"), [0, 0, 1, 1]),
+        ("01 1 01 1", ("01", "1"), [0, 1, 0, 1]),
+        ("9007199254740993.0 9007199254740993 9007199254740992 9007199254740992", (2**53, 2**53 + 1), [1, 1, 0, 0]),
+        ("100 1e2 100 1e2", ("100", "1e2"), [0, 1, 0, 1]),
+        ("10 10.0 20 20", (10, 20), [0, 0, 1, 1]),
+    ],
+)
+def test_a_number_written_in_two_ways_is_one_class(tmp_path, labels, names, indices):
+    rows = "".join(f"{index},{label}\n" for index, label in enumerate(labels.split()))
+    table = read_table(write(tmp_path / "t.csv", "a,k\n" + rows), target="k")
+    assert table.class_names == names
+    np.testing.assert_array_equal(table.labels, indices)
+    saved = read_table(save_npz(tmp_path / "t.npz", X=np.zeros((4, 1)), y=np.array(labels.split())))
+    assert saved.class_names == tuple(sorted(map(str, names)))
+
+
+def test_names_of_columns_are_trimmed(tmp_path):
+    path = write(tmp_path / "t.csv", " a ,b\t, kind\n1,2,x\n3,4,y\n5,6,x\n7,8,y\n")
+    table = read_table(path, target="kind")
+    assert table.feature_names == ("a", "b")
+    np.testing.assert_array_equal(read_features(path, feature_names=("b", "a"), target="kind")[0], [2, 1])
+    with pytest.raises(ValueError, match=r"has more than one column 'a'\."):
+        read_table(write(tmp_path / "t.csv", "a, a,k\n1,2,x\n"), target="k")
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, -(2**53) - 1, 2**63 - 1])
+def test_integers_that_float64_would_merge_are_refused(tmp_path, value):
+    path = write(tmp_path / "t.csv", f"a,k\n1,x\n2,y\n{value},x\n4,y\n")
+    with pytest.raises(ValueError, match=rf"column 'a' has the integer {value} in row 3; beyond 2\*\*53 float64 does"):
+        read_table(path, target="k")
+    path = save_npz(tmp_path / "t.npz", X=np.array([[1], [2], [value], [4]]), y=[1, 2, 1, 2])
+    with pytest.raises(ValueError, match=rf"X has the integer {value} in row 3; beyond 2\*\*53 float64 does not tell"):
+        read_table(path)
+
+
+def test_integers_that_float64_tells_apart_are_read(tmp_path):
+    content = f"a,k\n{2**53},x\n{-(2**53)},y\n{10**18},x\n1e300,y\n"
+    table = read_table(write(tmp_path / "t.csv", content), target="k")
+    np.testing.assert_array_equal(table.X[:, 0], [2**53, -(2**53), 10**18, 1e300])
+    X = np.array([[2**53], [1], [2], [3]], np.uint64)
+    np.testing.assert_array_equal(read_features(save_npz(tmp_path / "t.npz", X=X)), X)
+
+
+def test_classes_beyond_the_integers_of_float64_stay_apart(tmp_path):
+    y = np.array([2**64 - 1, 2**64 - 2] * 2, np.uint64)
+    assert read_table(save_npz(tmp_path / "t.npz", X=np.zeros((4, 1)), y=y)).class_names == (2**64 - 2, 2**64 - 1)
+
+
+def test_bytes_that_are_no_text_are_no_classes(tmp_path):
+    path = save_npz(tmp_path / "t.npz", X=np.zeros((4, 1)), y=np.array([b"\xff", b"a"] * 2))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: y holds bytes that are no text in UTF-8.")):
+        read_table(path)
+    y = np.array(["ü".encode(), b"a"] * 2)
+    assert read_table(save_npz(tmp_path / "t.npz", X=np.zeros((4, 1)), y=y)).class_names == ("a", "ü")

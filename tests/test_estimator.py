@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
+import sklearn
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    PredefinedSplit,
+    ShuffleSplit,
+    StratifiedKFold,
+    TimeSeriesSplit,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import handgrad
@@ -135,6 +144,106 @@ def test_cs_chooses_what_separate_fits_choose():
             expected[i] -= single.predict_log_proba(X[test])[np.arange(test.size), y[test]].mean() / 3
     np.testing.assert_allclose(swept.scores_, expected, rtol=1e-4)
     assert Cs[np.argmin(expected)] == swept.C_
+
+
+def test_folds_are_trained_on_the_rows_that_the_splitter_names():
+    """The later rows, which no fold trains on, say the opposite of the earlier ones."""
+    X = np.tile([-1.0, 1.0], 12)[:, None]
+    y = np.concatenate([np.tile([0, 1], 4), np.tile([1, 0], 8)])
+    swept = SoftmaxRegression(Cs=[0.01, 1.0], cv=[(np.arange(4), np.arange(4, 8))], tol=1e-8).fit(X, y)
+    np.testing.assert_allclose(swept.scores_, [0.683, 0.302], atol=5e-4)
+    assert swept.C_ == 1
+
+
+CVS = {
+    "time": TimeSeriesSplit(3),
+    "random": ShuffleSplit(3, test_size=0.3, random_state=0),
+    "predefined": PredefinedSplit(np.arange(150) % 3 - (np.arange(150) < 20)),
+    "bootstrap": [(np.random.default_rng(i).integers(0, 150, 150), np.arange(i, 150, 5)) for i in range(2)],
+}
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("cv", CVS.values(), ids=CVS)
+def test_scores_are_those_of_grid_search(cv, class_weight):
+    X, y = load_iris(return_X_y=True)
+    order = np.random.default_rng(0).permutation(150)
+    X, y = X[order], y[order]
+    Cs = [0.01, 1.0, 30.0]
+    swept = SoftmaxRegression(Cs=Cs, cv=cv, class_weight=class_weight).fit(X, y)
+    single = SoftmaxRegression(class_weight=class_weight)
+    search = GridSearchCV(single, {"C": Cs}, cv=cv, scoring="neg_log_loss").fit(X, y)
+    np.testing.assert_allclose(swept.scores_, -search.cv_results_["mean_test_score"], rtol=1e-3)
+    assert search.best_params_["C"] == swept.C_
+    np.testing.assert_allclose(swept.predict_proba(X), search.predict_proba(X), atol=2e-3)
+
+
+def test_the_sweep_is_not_fitted_again(monkeypatch):
+    X, y = load_iris(return_X_y=True)
+    expected = SoftmaxRegression(C=1.0, tol=1e-9).fit(X, y)
+    monkeypatch.setattr(handgrad.estimator, "fit_in_silence", None)
+    swept = SoftmaxRegression(Cs=[1.0], tol=1e-9).fit(X, y)
+    np.testing.assert_allclose(swept.coef_, expected.coef_, atol=1e-3)
+    assert swept.gap_ <= 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_rows_of_a_class_that_a_fold_lacks_are_left_out_and_said():
+    X = np.arange(13.0)[:, None]
+    y = np.array([0, 0, 1, 0, 0, 0, 1, 0, 1, 1, 1, 1, 2])
+    Cs = [0.01, 0.1, 1.0, 10.0, 100.0]
+    scores = []
+    for tol in (1e-3, 1e-6):
+        estimator = SoftmaxRegression(Cs=Cs, cv=3, tol=tol)
+        with pytest.warns(RuntimeWarning, match=r"1 rows are left out of the validation loss, being of classes \(2\)"):
+            scores.append(estimator.fit(X, y).scores_)
+    np.testing.assert_allclose(*scores, rtol=1e-2)
+    expected = np.zeros(len(Cs))
+    for train, test in StratifiedKFold(3).split(X, y):
+        test = test[np.isin(y[test], y[train])]
+        for i, C in enumerate(Cs):
+            single = SoftmaxRegression(C=C, tol=1e-6).fit(X[train], y[train])
+            columns = np.searchsorted(single.classes_, y[test])
+            expected[i] -= single.predict_log_proba(X[test])[np.arange(test.size), columns].mean() / 3
+    np.testing.assert_allclose(scores[1], expected, rtol=1e-3)
+
+
+def test_a_fold_without_weight_is_left_out_and_said():
+    X, y = load_iris(return_X_y=True)
+    fold = np.arange(150) % 3
+    weights = np.where(fold == 1, 0.0, 1.0)
+    with pytest.warns(RuntimeWarning, match="folds 1 are left out of the validation, where no row has weight"):
+        swept = SoftmaxRegression(Cs=[0.1, 1.0], cv=PredefinedSplit(fold), tol=1e-8).fit(X, y, weights)
+    kept = [(np.flatnonzero((fold != i) & (fold != 1)), np.flatnonzero(fold == i)) for i in (0, 2)]
+    expected = SoftmaxRegression(Cs=[0.1, 1.0], cv=kept, tol=1e-8).fit(X, y)
+    np.testing.assert_allclose(swept.scores_, expected.scores_, rtol=1e-4)
+    with pytest.raises(ValueError, match="the rows held out for validation must have weight"):
+        SoftmaxRegression(Cs=[1.0], cv=[(np.flatnonzero(fold != 1), np.flatnonzero(fold == 1))]).fit(X, y, weights)
+
+
+def test_groups_reach_the_splitter():
+    X, y = load_iris(return_X_y=True)
+    groups = np.arange(150) // 5 % 7
+    swept = SoftmaxRegression(Cs=[0.1, 1.0], cv=GroupKFold(3)).fit(X, y, groups=groups)
+    splits = list(GroupKFold(3).split(X, y, groups))
+    np.testing.assert_allclose(swept.scores_, SoftmaxRegression(Cs=[0.1, 1.0], cv=splits).fit(X, y).scores_)
+    with pytest.raises(TypeError, match="fit takes X, y and sample_weight, and groups with Cs; got groups"):
+        SoftmaxRegression().fit(X, y, groups=groups)
+    with pytest.raises(TypeError, match="got colour"):
+        SoftmaxRegression(Cs=[1.0]).fit(X, y, colour=groups)
+
+
+def test_metadata_are_routed_through_pipelines_and_searches():
+    X, y = load_iris(return_X_y=True)
+    groups, weights = np.arange(150) // 5 % 7, np.arange(150) % 3 + 1.0
+    estimator = SoftmaxRegression(Cs=[0.1, 1.0], cv=GroupKFold(3))
+    expected = clone(estimator).fit(X, y, weights, groups=groups).scores_
+    with sklearn.config_context(enable_metadata_routing=True):
+        inner = clone(estimator).set_fit_request(sample_weight=True)
+        pipeline = make_pipeline(FunctionTransformer(), inner)
+        pipeline.fit(X, y, sample_weight=weights, groups=groups)
+        np.testing.assert_allclose(pipeline[-1].scores_, expected)
+        np.testing.assert_allclose(clone(inner).fit(X, y, sample_weight=weights, groups=groups).scores_, expected)
 
 
 def test_float32_data_are_fitted_in_float32():

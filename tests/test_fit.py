@@ -12,8 +12,9 @@ import handgrad
 import oracles_fit
 from handgrad import fit, objective
 from handgrad.data import load_digits
-from handgrad.solvers.fit import run
-from handgrad.solvers.lbfgs import Problems
+from handgrad.objective import Rows
+from handgrad.solvers.driver import run
+from handgrad.solvers.lanes import Problems
 
 
 @pytest.fixture(scope="module")
@@ -243,10 +244,9 @@ def lowered(N, P, C):
     def shape(*dimensions, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(dimensions, dtype)
 
-    problems = Problems(shape(1), shape(1, dtype=jnp.int32), shape(N, 1))
-    start = handgrad.Params(shape(P, C), shape(1, C))
-    numbers = shape(), shape(dtype=jnp.int32)
-    return run.lower(shape(N, P), shape(N, dtype=jnp.int32), problems, start, *numbers, lanes=1, dense=True)
+    rows = Rows(shape(N, P + 1), shape(N, dtype=jnp.int32))
+    problems = Problems(shape(1), shape(1, dtype=jnp.int32), shape(N, 1), shape(1, P + 1, C))
+    return run.lower(rows, problems, shape(), shape(dtype=jnp.int32), lanes=1, dense=True)
 
 
 @pytest.mark.parametrize(

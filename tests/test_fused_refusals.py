@@ -104,3 +104,20 @@ def test_a_derivative_in_what_has_none_raises(argument):
     with pytest.raises(TypeError, match=f"linear_cross_entropy: {argument} must not depend"):
         jax.grad(loss)(arrays[argument])
     jax.grad(lambda array: loss(jax.lax.stop_gradient(array)) + array.sum())(arrays[argument])
+
+
+PLAIN = np.ones((9, 4), np.float32), np.ones((4, 5), np.float32), np.zeros(9, np.int32)
+
+
+@pytest.mark.parametrize("name", ["z_loss", "softcap", "label_smoothing"])
+@pytest.mark.parametrize("value", ["0.1", 10**400, float("nan")], ids=["string", "huge", "nan"])
+def test_a_setting_that_is_no_number_is_refused(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^linear_cross_entropy: {name} must be"):
+        linear_cross_entropy(*PLAIN, **{name: value})
+
+
+@pytest.mark.parametrize(("label", "ignore_index"), [(2**64 - 100, -100), (2**63, None), (2**64 - 1, -1)])
+def test_a_label_beyond_int64_is_refused_and_not_taken_modulo(label, ignore_index):
+    labels = np.full(9, label, np.uint64)
+    with pytest.raises(ValueError, match=f"linear_cross_entropy: labels must be integers.*got {label} at row 0"):
+        linear_cross_entropy(*PLAIN[:2], labels, ignore_index=ignore_index)

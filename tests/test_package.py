@@ -30,8 +30,10 @@ LAYERS = [
     ["objective", "reference"],
     ["initialization", "fused"],
     ["sweep"],
-    ["formulas"],
-    ["data", "validation", "shapes"],
+    ["head"],
+    ["formulas", "compiled"],
+    ["data", "validation"],
+    ["precision", "settings", "shapes"],
 ]
 
 

@@ -77,6 +77,41 @@ def test_a_path_that_does_not_converge_says_so(digits):
     assert not path.converged.any()
 
 
+def test_refuses_before_it_computes(monkeypatch):
+    monkeypatch.setattr("handgrad.solvers.path.solve_certified", None)
+    X, t = np.ones((6, 1), np.float32), np.array([0, 1, 0, 1, 0, 1])
+    wrong = [
+        3.5,
+        True,
+        np.int64(7),
+        (X,),
+        (X[:, :0], t),
+        (np.full_like(X, np.nan), t),
+        (X, t + 1),
+        (X, t[:3]),
+    ]
+    for validation in wrong:
+        with pytest.raises((ValueError, TypeError), match=r"fit_path: |labels"):
+            fit_path(X, t, l2s=[1.0], validation=validation)
+    with pytest.raises(ValueError, match="the rows held out for validation must have weight"):
+        fit_path(X, t, l2s=[1.0], validation=(X, np.full(6, 2)), num_classes=3)
+
+
+def test_folds_may_be_any_integer_and_lack_a_class():
+    rng = np.random.default_rng(0)
+    X, t = rng.normal(size=(40, 2)).astype(np.float32), np.append(np.arange(39) % 2, 2)
+    with pytest.warns(RuntimeWarning, match=r"fit_path: 1 rows are left out .* being of classes \(2\)"):
+        path = fit_path(X, t, l2s=[1.0, 0.1], validation=np.int64(4))
+    assert np.isfinite(path.validation_loss).all()
+    with pytest.warns(RuntimeWarning, match="being of classes"):
+        separate = fit_path(X[:39], t[:39], l2s=[1.0], validation=(X, t), num_classes=3)
+    W, b = separate.params.W[0][:, :2], separate.params.b[0][:, :2]
+    loss, _, _ = oracles_fit.objective(W, b, X[:39], np.eye(2)[t[:39]], 0)
+    np.testing.assert_allclose(separate.validation_loss[0], loss, rtol=1e-6)
+    hits = np.argmax(X @ W + b, axis=1) == t
+    np.testing.assert_allclose(separate.validation_accuracy[0], hits.mean())
+
+
 @pytest.mark.messages
 @pytest.mark.parametrize(
     ("change", "message"),

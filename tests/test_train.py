@@ -132,6 +132,9 @@ def test_training_leaves_the_callers_parameters_alone():
     np.testing.assert_array_equal(params.W, before)
 
 
+LBFGS = optax.lbfgs()
+
+
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize(
     "optimizer",
@@ -139,13 +142,15 @@ def test_training_leaves_the_callers_parameters_alone():
         optax.adam(0.1),
         optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5, momentum=0.9)),
         optax.contrib.schedule_free_sgd(0.5),
-        optax.lbfgs(),
+        LBFGS,
     ],
     ids=["adam", "chain", "state that holds the parameters", "one that asks for the objective"],
 )
 def test_any_optax_transformation_lowers_the_loss(optimizer):
     X, t, _ = data(300, dtype="float32")
-    history = handgrad.train(X, t, optimizer=optimizer, epochs=15).history
+    # The line search of L-BFGS needs a loss that is the same at each step.
+    batch_size = 128 if optimizer is not LBFGS else None
+    history = handgrad.train(X, t, optimizer=optimizer, epochs=15, batch_size=batch_size).history
     assert history[-1].loss < history[0].loss < 1.2
 
 
@@ -270,3 +275,71 @@ def test_only_true_ends_the_training():
     X, t, _ = data(20)
     assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: "seen").history) == 3
     assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: np.True_).history) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, None])
+def test_batches_of_any_size_have_the_weighted_optimum(batch_size):
+    # Without features there are only the class shares to learn, here weighted ones: .1 and .9.
+    t = np.arange(10) % 2
+    shares = []
+    handgrad.train(
+        np.zeros((10, 1), np.float32),
+        t,
+        weights=np.where(t == 1, 9, 1),
+        batch_size=batch_size,
+        learning_rate=0.1 if batch_size else 1.0,
+        epochs=600,
+        callback=lambda params, _: shares.append(1 / (1 + np.exp(np.subtract(*np.asarray(params.b)[0])))),
+    )
+    np.testing.assert_allclose(np.mean(shares[200:]), 0.9, atol=0.01)
+
+
+def test_an_optimizer_that_asks_for_the_objective_gets_that_of_its_weighted_batch():
+    X, t, w = data(20, weights="floating", dtype="float32")
+    asked = []
+
+    def update(updates, state, params, *, value, grad, value_fn):
+        jax.debug.callback(lambda value, again: asked.append((float(value), float(again))), value, value_fn(params))
+        return jax.tree.map(jnp.zeros_like, updates), state
+
+    optimizer = optax.GradientTransformationExtraArgs(lambda _: (), update)
+    result = handgrad.train(X, t, weights=w, optimizer=optimizer, batch_size=5, epochs=1)
+    jax.effects_barrier()
+    values = np.array(asked)
+    np.testing.assert_allclose(values[:, 0], values[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(values[:, 0].mean(), result.history[0].loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, np.array(True), jnp.array(True)], ids=repr)
+def test_true_of_any_library_ends_the_training(answer):
+    X, t, _ = data(20)
+    assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: answer).history) == 1
+
+
+@pytest.mark.parametrize("answer", [1, 0.5, "seen", np.array([True]), object(), False, jnp.array(False)], ids=repr)
+def test_no_other_answer_of_a_callback_ends_it(answer):
+    X, t, _ = data(20)
+    assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: answer).history) == 3
+
+
+@pytest.mark.messages
+def test_a_callback_must_be_callable():
+    X, t, _ = data(20)
+    with pytest.raises(TypeError, match="train: callback must be a function"):
+        handgrad.train(X, t, callback=True)
+
+
+@pytest.mark.parametrize("narrow", ["float16", "bfloat16"])
+def test_narrow_data_train_with_weights(narrow):
+    X, t, w = data(50, weights="floating", dtype="float32")
+    result = handgrad.train(jnp.asarray(X, narrow), t, weights=w, epochs=5, batch_size=16)
+    assert result.params.W.dtype == narrow
+    assert result.history[-1].loss < result.history[0].loss
+
+
+def test_a_row_predicted_nan_is_no_hit():
+    # The learning rate throws the parameters out of range: every probability is NaN, and accuracy 0.
+    X, t, _ = data(20, dtype="float32")
+    with pytest.warns(RuntimeWarning, match="training ended there"):
+        result = handgrad.train(X * 1e20, t * 0, num_classes=3, learning_rate=1e30, validation=(X * 1e20, t * 0))
+    assert result.history[-1].validation_accuracy == 0

@@ -1,6 +1,7 @@
 """The softmax output layer for JAX, its gradients derived by hand and proved against autograd.
 
-The functions of `handgrad.formulas` stand here under the same names, compiled by `jax.jit`.
+The functions of `handgrad.formulas` stand here under the same names, compiled by `jax.jit`. What NumPy holds in 64
+bits is looked at before JAX cuts it to 32: what it would turn into another number is refused.
 """
 
 import importlib as _importlib

@@ -6,19 +6,24 @@ from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
+import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import check_cv
 from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
-from handgrad.solvers.fit import fit_in_silence, prepare
-from handgrad.solvers.lbfgs import CONVERGED
-from handgrad.solvers.path import score, solve_folds
+from handgrad.solvers.data import make_folds, prepare
+from handgrad.solvers.driver import begin_at
+from handgrad.solvers.fit import as_result, fit_in_silence
+from handgrad.solvers.held_out import mean_scores, prepare_scores
+from handgrad.solvers.path import solve_folds
+from handgrad.solvers.results import FitResult
 
 
 class SoftmaxRegression(ClassifierMixin, BaseEstimator):
@@ -30,8 +35,9 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
 
     Args:
       C: inverse of the penalty's strength; l2 = 1/(C·Σ weights).
-      Cs: None, or the values of C to choose from by cross-validation; all folds and all values are then one program.
-      cv: number of folds, or a scikit-learn splitter, for Cs.
+      Cs: None, or the values of C to choose from by cross-validation; all folds and all values are then one program,
+        and the model is the one that it has fitted to all rows at the C that is chosen.
+      cv: for Cs, what scikit-learn takes: a number of folds, a splitter, or pairs of training and test rows.
       class_weight: None, "balanced", or a dictionary from class to weight.
       tol: relative gap at which a fit is done, see `handgrad.fit`.
       max_iter: iterations at most.
@@ -42,7 +48,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
       coef_, intercept_: (n, P) and (n,); (1, P) and (1,) for two classes.
       n_iter_: iterations, (1,).
       gap_: a bound on the loss's distance from its minimum, relative to the loss.
-      C_, scores_: with Cs, the chosen C and the mean cross-entropy of each on the rows held out.
+      C_, scores_: with Cs, the chosen C and the mean cross-entropy of each on the rows held out, the mean over folds. A
+        row of a class that its fold is not trained on is left out, with a warning, as is a fold without weight.
       n_features_in_, feature_names_in_: as in scikit-learn.
 
     Example:
@@ -81,8 +88,11 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.warm_start = warm_start
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fit the model to data X (N, P) and labels y (N,), with sample weights (N,)."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:
+        """Fit the model to data X (N, P) and labels y (N,), with sample weights (N,).
+
+        With Cs, further arguments are the splitter's: `groups`, or what its metadata routing asks for.
+        """
         self._validate_params()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
@@ -92,25 +102,24 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise ValueError(f"SoftmaxRegression: y must have two classes or more; got one class, {classes[0]!r}.")
         start = self._start(X.shape[1], classes)
         self.classes_ = classes
-        if self.class_weight is not None:
-            each = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weights)
-            weights = weights * each[labels]
-        if weights.sum() == 0:
-            raise ValueError("SoftmaxRegression: the weights must have a positive sum; every sample weight is 0.")
+        for_splitter = self._for_splitter(sample_weight, params)
         # Float64 data are fitted in float64 whatever JAX's default is, as scikit-learn does.
         with jax.enable_x64(X.dtype == np.float64):
             if self.Cs is not None:
-                self._choose(X, labels, weights)
-            result = fit_in_silence(
-                X,
-                labels,
-                l2=self._l2(self.C if self.Cs is None else self.C_, weights.sum()),
-                weights=weights,
-                params=start,
-                num_classes=classes.size,
-                tol=self.tol,
-                max_iterations=self.max_iter,
-            )
+                folds = check_cv(self.cv, y, classifier=True).split(X, y, **for_splitter)
+                result = self._choose(X, labels, weights, list(folds), start)
+            else:
+                weights = self._weighted(weights, labels)
+                result = fit_in_silence(
+                    X,
+                    labels,
+                    l2=self._l2(self.C, weights.sum(), classes.size),
+                    weights=weights,
+                    params=start,
+                    num_classes=classes.size,
+                    tol=self.tol,
+                    max_iterations=self.max_iter,
+                )
             W, b = (np.asarray(array) for array in result.params)
         if not result.converged:
             warnings.warn(f"SoftmaxRegression: {result.message}", ConvergenceWarning, stacklevel=2)
@@ -122,9 +131,43 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.gap_ = result.gap / result.loss if result.loss > 0 else 0.0
         return self
 
-    def _l2(self, C: Any, total: Any) -> Any:
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Who takes which metadata: this estimator sample weights, and its splitter what it asks for."""
+        to_splitter = MethodMapping().add(caller="fit", callee="split")
+        return MetadataRouter(owner=self).add_self_request(self).add(splitter=self.cv, method_mapping=to_splitter)
+
+    def _for_splitter(self, sample_weight: Any, params: dict[str, Any]) -> dict[str, Any]:
+        """What the splitter is given besides X and y."""
+        if sklearn.get_config()["enable_metadata_routing"]:
+            given = params if sample_weight is None else params | {"sample_weight": sample_weight}
+            return process_routing(self, "fit", **given).splitter.split
+        if unknown := params.keys() - {"groups"} or (params.keys() if self.Cs is None else ()):
+            raise TypeError(
+                f"SoftmaxRegression: fit takes X, y and sample_weight, and groups with Cs; got {', '.join(unknown)}. "
+                "Other arguments of a splitter need sklearn.set_config(enable_metadata_routing=True)."
+            )
+        return params
+
+    def _weighted(self, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Weights times those of the classes."""
+        if not weights.any():
+            raise ValueError("SoftmaxRegression: the weights must have a positive sum; every sample weight is 0.")
+        if self.class_weight is None:
+            return weights
+        rows = weights > 0
+        present = np.unique(labels[rows])
+        y = self.classes_[labels[rows]]
+        of_present = compute_class_weight(
+            self.class_weight, classes=self.classes_[present], y=y, sample_weight=weights[rows]
+        )
+        each = np.zeros(self.classes_.size)
+        each[present] = of_present
+        return weights * each[labels]
+
+    @staticmethod
+    def _l2(C: Any, total: Any, num_classes: Any) -> Any:
         # ‖w₁ − w₀‖²/2 with w₁ = −w₀ is 2·(‖w₀‖² + ‖w₁‖²)/2: for two classes the same penalty is twice the l2.
-        return (2 if self.classes_.size == 2 else 1) / (C * total)
+        return np.where(num_classes == 2, 2, 1) / (C * total)
 
     def _start(self, num_features: int, classes: np.ndarray) -> Params | None:
         """The parameters of the last fit, where they are wanted and fit."""
@@ -137,32 +180,39 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             W, b = (np.concatenate([-array / 2, array / 2], axis=1) for array in (W, b))
         return Params(W=W, b=b)
 
-    def _choose(self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> None:
-        """C_ and scores_: every fold and every C in one program."""
+    def _choose(
+        self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray, folds: list[Any], start: Params | None
+    ) -> FitResult:
+        """C_ and scores_, and the fit of all rows at C_: every fold and every C in one program."""
         Cs = np.asarray(self.Cs, dtype=np.float64)
         if Cs.ndim != 1 or Cs.size == 0 or not np.all((Cs > 0) & np.isfinite(Cs)):
             raise ValueError(f"SoftmaxRegression: Cs must be one or more positive numbers; got {self.Cs!r}.")
-        folds = [test for _, test in check_cv(self.cv, labels, classifier=True).split(X, labels)]
-        held_out = np.zeros((labels.size, len(folds)), bool)
-        for fold, rows in enumerate(folds):
-            held_out[rows, fold] = True
-        totals = np.append(weights.sum(), weights @ ~held_out)
+        everything = np.arange(labels.size)
+        # How often each fold has each row: a bootstrap's training rows may be there twice.
+        trained, held_out = (
+            np.stack([np.bincount(everything[rows], minlength=labels.size) for rows in part], axis=1)
+            for part in ([everything, *(train for train, _ in folds)], [test for _, test in folds])
+        )
+        by_fold = np.stack([self._weighted(weights * count, labels) for count in trained.T], axis=1)
         data = prepare("SoftmaxRegression", X, labels, weights, None, None, self.classes_.size)
-        solutions, params = solve_folds(data, self._l2(Cs[None], totals[:, None]), held_out, self.tol, self.max_iter)
-        if (failed := np.sum(solutions.status != CONVERGED)) > 0:
+        selections = make_folds("SoftmaxRegression", data, by_fold)
+        scored = prepare_scores("SoftmaxRegression", X, labels, weights[:, None] * held_out, selections.present[1:])
+        l2s = self._l2(Cs[None], by_fold.sum(axis=0)[:, None], selections.present.sum(axis=1)[:, None])
+        if start is not None:
+            selections = begin_at(data, start, selections, float(l2s[0].max()))
+        answers = solve_folds(data, selections, l2s, self.tol, self.max_iter)
+        if (failed := int(np.sum(~answers.converged))) > 0:
             warnings.warn(
-                f"SoftmaxRegression: {failed} of the {solutions.status.size} fits of the sweep have not converged. "
+                f"SoftmaxRegression: {failed} of the {answers.status.size} fits of the sweep have not converged. "
                 "Allow a larger max_iter or tol, or leave out the largest Cs.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        losses = []
-        for fold, rows in enumerate(held_out.T, start=1):
-            part = slice(fold * Cs.size, (fold + 1) * Cs.size)
-            single = Params(W=params.W[part], b=params.b[part])
-            losses.append(score(single, data.X[rows], data.targets[rows], data.weights[rows])[0])
-        self.scores_ = np.mean(losses, axis=0)
-        self.C_ = float(Cs[np.argmin(self.scores_)])
+        W, b = (array[Cs.size :].reshape(len(folds), Cs.size, *array.shape[1:]) for array in answers.certified[:2])
+        self.scores_ = mean_scores(scored, [Params(*pair) for pair in zip(W, b, strict=True)])[0]
+        best = int(np.argmin(self.scores_))
+        self.C_ = float(Cs[best])
+        return as_result(data, answers, best, float(l2s[0, best]), tol=self.tol, max_iterations=self.max_iter)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """The logits (N, n), or for two classes the log-odds of the second (N,)."""

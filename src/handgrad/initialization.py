@@ -35,7 +35,7 @@ def init_params(
 
     Raises:
       ValueError: counts that are not positive, or a scale without a key.
-      TypeError: a dtype that is not floating.
+      TypeError: a dtype that is not floating, or a key that is not JAX's.
 
     Example:
       >>> init_params(2, 3).W.shape
@@ -47,6 +47,8 @@ def init_params(
         validation.check_number("init_params", "scale", scale)
         if key is None:
             raise ValueError("init_params: scale belongs to random weights, which need a key; got key=None.")
+    if key is not None:
+        validation.check_key("init_params", key)
     dtype = jnp.zeros((), dtype).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"init_params: dtype must be floating-point; got {dtype}.")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from handgrad import validation
+from handgrad.compiled import narrow
 from handgrad.formulas import (
     Layer,
     Params,
@@ -66,12 +67,14 @@ def init_network(
       A tuple of `Layer`, the last with activation "softmax".
 
     Raises:
+      TypeError: a key that is not JAX's.
       ValueError: fewer than two sizes, one that is not positive, or an unknown activation.
 
     Example:
       >>> [layer.activation for layer in init_network(jax.random.key(0), (64, 32, 10), "tanh")]
       ['tanh', 'softmax']
     """
+    validation.check_key("init_network", key)
     if len(sizes) < 2:
         raise ValueError(f"init_network: sizes must be at least (features, classes); got {tuple(sizes)}.")
     for size in sizes:
@@ -115,9 +118,11 @@ def dense(
     """
     check_activation("dense", activation)
     validation.check_params("dense", params)
+    validation.check_plain("dense", "X", X)
+    X, params = narrow("dense", "X", X), Params(*(narrow("dense", "params", array) for array in params))
     rows = jnp.reshape(X, (-1, X.shape[-1]))
     validation.check_linear("dense", params, rows)
-    return jnp.reshape(_dense(rows, Params(*params), activation), (*X.shape[:-1], params[0].shape[1]))
+    return jnp.reshape(_dense(rows, params, activation), (*X.shape[:-1], params[0].shape[1]))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

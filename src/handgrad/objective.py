@@ -31,15 +31,10 @@ BLOCK_BYTES = 3 * 2**20
 
 
 class Rows(NamedTuple):
-    """The data of a solver, features shifted by `centre`, with a column of ones.
-
-    A shift of the features moves only the bias: Z = XW + b = (X − μ)W + (b + μW). About μ, the mean, W and b are
-    nearly independent of each other.
-    """
+    """The data of a solver: features that are centred, with a column of ones, and the targets."""
 
     X: Float[Array, "N P+1"]
     targets: Array
-    centre: Float[Array, "1 P"]
 
 
 def product(a: Array, b: Array) -> Array:
@@ -118,12 +113,6 @@ def normalise(weights: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
 #     φ(α) = Σ w l(Z + αŻ)        φ′(α) = Σ w ⟨Y − T, Ż⟩ = ⟨D, Ż⟩        dF/dV = XᵀD at the step that is taken
 
 
-def centre(X: Float[Array, "N P"], targets: Array, weights: Float[Array, " N"]) -> Rows:
-    """Rows with the weighted mean of the features taken off."""
-    mean = product(weights[None, :], X)
-    return Rows(jnp.concatenate([X - mean, jnp.ones_like(X[:, :1])], axis=1), targets, mean)
-
-
 def multiply(rows: Rows, V: Float[Array, "K P+1 C"]) -> Float[Array, "N K C"]:
     """X V, the logits of V or the change of logits along it."""
     K, width, C = V.shape
@@ -183,12 +172,8 @@ def class_blocks(rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K 
 
 
 def feature_curvature(rows: Rows, weights: Float[Array, " N"]) -> Float[Array, "P+1 P+1"]:
-    """A = Σ w x xᵀ. The column of ones is orthogonal to the features, which are centred.
-
-    Evenly spaced rows serve where there are more than 64 for each feature: a preconditioner need not be exact.
-    """
-    stride = max(1, rows.X.shape[0] // (64 * rows.X.shape[1]))
-    return _second_moment(rows.X[::stride], normalise(weights[::stride]))
+    """A = Σ w x xᵀ. The column of ones is orthogonal to the features, which are centred."""
+    return _second_moment(rows.X, weights)
 
 
 def _second_moment(X: Float[Array, "N D"], weights: Float[Array, " N"]) -> Float[Array, "D D"]:

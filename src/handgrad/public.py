@@ -1,11 +1,10 @@
-"""The public names, which `handgrad` hands out; the functions of `handgrad.formulas` compiled by `jax.jit`."""
-
-import jax as _jax
+"""The public names, which `handgrad` hands out; those of `handgrad.formulas` compiled, with a look at what they get."""
 
 from handgrad import formulas as _formulas
 from handgrad.check import GradientCheck as GradientCheck
 from handgrad.check import GradientReport as GradientReport
 from handgrad.check import check_gradients as check_gradients
+from handgrad.compiled import compiled as _compiled
 from handgrad.formulas import Layer as Layer
 from handgrad.formulas import Params as Params
 from handgrad.fused import RowStatistics as RowStatistics
@@ -22,19 +21,19 @@ from handgrad.solvers.sgd import Epoch as Epoch
 from handgrad.solvers.sgd import TrainResult as TrainResult
 from handgrad.solvers.sgd import train as train
 
-linear = _jax.jit(_formulas.linear)
-softmax = _jax.jit(_formulas.softmax)
-log_softmax = _jax.jit(_formulas.log_softmax)
-one_hot = _jax.jit(_formulas.one_hot, static_argnames=("num_classes", "dtype"))
-cross_entropy = _jax.jit(_formulas.cross_entropy, static_argnames="base")
-entropy = _jax.jit(_formulas.entropy, static_argnames="base")
-kl_divergence = _jax.jit(_formulas.kl_divergence, static_argnames="base")
-logit_gradient = _jax.jit(_formulas.logit_gradient)
-loss = _jax.jit(_formulas.loss)
-forward = _jax.jit(_formulas.forward)
-gradient = _jax.jit(_formulas.gradient, static_argnames="recompute")
-value_and_gradient = _jax.jit(_formulas.value_and_gradient, static_argnames="recompute")
-hessian_vector_product = _jax.jit(_formulas.hessian_vector_product)
-sgd_step = _jax.jit(_formulas.sgd_step)
-predict = _jax.jit(_formulas.predict)
-predict_proba = _jax.jit(_formulas.predict_proba)
+linear = _compiled(_formulas.linear)
+softmax = _compiled(_formulas.softmax)
+log_softmax = _compiled(_formulas.log_softmax)
+one_hot = _compiled(_formulas.one_hot, ("num_classes", "dtype"))
+cross_entropy = _compiled(_formulas.cross_entropy, ["base"])
+entropy = _compiled(_formulas.entropy, ["base"])
+kl_divergence = _compiled(_formulas.kl_divergence, ["base"])
+logit_gradient = _compiled(_formulas.logit_gradient)
+loss = _compiled(_formulas.loss)
+forward = _compiled(_formulas.forward)
+gradient = _compiled(_formulas.gradient, ["recompute"])
+value_and_gradient = _compiled(_formulas.value_and_gradient, ["recompute"])
+hessian_vector_product = _compiled(_formulas.hessian_vector_product)
+sgd_step = _compiled(_formulas.sgd_step)
+predict = _compiled(_formulas.predict)
+predict_proba = _compiled(_formulas.predict_proba)

@@ -27,35 +27,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from handgrad.validation import distribution_tolerance, wide_dtype, widen
+from handgrad.head import Arrays, Settings, first_class, num_shards, sum_over_classes
+from handgrad.precision import distribution_tolerance, wide_dtype, widen
 
 Array = Any
 ByName = dict[str, Any]
 _sum = partial(jnp.sum, axis=1, keepdims=True)
-
-
-class Settings(NamedTuple):
-    """What is known when the sweep is compiled."""
-
-    label_smoothing: float
-    z_loss: float
-    softcap: float | None
-    class_axis: str | None  # an axis of the enclosing shard_map, each device holding its classes of W, b, k and T
-    masked: bool  # whether rows with a = 0 may hold anything
-    block_size: int
-    total: bool  # whether Σ aℓ is wanted
-    rows: tuple[str, ...]  # which of loss, log_sum_exp, log_probability, entropy and prediction are wanted by row
-
-
-class Arrays(NamedTuple):
-    """What the sweep reads: X (N, P), W (P, C), b (1, C) or None, a (N,), targets, k (1, C) or None."""
-
-    X: Array
-    W: Array
-    b: Array | None
-    a: Array
-    targets: Array
-    k: Array | None
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -95,8 +72,8 @@ def _sweep_jvp(settings: Settings, primals: tuple[Arrays], tangents: tuple[Array
     total_tangent = None
     if settings.total:
         gradients = sums | rows
-        if "W" in moving and gradients["W"].shape != arrays.W.shape:
-            gradients["W"] = lax.optimization_barrier(gradients["W"]).T
+        if "WT" in gradients:
+            gradients["W"] = lax.optimization_barrier(gradients.pop("WT")).T
         inner = [scale * jnp.sum(gradients[name] * widen(jnp, t)) for name, t in moving.items()]
         terms = [sum_over_classes(settings, sum(inner[1:], inner[0]))] if inner else []
         terms += [] if a_tangent is None else [jnp.sum(rows["loss"] * a_tangent)]
@@ -196,39 +173,39 @@ def _softmax(settings: Settings, block: Arrays) -> _Softmax:
     if block.b is not None:
         Z += block.b.astype(Z.dtype)
     if settings.softcap is not None:
-        Z = settings.softcap * jnp.tanh(Z / settings.softcap)
+        Z = _cap(settings.softcap, Z, block.b)
     if settings.masked:
         counts = (block.a != 0)[:, None]
         Z = jnp.where(counts | jnp.isneginf(Z) | jnp.isfinite(Z), Z, 0)
-        Z = jnp.where(counts | jnp.isfinite(jnp.max(Z, axis=1, keepdims=True)), Z, 0)
     # Whatever is subtracted, the results are the same: the maximum has no derivative.
     m = lax.stop_gradient(jnp.max(Z, axis=1, keepdims=True))
     if settings.class_axis is not None:
         m = lax.pmax(m, settings.class_axis)
+    if settings.masked:  # a row that does not count may have all its classes masked, those of one device any row
+        counts |= jnp.isfinite(m)
+        Z, m = jnp.where(counts, Z, 0), jnp.where(counts, m, 0)
     E = jnp.exp(Z - m)
     T, sums = _targets(settings, block, Z, m)
     sums["E"] = _sum(E)
     if "entropy" in settings.rows:
         sums["EV"] = _sum(_times(E, Z - m))
     sums = sum_over_classes(settings, sums)
-    if block.targets.ndim == 2:
-        # As `formulas`: a row that counts and is no distribution gives NaN.
-        off = jnp.abs(sums["T"] - 1)
-        valid = (sums.pop("negative") == 0) & (off <= distribution_tolerance(jnp.finfo(block.targets.dtype)))
-        valid |= (block.a == 0)[:, None]
-        sums |= {name: jnp.where(valid, sums[name], math.nan) for name in ("TV", "q", "qV")}
     return _Softmax(block, T, Z, m, E, sums, jnp.log(sums["E"]))
+
+
+def _cap(cap: float, Z: Array, b: Array | None) -> Array:
+    """κ tanh(z/κ), and −∞ for a class that b masks. NaN for another infinite logit, of which tanh would make κ."""
+    capped = jnp.where(jnp.isfinite(Z), cap * jnp.tanh(Z / cap), math.nan)
+    return capped if b is None else jnp.where(jnp.isneginf(b) & ~jnp.isnan(Z), -math.inf, capped)
 
 
 def _targets(settings: Settings, block: Arrays, Z: Array, m: Array) -> tuple[Array, ByName]:
     """T, and this device's share of its sums over the classes."""
     s, k = settings.label_smoothing, block.k
     if block.targets.ndim == 2:
-        T = block.targets.astype(Z.dtype)
-        if settings.masked:
-            T = jnp.where((block.a != 0)[:, None], T, 0)
+        T = _distributions(settings, block, Z.dtype)
         q = _masses(settings, block, T)
-        sums = {"T": T, "TV": _times(T, Z - m), "q": q, "qV": _times(q, Z - m), "negative": (T < 0).astype(Z.dtype)}
+        sums = {"T": T, "TV": _times(T, Z - m), "q": q, "qV": _times(q, Z - m)}
         return T, {name: _sum(array) for name, array in sums.items()}
     t = block.targets[:, None] - first_class(settings, Z.shape[1])
     # Compared with the classes rather than scattered: a comparison fuses into what reads T, which is never stored.
@@ -243,6 +220,17 @@ def _targets(settings: Settings, block: Arrays, Z: Array, m: Array) -> tuple[Arr
         sums["q"] += _sum(others)
         sums["qV"] += _sum(_times(others, Z - m))
     return T, sums
+
+
+def _distributions(settings: Settings, block: Arrays, dtype: Any) -> Array:
+    """Rows of T divided by their sums, which may be a little off 1: the loss and its gradient are of the same T.
+
+    As in `formulas`, a row that counts and is no distribution is NaN.
+    """
+    T = block.targets.astype(dtype)
+    total, negative = sum_over_classes(settings, (_sum(T), _sum((T < 0).astype(dtype))))
+    valid = (negative == 0) & (jnp.abs(total - 1) <= distribution_tolerance(jnp.finfo(block.targets.dtype)))
+    return jnp.where(valid, T / total, jnp.where((block.a == 0)[:, None], 0, math.nan))
 
 
 def _masses(settings: Settings, block: Arrays, T: Array) -> Array:
@@ -269,8 +257,8 @@ def _values(settings: Settings, softmax: _Softmax) -> tuple[ByName, ByName]:
 
 
 def weigh(a: Array, losses: Array) -> Array:
-    """aℓ, 0 where a is 0 though ℓ be infinite."""
-    return jnp.where(a == 0, 0, a * losses)
+    """aℓ, 0 where a is 0 though ℓ be infinite; a finite ℓ stays the derivative there."""
+    return a * jnp.where((a == 0) & ~jnp.isfinite(losses), 0, losses)
 
 
 def _prediction(settings: Settings, softmax: _Softmax) -> Array:
@@ -306,13 +294,16 @@ def _row_gradients(settings: Settings, softmax: _Softmax) -> ByName:
 
 def _slope(settings: Settings, softmax: _Softmax) -> Any:
     """Of the cap: d κ tanh(z/κ)/dz = 1 − tanh²(z/κ)."""
-    return 1.0 if settings.softcap is None else 1 - (softmax.Z / settings.softcap) ** 2
+    if settings.softcap is None:
+        return 1.0
+    return 1 - jnp.where(jnp.isneginf(softmax.Z), 1, softmax.Z / settings.softcap) ** 2
 
 
 def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, ByName]:
     """Of a block, dL/dX = DWᵀ row by row, and the sums dL/dW = XᵀD and dL/db = 1ᵀD, as far as they are wanted.
 
-    D is rounded to the dtype of X only now; what it is multiplied to stays wide.
+    dL/dW is "W", or as DᵀX its transpose, "WT": the name alone tells, since P may be C. D is rounded to the dtype of X
+    only now; what it is multiplied to stays wide.
     """
     # Contractions and no `.T`: of a Wᵀ in a loop XLA makes a copy of W.
     product = partial(lax.dot_general, preferred_element_type=D.dtype)
@@ -322,8 +313,10 @@ def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, B
         rows["X"] = product(rounded, block.W, (((1,), (1,)), ((), ())))
     if "W" in moving:
         P, C = block.W.shape
-        if P >= C:
-            sums["W"] = product(rounded, block.X, (((0,), (0,)), ((), ())))
+        # Each the fastest on a CPU, but for P near C, where DᵀX is by 7 %: turned round at the end, it would take a
+        # second buffer of dL/dW's size, on jax 0.12 at least, and so twice the memory of the plain form.
+        if P >= 2 * C:
+            sums["WT"] = product(rounded, block.X, (((0,), (0,)), ((), ())))
         elif C >= 2 * P:
             sums["W"] = product(lax.optimization_barrier(block.X.T), rounded, (((1,), (0,)), ((), ())))
         else:
@@ -336,21 +329,3 @@ def _linear_backward(block: Arrays, D: Array, moving: ByName) -> tuple[ByName, B
 def _times(p: Array, V: Array) -> Array:
     """PV, 0 where p is 0 though V be −∞. The inner `where` keeps NaN out of a derivative taken through it."""
     return p * jnp.where(p == 0, 0, V)
-
-
-# --- Classes over devices -----------------------------------------------------------------------------------------
-
-
-def num_shards(settings: Settings) -> int:
-    """How many devices share the classes."""
-    return 1 if settings.class_axis is None else lax.axis_size(settings.class_axis)
-
-
-def first_class(settings: Settings, num_classes: int) -> Any:
-    """The first of this device's classes."""
-    return 0 if settings.class_axis is None else lax.axis_index(settings.class_axis) * num_classes
-
-
-def sum_over_classes(settings: Settings, sums: Any) -> Any:
-    """The sum over the devices that share the classes."""
-    return sums if settings.class_axis is None else lax.psum(sums, settings.class_axis)

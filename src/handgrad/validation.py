@@ -1,33 +1,40 @@
-"""Every check of an argument, and every message.
+"""Every check of an array, and its message; `settings` has those of numbers and names.
 
 A check names the function that the user called, what that function requires, what it got and what to do. Shapes
 and dtypes are checked always, so under `jax.jit` at trace time. Values are looked at only where they are known: a
 tracer has none, and there `formulas` answers a row that breaks the rules with NaN.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace, is_array_api_obj, is_jax_array
 
-# How far from 1 the sum of a row of a distribution may be, or 1.3 times its dtype's eps where that is more: rows that
-# are rounded to bfloat16 are off by up to 0.004. Logits or counts passed for probabilities, which the check is for, are
-# off by more. The loss and the gradient of a row that is off disagree by as much.
-DISTRIBUTION_TOLERANCE = 1e-3
+from handgrad.precision import are_distributions, relative_weights, wide_dtype, widen_labels
+from handgrad.settings import as_float, show
+from handgrad.settings import check_axis as check_axis
+from handgrad.settings import check_choice as check_choice
+from handgrad.settings import check_key as check_key
+from handgrad.settings import check_number as check_number
+from handgrad.settings import check_positive_integer as check_positive_integer
+
+# More classes than that, and than ten times the rows, are not taken from the largest label alone.
+MOST_INFERRED_CLASSES = 1000
 
 
 def check_array(function: str, argument: str, array: Any, shape: str, *, kind: str = "floating") -> Any:
-    """Check that `array` is an array of as many axes as `shape` names, none empty, and of the dtype kind.
+    """Check that `array` is a plain array of as many axes as `shape` names, none empty, and of the dtype kind.
 
     Args:
       function: the public function that was called, for the message.
       argument: the argument's name, for the message.
       array: what was passed.
       shape: the required shape in the notation's letters, as "(N, C)".
-      kind: "floating", "integer", or "number", which is either.
+      kind: "floating", or "number", which is integers too.
 
     Returns:
       The array's namespace.
@@ -37,18 +44,42 @@ def check_array(function: str, argument: str, array: Any, shape: str, *, kind: s
             f"{function}: {argument} must be an array of shape {shape}; got {type(array).__name__}. "
             "Convert it, for example with numpy.asarray."
         )
+    check_plain(function, argument, array)
     if array.ndim != shape.count(",") + (not shape.endswith(",)")):
         raise ValueError(f"{function}: {argument} must have shape {shape}; got {tuple(array.shape)}.")
     if 0 in array.shape:
         raise ValueError(f"{function}: {argument} must not be empty; got shape {tuple(array.shape)} for {shape}.")
     xp = array_namespace(array)
-    kinds = {"floating": "real floating", "integer": "integral", "number": ("real floating", "integral")}
-    if not xp.isdtype(array.dtype, kinds[kind]):
-        noun = {"floating": "floating-point", "integer": "integers", "number": "integers or floating-point"}[kind]
+    noun = {"floating": "floating-point", "number": "integers or floating-point"}[kind]
+    if not _is_dtype(xp, array.dtype, kind):
         raise TypeError(
             f"{function}: {argument} must be {noun}; got {array.dtype}. Convert it, for example with .astype."
         )
+    if is_jax_array(array) and jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        raise TypeError(
+            f"{function}: {argument} is {array.dtype}, made under jax.enable_x64, and JAX would cut it to 32 bits. "
+            "Call it under jax.enable_x64 too, or convert it there."
+        )
     return xp
+
+
+def _is_dtype(xp: Any, dtype: Any, kind: str) -> bool:
+    """Whether a dtype is of the kind, and wide enough to compute with: float8 and int4 only store."""
+    try:
+        if kind == "number" and xp.isdtype(dtype, "integral"):
+            return xp.iinfo(dtype).bits >= 8
+        return xp.isdtype(dtype, "real floating") and xp.finfo(dtype).bits >= 16
+    except TypeError:  # NumPy's, of a dtype that is not its own, such as bfloat16
+        return False
+
+
+def check_plain(function: str, argument: str, array: Any) -> None:
+    """Check that an array is not masked, for its mask would be lost."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{function}: {argument} must be an array without a mask; got a masked array. Fill it with .filled(value), "
+            "and give rows that are not to count weight 0."
+        )
 
 
 def check_params(function: str, params: Any, argument: str = "params") -> tuple[int, int]:
@@ -136,9 +167,11 @@ def check_targets(
     _check_shape(function, "targets", targets, (num_rows,), "(N,)")
 
     def is_outside(targets: Any) -> Any:
-        labels = xp.astype(targets, xp.arange(1).dtype)
-        outside = (labels < 0) | (labels >= num_classes)
-        return outside if ignore_index is None else outside & (labels != ignore_index)
+        outside = ~widen_labels(xp, targets, num_classes)[1]
+        limits = xp.iinfo(targets.dtype)
+        if ignore_index is None or not limits.min <= ignore_index <= limits.max:
+            return outside
+        return outside & (targets != ignore_index)
 
     for row, (label,) in _first_row(targets, is_outside):
         advice = " Labels that start at 1? Subtract 1." if label == num_classes else ""
@@ -171,15 +204,58 @@ def check_distributions(function: str, argument: str, distributions: Any) -> Any
     return xp
 
 
-def check_weights(function: str, weights: Any, num_rows: int, argument: str = "weights", letter: str = "N") -> None:
-    """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed. So of classes (C,)."""
+def check_weights(
+    function: str,
+    weights: Any,
+    num_rows: int,
+    argument: str = "weights",
+    letter: str = "N",
+    *,
+    dtype: Any = None,
+) -> None:
+    """Check sample weights (N,), integers or floating, finite and non-negative; None is allowed. So of classes (C,).
+
+    A positive weight must also be large enough, beside the largest, not to become 0 in `dtype`, in which it is used;
+    where that is None, in its own.
+    """
     if weights is None:
         return
     xp = check_array(function, argument, weights, f"({letter},)", kind="number")
     _check_shape(function, argument, weights, (num_rows,), f"({letter},)")
+    noun = "row" if letter == "N" else "class"
     for row, (weight,) in _first_row(weights, lambda w: ~((w >= 0) & xp.isfinite(w))):
-        noun = "row" if letter == "N" else "class"
         raise ValueError(f"{function}: {argument} must be finite and non-negative; got {weight:g} at {noun} {row}.")
+    if xp.isdtype(weights.dtype, "integral"):
+        return
+    dtype = wide_dtype(weights.dtype, xp) if dtype is None else dtype
+    for row, (weight,) in _first_row(weights, lambda w: xp.isnan(relative_weights(xp, w, dtype))):
+        raise ValueError(
+            f"{function}: {argument} must be 0, or large enough beside the largest of them for {dtype}; got {weight:g} "
+            f"at {noun} {row}, which would count as 0. Set it to 0, or compute in a wider dtype."
+        )
+
+
+def host_weights(function: str, weights: Any, num_rows: int, *, dtype: Any = None) -> np.ndarray:
+    """Sample weights (N,) with known values, checked as they were given and divided by their largest in float64.
+
+    Args:
+      function: as in `check_array`.
+      weights: what the user gave; None for ones.
+      num_rows: N.
+      dtype: a dtype of NumPy or JAX in which they will be used, float32 or wider.
+
+    Returns:
+      Array (N,) of float64, on the host: 0 where the weight is 0, else in (0, 1]; 0 throughout if all are 0.
+    """
+    if weights is None:
+        return np.ones(num_rows)
+    if isinstance(weights, np.ndarray) and weights.dtype == jax.numpy.bfloat16:
+        weights = weights.astype(np.float32)  # NumPy itself does not know the dtype
+    check_array(function, "weights", weights, "(N,)", kind="number")
+    host = np.asarray(weights)
+    host = host.astype(np.result_type(host.dtype, np.float64))  # float64, or longdouble
+    check_weights(function, host, num_rows, dtype=np.dtype(np.float64 if dtype is None else dtype))
+    return (host / (host.max() or 1)).astype(np.float64)
 
 
 def check_head(function: str, X: Any, W: Any, bias: Any, by_row: dict[str, Any]) -> tuple[int, ...]:
@@ -204,25 +280,6 @@ def check_head(function: str, X: Any, W: Any, bias: Any, by_row: dict[str, Any])
     return batch
 
 
-def check_axis(function: str, argument: str, name: str | None) -> int:
-    """Check the name of an axis of the enclosing `jax.shard_map`; None is allowed. Returns its number of devices."""
-    if name is None:
-        return 1
-    try:
-        return jax.lax.axis_size(name)
-    except NameError:
-        raise ValueError(
-            f"{function}: {argument} must be an axis of the enclosing jax.shard_map; there is no {name!r} here. "
-            "Call it inside jax.shard_map over a mesh with that axis, or leave it out."
-        ) from None
-
-
-def check_choice(function: str, argument: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Check that the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{function}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
-
-
 def check_finite(function: str, argument: str, array: Any) -> None:
     """Check that an array (N, P) has no NaN and no infinity, where its values are known."""
     xp = array_namespace(array)
@@ -233,31 +290,21 @@ def check_finite(function: str, argument: str, array: Any) -> None:
         )
 
 
-def check_positive_integer(function: str, argument: str, value: Any) -> None:
-    """Check a count, such as a number of classes."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{function}: {argument} must be a positive integer; got {value!r}.")
-
-
-def check_number(function: str, argument: str, value: Any, *, positive: bool = False, most: float = math.inf) -> None:
-    """Check a setting, such as a learning rate: finite, non-negative or even positive, and no more than `most`."""
-    try:
-        fits = 0 <= float(value) <= most and float(value) < math.inf and not (positive and float(value) == 0)
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        least = "more than 0" if positive else "0 or more"
-        limit = f" and at most {most:g}" if most < math.inf else ""
-        raise ValueError(f"{function}: {argument} must be a finite number, {least}{limit}; got {value!r}.")
-
-
 def check_scalar(function: str, argument: str, value: Any, like: Any) -> Any:
-    """Check a number or an array of no axes. Returns it as it goes with the array `like`: in its dtype."""
-    if isinstance(value, (int, float)) and not isinstance(value, np.generic):
-        return value
-    if getattr(value, "shape", None) != ():
-        raise ValueError(f"{function}: {argument} must be a scalar; got {getattr(value, 'shape', value)!r}.")
-    return array_namespace(like).asarray(value, dtype=like.dtype)
+    """Check a number, or an array of no axes, that the dtype of the array `like` holds. Returns it to go with that."""
+    xp = array_namespace(like)
+    if is_array_api_obj(value):
+        if value.shape != ():
+            raise ValueError(f"{function}: {argument} must be a scalar; got shape {tuple(value.shape)}.")
+        if not _is_dtype(array_namespace(value), value.dtype, "number"):
+            raise TypeError(f"{function}: {argument} must be a real number; got {value.dtype}.")
+    if not isinstance(value, jax.core.Tracer):
+        number = as_float(value)
+        if not abs(number) <= float(xp.finfo(like.dtype).max):
+            raise ValueError(f"{function}: {argument} must be a number that {like.dtype} holds; got {show(value)}.")
+        if not is_array_api_obj(value):
+            return number
+    return xp.asarray(value, dtype=like.dtype)
 
 
 def count_classes(function: str, targets: Any) -> int:
@@ -265,31 +312,13 @@ def count_classes(function: str, targets: Any) -> int:
     if is_array_api_obj(targets) and targets.ndim == 2:
         return targets.shape[1]
     xp = check_labels(function, "targets", targets)
-    return max(int(xp.max(targets)), 0) + 1
-
-
-# What the formulas share with the checks, so that a row is refused by one rule, traced or not.
-
-
-def widen(xp: Any, array: Any) -> Any:
-    """The array in float32 where its dtype is narrower (float16, bfloat16), else as it is."""
-    return xp.astype(array, xp.float32) if xp.finfo(array.dtype).bits < 32 else array
-
-
-def wide_dtype(dtype: Any) -> Any:
-    """The dtype of `widen`'s result on JAX."""
-    return np.dtype(np.float32) if jax.numpy.finfo(dtype).bits < 32 else dtype
-
-
-def are_distributions(xp: Any, T: Any) -> Any:
-    """For each row of T (N, C), whether it is non-negative and sums to 1; False where it has a NaN."""
-    off = xp.abs(xp.sum(widen(xp, T), axis=1) - 1)
-    return (xp.min(widen(xp, T), axis=1) >= 0) & (off <= distribution_tolerance(xp.finfo(T.dtype)))
-
-
-def distribution_tolerance(finfo: Any) -> float:
-    """How far from 1 the sum of a row of a distribution of that dtype may be."""
-    return max(DISTRIBUTION_TOLERANCE, 1.3 * float(finfo.eps))
+    largest = int(xp.max(targets))
+    if largest >= max(MOST_INFERRED_CLASSES, 10 * targets.shape[0]):
+        raise ValueError(
+            f"{function}: targets have the label {largest} in {targets.shape[0]} rows, which would make {largest + 1} "
+            "classes. If that is meant, pass num_classes; otherwise number the classes from 0."
+        )
+    return max(largest, 0) + 1
 
 
 def _check_shape(function: str, argument: str, array: Any, shape: tuple[int, ...], letters: str) -> None:
@@ -311,7 +340,7 @@ def _first_row(array: Any, is_bad: Callable[[Any], Any]) -> Iterator[tuple[int, 
         return
     xp = array_namespace(array)
     # Where a caller is being compiled, jax.numpy only takes down what to compute, even of arrays that are there.
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval() if is_jax_array(array) else contextlib.nullcontext():
         bad = is_bad(array)
         if bool(xp.any(bad)):
             row = int(xp.argmax(xp.astype(bad, xp.int32)))

@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -17,6 +18,7 @@ from rich.console import Console
 
 import handgrad
 from handgrad.app.files import new_file, new_run
+from handgrad.app.functions import load_function
 from handgrad.app.model import Model, load_model, predict_proba
 from handgrad.app.report import (
     Run,
@@ -30,13 +32,16 @@ from handgrad.app.report import (
 )
 from handgrad.data import Split, Table, load_digits, read_features, read_table, split_and_scale
 from handgrad.formulas.activations import ACTIVATIONS
+from handgrad.formulas.network import layers_of
 
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
 SGD_LEARNING_RATE = 0.5
 OPTAX_LEARNING_RATE = 0.01
-# Rows that the gradient check looks at: enough for every class, and little beside the training.
-MAX_CHECKED_ROWS = 512
+# Rows that the gradient check looks at: enough to see every mistake, and little beside the training. Many weights leave
+# fewer, so that a check takes about as long as a few steps of training.
+MIN_CHECKED_ROWS, MAX_CHECKED_ROWS = 32, 512
+MAX_CHECKED_PRODUCTS = 2**24
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -153,12 +158,35 @@ def _train(console: Console, settings: Settings, table: Table) -> Run:
 
 
 @app.command()
-def check(data: Data = None, target: Target = None, hidden: Hidden = "", activation: Activation = None) -> int:
-    """Compare the gradient by hand with autograd and with differences, at random weights. Exit status 1 if it fails."""
+def check(
+    data: Data = None,
+    target: Target = None,
+    hidden: Hidden = "",
+    activation: Activation = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="A gradient of your own to check: a function of (params, X, targets) that returns (dW, db), or one "
+            "such pair a layer with --hidden. It gets NumPy arrays, params.W (P, C), params.b (1, C), X (N, P), and "
+            "labels (N,); it may compute with PyTorch or JAX.",
+            metavar="FILE.py:FUNCTION",
+        ),
+    ] = None,
+) -> int:
+    """Compare a gradient, the one by hand or your own, with autograd and with differences, at random weights.
+
+    Exit status 1 if it is wrong.
+    """
+    own = None if gradient is None else load_function(gradient)
     table = _read(data, target)
     sizes = (table.X.shape[1], *_hidden(hidden), len(table.class_names))
     params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation, hidden) or "relu")
-    report = _check(params if hidden else params[0].params, split_and_scale(table))
+    try:
+        report = _check(params if hidden else params[0].params, split_and_scale(table), own)
+    except TypeError as error:
+        if own is None or not str(error).startswith("check_gradients: gradient must return"):
+            raise
+        raise ValueError(f"--gradient {gradient}: {error}") from error  # the user's mistake, not ours
     print(report)
     return 0 if report.passed else 1
 
@@ -239,9 +267,13 @@ def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
     return learning_rate
 
 
-def _check(params: handgrad.Params | tuple[handgrad.Layer, ...], split: Split) -> handgrad.GradientReport:
-    rows = slice(None, None, math.ceil(len(split.X) / MAX_CHECKED_ROWS))
-    return handgrad.check_gradients(params, split.X[rows], split.labels[rows])
+def _check(
+    params: handgrad.Params | tuple[handgrad.Layer, ...], split: Split, gradient: Callable[..., Any] | None = None
+) -> handgrad.GradientReport:
+    weights = sum(layer.params.W.size for layer in layers_of(params))
+    most = max(MIN_CHECKED_ROWS, min(MAX_CHECKED_ROWS, MAX_CHECKED_PRODUCTS // weights))
+    rows = slice(None, None, math.ceil(len(split.X) / most))
+    return handgrad.check_gradients(params, split.X[rows], split.labels[rows], gradient=gradient)
 
 
 def _require_finite(last: handgrad.Epoch, train_loss: float) -> None:

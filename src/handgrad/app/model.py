@@ -42,12 +42,16 @@ def predict_proba(model: Model, X: np.ndarray) -> np.ndarray:
     """The probabilities (N, C) of raw features (N, P).
 
     Raises:
-      ValueError: features in a number that the model was not trained on.
+      ValueError: features in a number that the model was not trained on, or a row that has no probabilities.
     """
     num_features = len(model.scaling.offset)
     if X.shape[1] != num_features:
         raise ValueError(f"the model was trained on {num_features} features; got {X.shape[1]} in a row.")
-    return np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, X))))
+    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, X))))
+    if np.isnan(Y).any():
+        row = int(np.argmax(np.isnan(Y).any(axis=1)))
+        raise ValueError(f"the model has no probabilities for row {row + 1}: its logits are not finite. Train it anew.")
+    return Y
 
 
 def save_model(path: pathlib.Path, model: Model) -> None:
@@ -84,27 +88,27 @@ def load_model(path: pathlib.Path) -> Model:
         path = path / FILE_NAME
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such model. `handgrad train --out RUN` writes one.")
+    with open(path, "rb"):
+        pass  # what the system has against it is said by the system
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: is not a model, or is damaged or cut short ({error}).") from None
+        metadata, tensors = _read(path)
+    except Exception as error:  # damaged bytes make safetensors and the decoders raise almost anything
+        raise ValueError(f"{path}: is not a model, or is damaged or cut short ({_first_line(error)}).") from None
     if "handgrad" not in metadata:
         raise ValueError(f"{path}: was not written by handgrad; `handgrad train --out RUN` writes models.")
     try:
         description = json.loads(metadata["handgrad"])
-        if description["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: has format {description['format_version']}, written by handgrad "
-                f"{description['versions']['handgrad']}; this is handgrad {handgrad.__version__}, which reads format "
-                f"{FORMAT_VERSION}."
-            )
-        is_whole = description.pop("sha256") == _digest(description, tensors)
-    except (json.JSONDecodeError, KeyError):
+        version, writer = description["format_version"], description["versions"]["handgrad"]
+        is_whole = version != FORMAT_VERSION or description.pop("sha256") == _digest(description, tensors)
+    except Exception:
         is_whole = False
     if not is_whole:
         raise ValueError(f"{path}: is damaged; its content does not match its checksum. Train it anew.")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: has format {version}, written by handgrad {writer}; this is handgrad {handgrad.__version__}, "
+            f"which reads format {FORMAT_VERSION}."
+        )
     feature_names, image_shape = description["feature_names"], description["image_shape"]
     params = tuple(
         handgrad.Layer(handgrad.Params(jnp.asarray(tensors[f"W{number}"]), jnp.asarray(tensors[f"b{number}"])), name)
@@ -118,6 +122,15 @@ def load_model(path: pathlib.Path) -> Model:
         image_shape=None if image_shape is None else tuple(image_shape),
         target=description["target"],
     )
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _digest(description: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:

@@ -4,17 +4,25 @@ Whatever is wrong with a file is a ValueError (FileNotFoundError where there is 
 the place in it, and what to do.
 """
 
-import csv
-import difflib
 import math
 import pathlib
-import tokenize
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from handgrad.data.columns import (
+    join,
+    list_columns,
+    read_columns,
+    read_header,
+    require_columns,
+    spell_alike,
+    to_classes,
+    to_features,
+)
 
 ClassName = int | str
 Path = str | pathlib.Path
@@ -59,14 +67,14 @@ def read_table(path: Path, *, target: str | None = None) -> Table:
     path = _find(path)
     if path.suffix == ".csv":
         if target is None:
-            raise ValueError(f"{path}: a .csv needs --target, the column to predict. {_list_columns(_header(path))}")
-        columns = _read_csv(path)
-        _require_columns(path, [target], list(columns))
-        y = _class_column(path, target, columns.pop(target))
+            raise ValueError(f"{path}: a .csv needs --target, the column to predict. {list_columns(read_header(path))}")
+        columns = read_columns(path)
+        require_columns(path, [target], list(columns))
+        y = to_classes(path, target, columns.pop(target))
         if not columns:
             raise ValueError(f"{path}: has no column but {target!r}; there is nothing to predict it from.")
         feature_names, image_shape = tuple(columns), None
-        X = _feature_columns(path, columns)
+        X = to_features(path, columns)
     else:
         if target is not None:
             raise ValueError(
@@ -104,18 +112,16 @@ def read_features(path: Path, *, feature_names: Sequence[str] | None = None, tar
     path = _find(path)
     if path.suffix == ".npz":
         return _features(path, _read_npz(path, ("X",))["X"])[0]
-    columns = _read_csv(path)
+    columns = read_columns(path)
     if target is not None:
         columns.pop(target, None)
     if feature_names is not None:
-        _require_columns(path, feature_names, list(columns))
+        require_columns(path, feature_names, list(columns))
         unknown = [name for name in columns if name not in set(feature_names)]
         if unknown:
-            raise ValueError(
-                f"{path}: has columns that the model was not trained on: {_join(unknown)}. Leave them out."
-            )
+            raise ValueError(f"{path}: has columns that the model was not trained on: {join(unknown)}. Leave them out.")
         columns = {name: columns[name] for name in feature_names}
-    return _feature_columns(path, columns)
+    return to_features(path, columns)
 
 
 def _find(path: Path) -> pathlib.Path:
@@ -134,25 +140,49 @@ def _index_classes(y: np.ndarray) -> tuple[tuple[ClassName, ...], np.ndarray]:
     return tuple(names.tolist()), labels.astype(np.int32)
 
 
+def _require_exact(path: pathlib.Path, argument: str, integers: np.ndarray) -> None:
+    """Refuse integers beyond 2⁵³, which float64 does not tell from their neighbours."""
+    if integers.dtype.kind not in "iu" or integers.dtype.itemsize < 8:
+        return
+    beyond = integers > 2**53 if integers.dtype.kind == "u" else (integers > 2**53) | (integers < -(2**53))
+    if beyond.any():
+        row, column = np.argwhere(beyond)[0]
+        raise ValueError(
+            f"{path}: {argument} has the integer {integers[row, column]} in row {row + 1}; beyond 2**53 float64 does "
+            "not tell neighbours apart. A number that names something? Leave it out. A quantity? Subtract an offset."
+        )
+
+
 # --- .npz -------------------------------------------------------------------------------------------------------------
 
 
 def _read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in keys if key not in archive.files]
-            if not missing:
-                return {key: archive[key] for key in keys}
-            found = list(archive.files)
-    # What NumPy raises for bytes that are no archive, one cut short, one with a byte changed, or Python objects.
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError) as error:
-        if "Object arrays" in str(error):
-            raise ValueError(
-                f"{path}: holds Python objects, which are not read, for they could run code. Save plain arrays: "
-                "numbers for X, integers or text for y."
-            ) from None
-        raise ValueError(f"{path}: is not an .npz archive, or is damaged or cut short.") from None
-    raise ValueError(f"{path}: must hold the array {missing[0]}. Arrays there: {_join(found) or 'none'}.")
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+        try:
+            with zipfile.ZipFile(file) as archive:
+                found = [name.removesuffix(".npy") for name in archive.namelist()]
+                missing = [key for key in keys if key not in found]
+                arrays = {} if missing else {key: _read_npy(archive, key) for key in keys}
+        # Damaged bytes make zipfile, its decompressors and NumPy's parser of headers raise almost anything.
+        except Exception as error:
+            if "Object arrays" in str(error):
+                raise ValueError(
+                    f"{path}: holds Python objects, which are not read, for they could run code. Save plain arrays: "
+                    "numbers for X, integers or text for y."
+                ) from None
+            raise ValueError(f"{path}: is not an .npz archive, or is damaged or cut short.") from None
+    if missing:
+        raise ValueError(f"{path}: must hold the array {missing[0]}. Arrays there: {join(found) or 'none'}.")
+    return arrays
+
+
+def _read_npy(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    with archive.open(f"{key}.npy") as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        while member.read(2**20):  # to the end, where the archive's checksum is compared
+            pass
+    return array
 
 
 def _features(path: pathlib.Path, X: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
@@ -167,6 +197,7 @@ def _features(path: pathlib.Path, X: np.ndarray) -> tuple[np.ndarray, tuple[int,
     side = math.isqrt(X.shape[1])
     if image_shape is None and X.dtype == np.uint8 and side * side == X.shape[1] >= 64:
         image_shape = (side, side)
+    _require_exact(path, "X", X)
     if not np.isfinite(X).all():
         row, column = np.argwhere(~np.isfinite(X))[0]
         raise ValueError(
@@ -184,126 +215,11 @@ def _classes(path: pathlib.Path, y: np.ndarray, num_rows: int) -> np.ndarray:
     if y.dtype.kind not in "iubUS":
         advice = " Whole numbers? Take y.astype(int)." if y.dtype.kind == "f" else ""
         raise ValueError(f"{path}: y must be integers or text, the classes; got {y.dtype}.{advice}")
-    return y.astype(str) if y.dtype.kind in "bS" else y
-
-
-# --- .csv -------------------------------------------------------------------------------------------------------------
-
-
-def _header(path: pathlib.Path) -> list[str]:
+    if y.dtype.kind in "iu":
+        return y
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            names = next((row for row in csv.reader(file) if row), [])
-    except (UnicodeDecodeError, csv.Error):
-        raise ValueError(f"{path}: is not text in UTF-8 with values separated by commas.") from None
-    if not names:
-        raise ValueError(f"{path}: is empty.")
-    if "" in names:
-        raise ValueError(
-            f"{path}: column {names.index('') + 1} has no name. An index that pandas wrote? Write with index=False."
-        )
-    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if repeated:
-        raise ValueError(f"{path}: has more than one column {repeated[0]!r}. Give each its own name.")
-    return names
-
-
-def _read_csv(path: pathlib.Path) -> dict[str, Any]:
-    """The columns as text without the space around it, null where a value is missing."""
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.csv
-    except ImportError:
-        raise ImportError("reading .csv needs pyarrow: pip install 'handgrad[app]'") from None
-    names = _header(path)
-    try:
-        # Types are not guessed, for pyarrow guesses from the first block. One thread, so that errors name the row.
-        table = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=True
-            ),
-        )
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
-    if table.num_rows == 0:
-        raise ValueError(f"{path}: has a header and no rows.")
-    return {
-        name: pyarrow.compute.utf8_trim_whitespace(column)
-        for name, column in zip(names, table.itercolumns(), strict=True)
-    }
-
-
-def _feature_columns(path: pathlib.Path, columns: dict[str, Any]) -> np.ndarray:
-    X = np.empty((len(next(iter(columns.values()))), len(columns)))
-    for index, (name, column) in enumerate(columns.items()):
-        X[:, index] = _to_numbers(path, name, column)
-    return X
-
-
-def _to_numbers(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
-    import pyarrow
-
-    _require_values(path, name, column)
-    for dtype in (pyarrow.float64(), pyarrow.bool_()):
-        try:
-            numbers = column.cast(dtype).to_numpy().astype(np.float64)
-        except pyarrow.ArrowInvalid:
-            continue
-        infinite = np.flatnonzero(np.isinf(numbers))
-        if infinite.size:
-            raise ValueError(
-                f"{path}: column {name!r} is infinite in row {infinite[0] + 1}. Leave such rows out or fill them in."
-            )
-        return numbers
-    row, text = next((row, text) for row, text in enumerate(column.to_pylist(), 1) if not _is_number(text))
-    raise ValueError(
-        f"{path}: column {name!r} must be numbers; got {text!r} in row {row}. Leave the column out, or encode it as "
-        "numbers."
-    )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _class_column(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
-    _require_values(path, name, column)
-    texts = np.array(column.to_pylist())
-    # Integers that are written as integers are, become integers: sorted as such, and as an .npz has them.
-    try:
-        integers = texts.astype(np.int64)
-    except (ValueError, OverflowError):
-        return texts
-    return integers if (integers.astype(str) == texts).all() else texts
-
-
-def _require_values(path: pathlib.Path, name: str, column: Any) -> None:
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True) + 1
-        raise ValueError(f"{path}: column {name!r} has no value in row {row}. Leave such rows out or fill them in.")
-
-
-def _require_columns(path: pathlib.Path, names: Sequence[str], columns: Sequence[str]) -> None:
-    missing = [name for name in names if name not in set(columns)]
-    if missing:
-        close = difflib.get_close_matches(missing[0], columns, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ValueError(f"{path}: has no column {missing[0]!r}{more}.{guess} {_list_columns(columns)}")
-
-
-def _list_columns(columns: Sequence[str]) -> str:
-    return f"Columns there: {_join(columns)}."
-
-
-def _join(names: Sequence[str]) -> str:
-    """The names, the first 20 of them where there are many."""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
+        texts = np.strings.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(str)
+        "".join(texts.tolist()).encode()
+    except (UnicodeError, ValueError, SystemError):  # the last of a character beyond Unicode
+        raise ValueError(f"{path}: y holds bytes that are no text in UTF-8.") from None
+    return spell_alike(texts)

@@ -22,7 +22,11 @@ only then rounded; the matrix products are computed in the dtype of the input, a
 
 Values are checked where they can be seen: outside `jit`, a label outside [0, C) raises ValueError. Compiled code cannot
 look without making the device wait; there a bad label, a negative weight, or a row of T that is no distribution
-gives NaN, never a finite wrong number.
+gives NaN, never a finite wrong number. Only the ratios of weights matter, and no size of theirs overflows; a row of
+weight 0 does not count, whatever is in it. A row of T that is a distribution but for rounding is divided by its sum.
+
+`handgrad.*` look at NumPy's arguments before JAX narrows them: labels and features that 32 bits cannot hold, and
+weights that are negative, not finite, or lost beside the largest, raise there too.
 
 References: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 4.3.4 and 5.4.5; Cover and Thomas,
 *Elements of Information Theory* (2006), chapter 2.

@@ -22,11 +22,11 @@ from array_api_compat import array_namespace
 from handgrad import validation
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
-from handgrad.formulas.losses import residual, times_weights
+from handgrad.formulas.losses import counted, residual, times_weights
 from handgrad.formulas.network import activate, check_network, in_form_of, pass_back, same_layers
 from handgrad.formulas.softmax import softmax, softmax_derivative
+from handgrad.precision import widen
 from handgrad.shapes import Float, Shaped
-from handgrad.validation import widen
 
 Array = Any
 
@@ -59,7 +59,7 @@ def hessian_vector_product(
     function = "hessian_vector_product"
     *hidden, output = check_network(function, params, X)
     *changes, output_change = (change for _, change in same_layers(function, params, "direction", direction))
-    validation.check_weights(function, weights, X.shape[0])
+    X, weights = counted(function, X, weights)
     if targets is not None:
         validation.check_targets(function, targets, X.shape[0], output.params[0].shape[1])
     elif hidden:

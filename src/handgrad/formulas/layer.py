@@ -6,8 +6,8 @@ from array_api_compat import array_namespace
 
 from handgrad import validation
 from handgrad.formulas.losses import normaliser
+from handgrad.precision import widen
 from handgrad.shapes import Float, Shaped
-from handgrad.validation import widen
 
 Array = Any
 

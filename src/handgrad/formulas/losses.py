@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-from array_api_compat import device
+from array_api_compat import array_namespace, device
 
 from handgrad import validation
 from handgrad.formulas.softmax import shifted_exponentials, softmax
+from handgrad.precision import distributions, relative_weights, wide_dtype, widen, widen_labels, without_uncounted
 from handgrad.shapes import Float, Integer, Shaped
-from handgrad.validation import widen
 
 Array = Any
 
@@ -47,24 +47,10 @@ def one_hot(labels: Integer[Array, " N"], num_classes: int, dtype: Any = None) -
 
 def _one_hot(xp: Any, labels: Integer[Array, " N"], num_classes: int, dtype: Any) -> Float[Array, "N C"]:
     # Compared with 0 … C−1 rather than scattered: a comparison fuses into whatever reads T, so T is never stored.
-    labels, valid = _widen_labels(xp, labels, num_classes)
+    labels, valid = widen_labels(xp, labels, num_classes)
     classes = xp.arange(num_classes, dtype=labels.dtype, device=device(labels))
     elsewhere = xp.where(valid, xp.zeros_like(labels, dtype=dtype), math.nan)
     return xp.where(labels[:, None] == classes[None, :], 1.0, elsewhere[:, None])
-
-
-def _widen_labels(xp: Any, labels: Integer[Array, " N"], num_classes: int) -> tuple[Integer[Array, " N"], Array]:
-    """Labels in the library's default integer dtype, whose range holds any class count, and which are in [0, C).
-
-    An unsigned label too large for it turns negative, and so stays outside.
-    """
-    labels = xp.astype(labels, xp.arange(1).dtype)
-    return labels, (labels >= 0) & (labels < num_classes)
-
-
-def _distributions(xp: Any, T: Float[Array, "N C"], dtype: Any) -> Float[Array, "N C"]:
-    """T in the dtype, with NaN in each row that is no distribution."""
-    return xp.where(validation.are_distributions(xp, T)[:, None], xp.astype(T, dtype), math.nan)
 
 
 # --- L = cross-entropy --------------------------------------------------------------------------------------------
@@ -92,7 +78,7 @@ def cross_entropy(
 
     Args:
       Z: logits, shape (N, C), floating.
-      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
+      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C), whose rows are divided by their sums.
       weights: sample weights (N,), finite, non-negative; the mean becomes sum(w·l)/sum(w). A row of weight 0 does
         not count, whatever is in it, and if every weight is 0 the loss is 0.
       base: of the logarithm; e for nats, 2 for bits.
@@ -109,7 +95,7 @@ def cross_entropy(
       >>> print(cross_entropy(np.zeros((1, 4)), np.array([0]), base=2))
       2.0
     """
-    xp = _check_loss("cross_entropy", Z, targets, weights)
+    xp, Z, weights = _check_loss("cross_entropy", Z, targets, weights)
     return mean_loss(xp, Z, targets, weights) / _log("cross_entropy", base)
 
 
@@ -119,12 +105,12 @@ def mean_loss(xp: Any, Z: Float[Array, "N C"], targets: Array, weights: Shaped[A
     maximum, _, total = shifted_exponentials(xp, Z)
     if targets.ndim == 1:
         # −log Y_{i,t_i} = log Σ exp(Z_i − m_i) + m_i − Z_{i,t_i}
-        labels, valid = _widen_labels(xp, targets, Z.shape[1])
+        labels, valid = widen_labels(xp, targets, Z.shape[1])
         Z_t = xp.take_along_axis(Z, xp.where(valid, labels, 0)[:, None], axis=1)
         losses = xp.where(valid, (xp.log(total) + (maximum - Z_t))[:, 0], math.nan)
     else:
         # −Σ_j T_ij log Y_ij, with 0 · log 0 = 0: a masked class that is no target costs nothing.
-        T = _distributions(xp, targets, Z.dtype)
+        T = distributions(xp, targets, Z.dtype)
         losses = -xp.sum(xp.where(T == 0, 0.0, T * ((Z - maximum) - xp.log(total))), axis=1)
     return xp.sum(times_weights(xp, losses, weights)) / normaliser(xp, losses, weights)
 
@@ -155,7 +141,7 @@ def logit_gradient(
 
     Reference: Bishop, *Pattern Recognition and Machine Learning* (2006), section 4.3.4.
     """
-    xp = _check_loss("logit_gradient", Z, targets, weights)
+    xp, Z, weights = _check_loss("logit_gradient", Z, targets, weights)
     D = residual(xp, Z, targets, weights)
     return xp.astype(D / normaliser(xp, D, weights), Z.dtype)
 
@@ -168,7 +154,7 @@ def residual(
     if targets.ndim == 1:
         T = _one_hot(xp, targets, Z.shape[1], Y.dtype)
     else:
-        T = _distributions(xp, targets, Y.dtype)
+        T = distributions(xp, targets, Y.dtype)
     return times_weights(xp, Y - T, weights)
 
 
@@ -189,11 +175,23 @@ def normaliser(xp: Any, rows: Float[Array, "N ..."], weights: Shaped[Array, " N"
     return xp.where(total == 0, 1.0, total)
 
 
-def _check_loss(function: str, Z: Any, targets: Any, weights: Any) -> Any:
+def counted(
+    function: str, rows: Float[Array, "N ..."], weights: Shaped[Array, " N"] | None
+) -> tuple[Float[Array, "N ..."], Float[Array, " N"] | None]:
+    """Check the weights. Returns the rows, 0 where their weight is 0, and the weights over their largest."""
+    xp = array_namespace(rows)
+    if weights is None:
+        return rows, None
+    wide = wide_dtype(rows.dtype, xp)
+    validation.check_weights(function, weights, rows.shape[0], dtype=wide)
+    relative = relative_weights(xp, weights, wide)
+    return without_uncounted(xp, rows, relative), relative
+
+
+def _check_loss(function: str, Z: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
     xp = validation.check_array(function, "Z", Z, "(N, C)")
     validation.check_targets(function, targets, *Z.shape)
-    validation.check_weights(function, weights, Z.shape[0])
-    return xp
+    return xp, *counted(function, Z, weights)
 
 
 # --- What cross-entropy is made of: H(T, Y) = H(T) + KL(T‖Y) ---------------------------------------------------
@@ -217,7 +215,7 @@ def entropy(T: Float[Array, "N C"], base: float = math.e) -> Float[Array, ""]:
       1.5
     """
     xp = validation.check_distributions("entropy", "T", T)
-    T = _distributions(xp, T, widen(xp, T).dtype)
+    T = distributions(xp, T, widen(xp, T).dtype)
     return -xp.sum(_times_log(xp, T, T)) / T.shape[0] / _log("entropy", base)
 
 
@@ -243,7 +241,7 @@ def kl_divergence(T: Float[Array, "N C"], Y: Float[Array, "N C"], base: float = 
     xp = validation.check_distributions("kl_divergence", "T", T)
     validation.check_distributions("kl_divergence", "Y", Y)
     validation.check_same("kl_divergence", "Y", Y, "T", T)
-    T, Y = (_distributions(xp, rows, widen(xp, rows).dtype) for rows in (T, Y))
+    T, Y = (distributions(xp, rows, widen(xp, rows).dtype) for rows in (T, Y))
     return xp.sum(_times_log(xp, T, T) - _times_log(xp, T, Y)) / T.shape[0] / _log("kl_divergence", base)
 
 
@@ -253,8 +251,9 @@ def _times_log(xp: Any, T: Float[Array, "N C"], Y: Float[Array, "N C"]) -> Float
 
 
 def _log(function: str, base: float) -> float:
-    if not (0 < base < math.inf and base != 1):
+    validation.check_number(function, "base", base, positive=True)
+    if base == 1:
         raise ValueError(
             f"{function}: base must be a finite positive number other than 1; got {base!r}. 2 gives bits, math.e nats."
         )
-    return math.log(base)
+    return math.log(float(base))

@@ -17,10 +17,10 @@ from array_api_compat import array_namespace
 from handgrad import validation
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
-from handgrad.formulas.losses import mean_loss, residual
-from handgrad.formulas.softmax import softmax
+from handgrad.formulas.losses import counted, mean_loss, residual
+from handgrad.formulas.softmax import most_probable, softmax
+from handgrad.precision import widen
 from handgrad.shapes import Float, Integer, Shaped
-from handgrad.validation import widen
 
 Array = Any
 
@@ -47,20 +47,20 @@ Network = tuple[Layer, ...]
 
 
 def is_network(params: Any) -> bool:
-    """Whether params are a tuple of layers, rather than one layer's (W, b)."""
-    return isinstance(params, tuple) and all(isinstance(layer, Layer) for layer in params)
+    """Whether params are a tuple or a list of layers, rather than one layer's (W, b)."""
+    return isinstance(params, (tuple, list)) and all(isinstance(layer, Layer) for layer in params)
 
 
 def layers_of(params: Any) -> Network:
     """The layers of a network, or the one layer that Params alone are."""
-    return params if is_network(params) else (Layer(params, "softmax"),)
+    return tuple(params) if is_network(params) else (Layer(params, "softmax"),)
 
 
 def in_form_of(params: Any, layers: list[Params]) -> Any:
     """One Params a layer, given in the form of params: as Params alone, or as a network."""
     if not is_network(params):
         return layers[0]
-    return tuple(Layer(own, layer.activation) for layer, own in zip(params, layers, strict=True))
+    return type(params)(Layer(own, layer.activation) for layer, own in zip(params, layers, strict=True))
 
 
 # --- Forward ------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def forward(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
     """The logits of a network: Z of its last layer, before softmax.
 
     Args:
-      params: a network, or Params.
+      params: a network, a tuple or a list of `Layer`, or Params.
       X: data, shape (N, P).
 
     Returns:
@@ -132,7 +132,7 @@ def loss(
       params: W (P, C) and b (1, C), floating, of X's dtype; or a network, a tuple of `Layer`.
       X: data, shape (N, P).
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
-      weights: sample weights (N,), finite, non-negative.
+      weights: sample weights (N,), finite, non-negative. A row of weight 0 does not count, whatever is in its X.
 
     Returns:
       Scalar in X's dtype, or float32 where that is narrower.
@@ -145,7 +145,7 @@ def loss(
       >>> print(loss(zeros, np.ones((2, 3)), np.array([0, 3])) == np.log(4))
       True
     """
-    check_loss("loss", params, X, targets, weights)
+    X, weights = check_loss("loss", params, X, targets, weights)
     return mean_loss(array_namespace(X), forward(params, X), targets, weights)
 
 
@@ -175,7 +175,7 @@ def gradient(
       >>> print(gradient(zeros, np.array([[2.0], [4.0]]), np.array([0, 1])).W)
       [[ 0.5 -0.5]]
     """
-    check_loss("gradient", params, X, targets, weights)
+    X, weights = check_loss("gradient", params, X, targets, weights)
     return _value_and_gradient(params, X, targets, weights, recompute)[1]
 
 
@@ -200,7 +200,7 @@ def value_and_gradient(
     Raises:
       TypeError, ValueError: as `loss`.
     """
-    check_loss("value_and_gradient", params, X, targets, weights)
+    X, weights = check_loss("value_and_gradient", params, X, targets, weights)
     return _value_and_gradient(params, X, targets, weights, recompute)
 
 
@@ -271,12 +271,15 @@ def sgd_step(params: Any, gradient: Any, learning_rate: float | Float[Array, ""]
 def predict(params: Any, X: Float[Array, "N P"]) -> Integer[Array, " N"]:
     """The most probable class of each row: argmax of the logits, the first where several share the maximum.
 
+    A row that has no probabilities, as softmax is NaN for it (its logits have a NaN or a +inf, or are −inf throughout),
+    has no most probable class: its answer is −1.
+
     Args:
       params: W (P, C) and b (1, C), floating, of X's dtype; or a network.
       X: data, shape (N, P).
 
     Returns:
-      Array (N,) of integers in [0, C).
+      Array (N,) of integers in [0, C), or −1.
 
     Raises:
       TypeError, ValueError: as `forward`.
@@ -286,7 +289,7 @@ def predict(params: Any, X: Float[Array, "N P"]) -> Integer[Array, " N"]:
       array([1, 0])
     """
     check_network("predict", params, X)
-    return array_namespace(X).argmax(forward(params, X), axis=1)
+    return most_probable(array_namespace(X), forward(params, X))
 
 
 def predict_proba(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
@@ -312,6 +315,8 @@ def predict_proba(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
 def check_network(function: str, params: Any, X: Any) -> Network:
     """Check the layers against X and each other. Returns them."""
     layers = layers_of(params)
+    if not layers:
+        raise ValueError(f"{function}: a network must have a layer; got an empty {type(params).__name__}.")
     width = None
     for number, (own, activation) in enumerate(layers):
         argument = f"layer {number}" if is_network(params) else "params"
@@ -327,11 +332,11 @@ def check_network(function: str, params: Any, X: Any) -> Network:
     return layers
 
 
-def check_loss(function: str, params: Any, X: Any, targets: Any, weights: Any) -> None:
-    """Check all the arguments of a loss."""
+def check_loss(function: str, params: Any, X: Any, targets: Any, weights: Any) -> tuple[Array, Array]:
+    """Check all the arguments of a loss. Returns X and weights as `counted`."""
     layers = check_network(function, params, X)
     validation.check_targets(function, targets, X.shape[0], layers[-1].params[0].shape[1])
-    validation.check_weights(function, weights, X.shape[0])
+    return counted(function, X, weights)
 
 
 def same_layers(function: str, params: Any, argument: str, other: Any) -> list[tuple[Params, Params]]:

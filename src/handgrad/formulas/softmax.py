@@ -3,8 +3,8 @@
 from typing import Any
 
 from handgrad import validation
-from handgrad.shapes import Float
-from handgrad.validation import widen
+from handgrad.precision import widen
+from handgrad.shapes import Float, Integer
 
 Array = Any
 
@@ -74,3 +74,8 @@ def shifted_exponentials(
 def softmax_derivative(xp: Any, Y: Float[Array, "N C"], dZ: Float[Array, "N C"]) -> Float[Array, "N C"]:
     """Ẏ = Y ∘ (Ż − ⟨Y, Ż⟩)."""
     return Y * (dZ - xp.sum(Y * dZ, axis=1, keepdims=True))
+
+
+def most_probable(xp: Any, Z: Float[Array, "N C"]) -> Integer[Array, " N"]:
+    """The class of the largest logit, the first where several share it; −1 in a row that has no softmax."""
+    return xp.where(xp.isfinite(xp.max(Z, axis=1)), xp.argmax(Z, axis=1), -1)

@@ -7,7 +7,6 @@ Its inverse is the covariance of the estimates.
 Reference: Agresti, *Categorical Data Analysis* (2013), section 8.1.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,11 @@ import numpy as np
 from jax import Array
 
 from handgrad import validation
-from handgrad.formulas import Params, softmax
+from handgrad.formulas import Params
 from handgrad.objective import product
 from handgrad.shapes import Float
+from handgrad.solvers.certificate import softmax
+from handgrad.solvers.data import Data, times_centre
 
 
 class Coefficients(NamedTuple):
@@ -55,26 +56,50 @@ class Coefficients(NamedTuple):
         return "\n".join([*lines, f"log-odds against class {self.base}"])
 
 
-def standard_errors(params: Params, X: Any, *, weights: Any, base: int, confidence: float) -> Coefficients:
-    """`FitResult.standard_errors`, for parameters that are a maximum of the likelihood."""
-    X = jnp.asarray(X)
-    validation.check_linear("standard_errors", params, X)
+def target_sums(data: Data) -> Params:
+    """XᵀT and 1ᵀT with the weights as they were given. At a maximum of the likelihood Y has the same sums as T."""
+    T = data.targets if data.targets.ndim == 2 else np.eye(data.num_classes)[data.targets]
+    wT = data.unit * data.weights[:, None] * T
+    b = wT.sum(axis=0, keepdims=True)
+    about_centre = sum(block.T @ wT[part] for part, block in data.blocks())
+    return Params(W=about_centre / data.scale + data.centre[:, None] * b, b=b)
+
+
+def standard_errors(
+    params: Params, sums: Params, X: Any, *, weights: Any, base: int, confidence: float
+) -> Coefficients:
+    """`FitResult.standard_errors`, for parameters that are a maximum of the likelihood with these target sums."""
+    validation.check_array("standard_errors", "X", X, "(N, P)")
+    if X.shape[1] != params.W.shape[0]:
+        raise ValueError(f"standard_errors: X must have P = {params.W.shape[0]} columns; got {tuple(X.shape)}.")
     validation.check_weights("standard_errors", weights, X.shape[0])
     C = params.W.shape[1]
-    if not (isinstance(base, int) and 0 <= base < C):
-        raise ValueError(f"standard_errors: base must be a class in [0, {C}); got {base!r}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"standard_errors: confidence must be between 0 and 1; got {confidence!r}.")
-    weights = jnp.ones(X.shape[0], X.dtype) if weights is None else jnp.asarray(weights).astype(X.dtype)
-    classes = tuple(c for c in range(C) if c != base)
-    covariance = np.asarray(_covariance(params, X, weights, base=base))
-    variance = np.diagonal(covariance).reshape(len(classes), -1).T
+    present = np.isfinite(np.asarray(params.b[0]))
+    if isinstance(base, bool) or not (isinstance(base, (int, np.integer)) and 0 <= base < C and present[base]):
+        raise ValueError(f"standard_errors: base must be a class in [0, {C}) that has weight; got {base!r}.")
+    validation.check_number("standard_errors", "confidence", confidence, positive=True, most=1)
+    if confidence == 1:
+        raise ValueError("standard_errors: confidence must be less than 1; got 1.")
+    w = np.ones(X.shape[0]) if weights is None else np.asarray(weights, np.float64)
+    X = np.asarray(X, np.float64)
+    _check_sums(params, sums, X, w)
+    classes = tuple(c for c in range(C) if c != base and present[c])
+    kept = np.array([*classes, base])
+    dtype = params.W.dtype
+    # About the mean, taken off in float64, and in units of the deviation the Hessian is as well conditioned as can be.
+    mean = w @ X / w.sum()
+    scale = np.sqrt(w @ (X - mean) ** 2 / w.sum())
+    scale = np.where(scale > 0, scale, 1)
+    Y = softmax(((X - mean) @ np.asarray(params.W, np.float64) + _bias(params, mean))[:, kept])[:, :-1]
+    arrays = (jnp.asarray(array, dtype) for array in ((X - mean) / scale, Y, w, mean, scale))
+    variance = np.asarray(_variances(*arrays))
     if not (np.all(np.isfinite(variance)) and np.all(variance > 0)):
         raise ValueError(
             "standard_errors: the Hessian must be invertible; it is singular to rounding. Drop features that are "
             "constant or sums of others, or use float64 (jax.enable_x64)."
         )
     V = np.concatenate([np.asarray(params.W), np.asarray(params.b)])
+    base = int(base)
     estimate = V[:, classes] - V[:, [base]]
     error = np.sqrt(variance)
     z = estimate / error
@@ -83,28 +108,42 @@ def standard_errors(params: Params, X: Any, *, weights: Any, base: int, confiden
     return Coefficients(classes, base, estimate, error, z, p, estimate - half, estimate + half)
 
 
-@functools.partial(jax.jit, static_argnames="base")
-def _covariance(params: Params, X: Array, weights: Array, *, base: int) -> Float[Array, "D D"]:
-    """The inverse Hessian, D = (C − 1)(P + 1), class by class, the intercept last in each."""
-    N, P = X.shape
-    Y = jnp.delete(softmax(product(X, params.W) + params.b), base, axis=1, assume_unique_indices=True)
-    K = Y.shape[1]
-    # About the mean and in units of the deviation the Hessian is as well conditioned as the data allow.
-    total = jnp.sum(weights)
-    mean = product(weights[None], X) / total
-    scale = jnp.sqrt(product(weights[None], (X - mean) ** 2) / total)
-    scale = jnp.where(scale > 0, scale, 1)
-    features = jnp.concatenate([(X - mean) / scale, jnp.ones((N, 1), X.dtype)], axis=1)
+def _bias(params: Params, mean: np.ndarray) -> np.ndarray:
+    return (np.asarray(params.b[0], np.longdouble) + times_centre(mean, np.asarray(params.W))).astype(np.float64)
+
+
+def _check_sums(params: Params, sums: Params, X: np.ndarray, w: np.ndarray) -> None:
+    """Check that Y on these data has the sums that T had, about the mean."""
+    total = np.sum(sums.b)
+    mean = w @ X / max(w.sum(), np.finfo(float).tiny)
+    Y = softmax((X - mean) @ np.asarray(params.W, np.float64) + _bias(params, mean))
+    off = np.abs((X - mean).T @ (w[:, None] * Y) - (sums.W - mean[:, None] * sums.b))
+    allowed = 1e-3 * (w @ np.abs(X - mean))[:, None]
+    if abs(w.sum() - total) > 1e-6 * total or np.any(off > allowed):
+        raise ValueError(
+            "standard_errors: X and weights must be those of the fit, where the fitted XᵀY is XᵀT; got others: weights "
+            f"of sum {w.sum():g}, where the fit had {total:g}, and sums XᵀY off by up to {off.max():.2g}."
+        )
+
+
+@jax.jit
+def _variances(
+    features: Float[Array, "N P"], Y: Float[Array, "N C-1"], weights: Array, mean: Array, scale: Array
+) -> Float[Array, "P+1 C-1"]:
+    """The diagonal of the inverse Hessian, the intercept last, for the features as they were."""
+    (N, P), K = features.shape, Y.shape[1]
+    features = jnp.concatenate([features, jnp.ones((N, 1), features.dtype)], axis=1)
 
     def block(row):
         """The rows of one class: Σ w x xᵀ y_c (δ_cd − y_d), for every d."""
-        curvature = weights[:, None] * Y[:, row, None] * (jnp.eye(K, dtype=X.dtype)[row][None] - Y)
+        curvature = weights[:, None] * Y[:, row, None] * (jnp.eye(K, dtype=Y.dtype)[row][None] - Y)
         return jax.lax.map(lambda column: product((features * column[:, None]).T, features), curvature.T)
 
     H = jax.lax.map(block, jnp.arange(K)).transpose(0, 2, 1, 3).reshape(K * (P + 1), K * (P + 1))
     factor = jnp.linalg.cholesky(H)
-    # β = β̂/σ and the intercept is β̂₀ − Σ μβ̂/σ: the rows of J, one block a class.
-    J = jnp.concatenate([jnp.diag(1 / scale[0]), jnp.zeros((P, 1), X.dtype)], axis=1)
-    J = jnp.concatenate([J, jnp.append(-mean[0] / scale[0], jnp.ones(1, X.dtype))[None]])
-    root = jax.scipy.linalg.solve_triangular(factor, jnp.kron(jnp.eye(K, dtype=X.dtype), J).T, lower=True)
-    return product(root.T, root)
+    # β = β̂/σ and the intercept is β̂₀ − Σ μβ̂/σ: the rows of J, one block a class. The diagonal of J H⁻¹ Jᵀ is that of
+    # RᵀR with R = L⁻¹Jᵀ, H = LLᵀ.
+    J = jnp.concatenate([jnp.diag(1 / scale), jnp.zeros((P, 1), Y.dtype)], axis=1)
+    J = jnp.concatenate([J, jnp.append(-mean / scale, jnp.ones(1, Y.dtype))[None]])
+    root = jax.scipy.linalg.solve_triangular(factor, jnp.kron(jnp.eye(K, dtype=Y.dtype), J).T, lower=True)
+    return jnp.sum(root**2, axis=0).reshape(K, P + 1).T

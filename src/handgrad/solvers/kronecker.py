@@ -56,11 +56,13 @@ class Curvature(NamedTuple):
         return V if self.Q is None else product(self.Q, V)
 
 
-def precondition(curvature: Curvature, l2: Float[Array, " K"], V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
+def precondition(
+    curvature: Curvature, l2: Float[Array, " K"], present: Bool[Array, "K C"], V: Float[Array, "K P+1 C"]
+) -> Float[Array, "K P+1 C"]:
     """(A ⊗ G + l2·I)⁻¹ V, or H_c⁻¹ V_c for each class, for V in the eigenbasis of A.
 
     Where an eigenvalue is 0 the inverse is the pseudo-inverse. Adding a constant to all logits of a row changes
-    nothing: the mean over the classes, which would only collect rounding, is taken off.
+    nothing: the mean over the classes that are present, which would only collect rounding, is taken off.
     """
 
     def by_factors(V: Array) -> Array:
@@ -76,7 +78,9 @@ def precondition(curvature: Curvature, l2: Float[Array, " K"], V: Float[Array, "
         V = by_factors(V)
     else:
         V = jax.lax.cond(curvature.has_blocks, by_blocks, lambda V, _: by_factors(V), V, curvature.blocks)
-    return V - jnp.mean(V, axis=2, keepdims=True)
+    mask = present[:, None].astype(V.dtype)
+    V = V * mask
+    return V - mask * (jnp.sum(V, axis=2, keepdims=True) / jnp.sum(mask, axis=2, keepdims=True))
 
 
 def factor_features(rows: Rows, weights: Float[Array, " N"], lanes: int, C: int, *, dense: bool) -> Curvature:

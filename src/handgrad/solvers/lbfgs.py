@@ -1,7 +1,8 @@
 r"""L-BFGS for softmax regressions, K at once, compiled whole.
 
 Each lane solves one problem, a penalty and weights, on data that all lanes share, so that one product serves them all.
-A lane that is done takes up the next problem, started from the nearest that is solved.
+A lane that is done takes up the next problem, started from the nearest that is solved. What is found here is as good as
+rounding allows; what is true of it `certificate` says.
 
 With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY and D its diagonal, the two loops
 of L-BFGS are two triangular systems:
@@ -16,7 +17,6 @@ References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,7 @@ from jax import Array
 
 from handgrad import objective
 from handgrad.objective import Rows, product
-from handgrad.shapes import Bool, Float, Int
-from handgrad.solvers import certificate
+from handgrad.shapes import Bool, Float
 from handgrad.solvers.kronecker import (
     Curvature,
     factor_classes,
@@ -34,94 +33,55 @@ from handgrad.solvers.kronecker import (
     precondition,
     reciprocal,
 )
+from handgrad.solvers.lanes import (
+    CONVERGED,
+    ITERATIONS,
+    MEMORY,
+    PRECISION,
+    RUNNING,
+    Lanes,
+    Problems,
+    Settings,
+    Solutions,
+    begin,
+    evaluate,
+    gradient_of,
+    measure_of,
+    rounding_of,
+)
 from handgrad.solvers.search import search
 
-MEMORY = 8
 PAYBACK = 4
 PATIENCE = 40  # iterations without progress before the memory is dropped
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
-
-RUNNING, CONVERGED, PRECISION, ITERATIONS = range(4)
-
-
-class Problems(NamedTuple):
-    """J problems: a penalty each, and which column of the weights (N, F), whose columns sum to 1."""
-
-    l2: Float[Array, " J"]
-    fold: Int[Array, " J"]
-    weights: Float[Array, "N F"]
-
-
-class Solutions(NamedTuple):
-    """What is known of J problems. The bias is the last row of V, for the features less their centre."""
-
-    V: Float[Array, "J P+1 C"]
-    loss: Float[Array, " J"]
-    gap: Float[Array, " J"]
-    gradient_norm: Float[Array, " J"]
-    iterations: Int[Array, " J"]
-    passes: Int[Array, " J"]
-    status: Int[Array, " J"]
-
-
-class Settings(NamedTuple):
-    """When a lane is done: gap ≤ tol·loss, or where l2 is 0 ‖∇‖ ≤ tol·norm0 of its fold, or no iterations are left."""
-
-    tol: Float[Array, ""]
-    max_iterations: Int[Array, ""]
-    norm0: Float[Array, " F"]
-
-
-class Lanes(NamedTuple):
-    """The state of K lanes."""
-
-    problem: Int[Array, " K"]  # J where there is none left
-    fold: Int[Array, " K"]
-    l2: Float[Array, " K"]
-    weights: Float[Array, "N K"]
-    V: Float[Array, "K P+1 C"]
-    Z: Float[Array, "N K C"]
-    loss: Float[Array, " K"]
-    gradient: Float[Array, "K P+1 C"]  # in the eigenbasis of A, as S and Y
-    S: Float[Array, "K m D"]
-    Y: Float[Array, "K m D"]
-    R: Float[Array, "K m m"]  # s_i·y_j for i ≤ j, oldest first; 1 on the diagonal where there is no pair
-    iterations: Int[Array, " K"]
-    passes: Int[Array, " K"]
-    stalled: Int[Array, " K"]  # iterations since there was progress
-    strikes: Int[Array, " K"]
-    best: Float[Array, " K"]  # smallest gap, or squared norm of the gradient where l2 is 0
 
 
 def solve(
     rows: Rows,
     problems: Problems,
-    start: Float[Array, "P+1 C"],
+    settings: Settings,
     *,
     lanes: int,
-    tol: Any,
-    max_iterations: Any,
     dense: bool,
     callback: Callable[..., None] | None = None,
 ) -> Solutions:
-    """Solve every problem, `lanes` of them at a time; the first ones are started at `start`.
+    """Solve every problem, `lanes` of them at a time; the first ones are started at the starts of their folds.
 
     `dense` takes A with all its eigenvectors, else its diagonal. `callback` gets iteration, loss and gap of lane 0.
     """
-    num_problems, (width, C) = problems.l2.shape[0], start.shape
+    num_problems, C = problems.l2.shape[0], problems.starts.shape[2]
     curvature = factor_features(rows, jnp.mean(problems.weights, axis=1), lanes, C, dense=dense)
-    settings = Settings(tol, max_iterations, _norms_at_zero(rows, problems, C))
-    zeros, counts = jnp.zeros_like(problems.l2), jnp.zeros(num_problems, jnp.int32)
-    V = jnp.broadcast_to(start[None], (num_problems, width, C))
-    solutions = Solutions(V, zeros, zeros, zeros, counts, counts, counts)
-    state = _begin(rows, curvature, problems, V[:lanes], jnp.arange(lanes, dtype=jnp.int32))
+    counts = jnp.zeros(num_problems, jnp.int32)
+    V = problems.starts[problems.fold]
+    solutions = Solutions(V, counts, counts, counts)
+    state = begin(rows, curvature, problems, V[:lanes], jnp.arange(lanes, dtype=jnp.int32))
 
     def body(carry):
         state, curvature, solutions = carry
         curvature = _renew(rows, state, curvature)
         state, done, stuck = _iterate(rows, state, curvature, settings)
         busy = state.problem < num_problems
-        out = state.iterations >= max_iterations
+        out = state.iterations >= settings.max_iterations
         state, solutions = jax.lax.cond(
             jnp.any(busy & (done | stuck | out)),
             lambda: _settle(rows, curvature, problems, state, solutions, settings, busy, stuck),
@@ -150,8 +110,8 @@ def _iterate(
     slope = jnp.sum(state.gradient * direction, axis=(1, 2))
     step = search(rows, state.weights, state.l2, (state.V, state.Z, state.loss), (d, dZ, slope))
     V = state.V + step.alpha[:, None, None] * d
-    gradient = _gradient(rows, curvature, state.l2, V, step.D)
-    measure, small = _measure(gradient, step.loss, state, settings)
+    gradient = gradient_of(rows, curvature, state.l2, V, step.D)
+    measure, small = measure_of(gradient, step.loss, state, curvature, settings)
     found = step.found & jnp.isfinite(measure)
     progress = (step.loss < state.loss * (1 - 4 * jnp.finfo(V.dtype).eps)) | (measure < 0.8 * state.best)
     S, Y, R = _remember(state, step.alpha[:, None, None] * direction, gradient - state.gradient, found)
@@ -198,7 +158,7 @@ def _direction(state: Lanes, curvature: Curvature) -> Float[Array, "K P+1 C"]:
     gradient, newest = state.gradient.reshape(shape[0], -1), state.Y[:, -1]
 
     def inverse(vector):
-        return precondition(curvature, state.l2, vector.reshape(shape)).reshape(vector.shape)
+        return precondition(curvature, state.l2, state.present, vector.reshape(shape)).reshape(vector.shape)
 
     a = _triangular(state.R, _times(state.S, gradient))
     r = inverse(gradient - _times(state.Y.mT, a))
@@ -234,77 +194,30 @@ def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Array:
     return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-# --- The objective of each lane ------------------------------------------------------------------------------------
-
-
-def _gradient(rows: Rows, curvature: Curvature, l2: Array, V: Array, D: Array) -> Float[Array, "K P+1 C"]:
-    """XᵀD + l2·W in the eigenbasis of A."""
-    return curvature.rotate(objective.backward(rows, D).at[:, :-1].add(l2[:, None, None] * V[:, :-1]))
-
-
-def _evaluate(rows: Rows, curvature: Curvature, weights: Array, l2: Array, V: Array, Z: Array) -> tuple[Array, Array]:
-    """F and its gradient in V, whose logits are Z."""
-    rows_loss, Y = objective.losses(rows, Z)
-    loss = jnp.sum(weights * rows_loss, axis=0) + l2 / 2 * jnp.sum(V[:, :-1] ** 2, axis=(1, 2))
-    return loss, _gradient(rows, curvature, l2, V, objective.residual(rows, weights, Y))
-
-
-def _measure(gradient: Array, loss: Array, state: Lanes, settings: Settings) -> tuple[Array, Array]:
-    """What is to become small, and whether it is."""
-    gap, norm = certificate.gap(gradient, state.l2)
-    small = jnp.where(state.l2 > 0, gap <= settings.tol * loss, norm <= settings.tol * settings.norm0[state.fold])
-    return jnp.where(state.l2 > 0, gap, norm**2), small
-
-
-def _norms_at_zero(rows: Rows, problems: Problems, C: int) -> Float[Array, " F"]:
-    """The gradient's norm at W = 0, b = 0, which is what "small" is measured by where there is no certificate."""
-    Y = jnp.full((*problems.weights.shape, C), 1 / C, problems.weights.dtype)
-    gradient = objective.backward(rows, objective.residual(rows, problems.weights, Y))
-    return jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2)))
-
-
 # --- Lanes and problems --------------------------------------------------------------------------------------------
 
 
-def _begin(rows: Rows, curvature: Curvature, problems: Problems, V: Array, problem: Int[Array, " K"]) -> Lanes:
-    """Lanes at the start of their problems."""
-    lanes, width, C = V.shape
-    at = jnp.minimum(problem, problems.l2.shape[0] - 1)
-    l2, fold = problems.l2[at], problems.fold[at]
-    weights = problems.weights[:, fold]
-    Z = objective.multiply(rows, V)
-    loss, gradient = _evaluate(rows, curvature, weights, l2, V, Z)
-    count, memory = jnp.zeros(lanes, jnp.int32), jnp.zeros((lanes, MEMORY, width * C), V.dtype)
-    R = jnp.broadcast_to(jnp.eye(MEMORY, dtype=V.dtype)[None], (lanes, MEMORY, MEMORY))
-    best = jnp.full(lanes, jnp.inf, V.dtype)
-    return Lanes(
-        problem, fold, l2, weights, V, Z, loss, gradient, memory, memory, R, count, count + 2, count, count, best
-    )
-
-
 def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
-    """Look at every lane with logits free of drift and its bias exact; store and replace those that are done.
+    """Look at every lane with logits free of drift; store and replace those that are done.
 
-    The gap is given with what rounding may hide. A lane whose gradient is smaller than its rounding ends; one that is
-    stuck drops its memory and goes on, until the third time.
+    A lane whose gradient is smaller than its rounding ends; one that is stuck drops its memory and goes on, until the
+    third time.
     """
     num_problems = problems.l2.shape[0]
-    V, Z = certificate.minimise_bias(rows, state.weights, state.V, objective.multiply(rows, state.V))
-    loss, gradient = _evaluate(rows, curvature, state.weights, state.l2, V, Z)
-    _, small = _measure(gradient, loss, state, settings)
-    gap, norm = certificate.gap(gradient, state.l2)
-    error = certificate.rounding(rows, state.weights, Z) * reciprocal(2 * state.l2)
-    proven = small & ((state.l2 == 0) | (gap + error <= settings.tol * loss))
+    V, Z = state.V, objective.multiply(rows, state.V)
+    loss, gradient = evaluate(rows, curvature, state.weights, state.l2, V, Z)
+    measure, small = measure_of(gradient, loss, state, curvature, settings)
+    error = rounding_of(rows, state.weights, Z) * reciprocal(2 * state.l2)
+    proven = small & ((state.l2 == 0) | (measure + error <= settings.tol * loss))
     strikes = state.strikes + stuck.astype(jnp.int32)
-    lost = (strikes >= STRIKES) | (error > gap)
+    lost = (strikes >= STRIKES) | (error > measure)
     out = state.iterations >= settings.max_iterations
     status = jnp.where(proven, CONVERGED, jnp.where(lost, PRECISION, jnp.where(out, ITERATIONS, RUNNING)))
     done = busy & (status != RUNNING)
-    values = Solutions(V, loss, gap + error, norm, state.iterations, state.passes + 2, status)
+    values = Solutions(V, state.iterations, state.passes + 2, status)
     index = jnp.where(done, state.problem, num_problems)  # J, out of range, is written nowhere
     solutions = jax.tree.map(lambda old, new: old.at[index].set(new.astype(old.dtype), mode="drop"), solutions, values)
     state = state._replace(
-        V=V,
         Z=Z,
         loss=loss,
         gradient=gradient,
@@ -332,7 +245,7 @@ def _load(rows, curvature, problems, state, solutions, done):
     distance = jnp.abs(log_l2[at][:, None] - log_l2[None]) + other.astype(log_l2.dtype)
     nearest = jnp.argmin(jnp.where((solutions.status != RUNNING)[None], distance, jnp.inf), axis=1)
     V = _where(done, solutions.V[nearest], state.V)
-    fresh = _begin(rows, curvature, problems, V, problem)
+    fresh = begin(rows, curvature, problems, V, problem)
     chosen = [done[None] if name in ("weights", "Z") else done for name in Lanes._fields]
     return Lanes(
         *(

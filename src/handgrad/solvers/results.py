@@ -1,13 +1,15 @@
 """What `fit` and `fit_path` return, and the words for how they ended."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from handgrad.formulas import Params
 from handgrad.shapes import Bool, Float, Int
+from handgrad.solvers.existence import Verdict
 from handgrad.solvers.inference import Coefficients, standard_errors
-from handgrad.solvers.lbfgs import CONVERGED, ITERATIONS
+from handgrad.solvers.lanes import CONVERGED, ITERATIONS
 
 
 class FitResult(NamedTuple):
@@ -16,13 +18,14 @@ class FitResult(NamedTuple):
     Attributes:
       params: W (P, C) and b (1, C).
       loss: F, the mean cross-entropy + (l2/2)‖W‖², in nats.
-      gap: a bound on loss − min F, in nats, as the last gradient proves it; infinite where l2 is 0.
+      gap: a bound on loss − min F, in nats, proved in float64 of these very params; infinite where l2 is 0.
       gradient_norm: ‖∇F‖, over W and b.
       iterations: steps of L-BFGS.
       passes: how often X was gone over, by a product X·V or Xᵀ·D.
       converged: whether the gap (the gradient, where l2 is 0) is as small as `tol` asked.
       message: how the fit ended, and where it did not converge what to do.
       l2: the penalty.
+      target_sums: XᵀT and 1ᵀT with the weights, where l2 is 0: what the fitted XᵀY and 1ᵀY are equal to.
     """
 
     params: Params
@@ -34,6 +37,7 @@ class FitResult(NamedTuple):
     converged: bool
     message: str
     l2: float
+    target_sums: Params | None = None
 
     def standard_errors(self, X: Any, *, weights: Any = None, base: int = 0, confidence: float = 0.95) -> Coefficients:
         """Coefficients with standard errors, z, p-values and confidence intervals, for a converged fit with l2=0.
@@ -48,7 +52,8 @@ class FitResult(NamedTuple):
           Coefficients, whose str is a table.
 
         Raises:
-          ValueError: a penalised fit, whose estimates are biased by design, or one that has not converged.
+          ValueError: a penalised fit, whose estimates are biased by design, or one that has not converged; X and
+            weights that are not those of the fit.
         """
         if self.l2 > 0 or not self.converged:
             what = f"l2={self.l2:g}" if self.l2 > 0 else f"a fit that has not converged ({self.message})"
@@ -56,7 +61,8 @@ class FitResult(NamedTuple):
                 "standard_errors: the inverse Hessian is the covariance of a maximum-likelihood estimate, which needs "
                 f"a converged fit with l2=0; got {what}. Penalised? Resample the rows (bootstrap) instead."
             )
-        return standard_errors(self.params, X, weights=weights, base=base, confidence=confidence)
+        assert self.target_sums is not None  # it is there where l2 is 0
+        return standard_errors(self.params, self.target_sums, X, weights=weights, base=base, confidence=confidence)
 
 
 class PathResult(NamedTuple):
@@ -92,20 +98,53 @@ class PathResult(NamedTuple):
         return Params(W=self.params.W[self.best], b=self.params.b[self.best])
 
 
-def describe(
-    status: int, *, l2: float, loss: float, gap: float, norm: float, tol: float, dtype: Any, limit: int
-) -> str:
+class Ending(NamedTuple):
+    """What the words for how a fit ended are made of."""
+
+    status: int
+    loss: float
+    gap: float
+    excess: float
+    norm: float
+    l2: float
+    tol: float
+    dtype: Any
+    limit: int
+    verdict: Verdict | None
+
+
+def describe(end: Ending) -> str:
     """How a fit ended, in a sentence or two."""
-    if l2 > 0:
-        relative = gap / loss if loss else 0.0
-        state = f"the loss is certified to be within {gap:.2g} nats of the optimum, {relative:.2g} of it"
+    if end.verdict is not None and end.verdict.exists is False:
+        return (
+            f"the classes can be separated, {', '.join(map(str, end.verdict.separated))} from the others, so that with "
+            "l2=0 the loss has no minimum and the weights grow without end. Take l2 > 0, however small, or fewer "
+            "features."
+        )
+    if end.verdict is not None and end.verdict.exists is None:
+        return (
+            f"the gradient's norm is {end.norm:.2g}, but whether the loss has a minimum at all with l2=0 is undecided: "
+            "the classes may be separable. Take l2 > 0, however small, fewer features, or float64 (jax.enable_x64)."
+        )
+    if end.l2 > 0:
+        relative = end.gap / end.loss if end.loss else 0.0
+        state = f"the loss is certified to be within {end.gap:.2g} nats of the optimum, {relative:.2g} of it"
+        if not math.isfinite(end.gap):
+            state = "there is no certificate of how far the loss is from the optimum"
     else:
-        state = f"the gradient's norm is {norm:.2g}; l2=0 has no certificate"
-    if status == CONVERGED:
+        state = f"the gradient's norm is {end.norm:.2g}; l2=0 has no certificate"
+    if end.status == CONVERGED:
         return state + "."
-    wanted = f"tol={tol:g} asks for less"
-    if status == ITERATIONS:
+    wanted = f"tol={end.tol:g} asks for less"
+    if end.status == ITERATIONS:
         advice = "Allow more iterations, or a larger tol or l2."
-        return f"max_iterations={limit} are used up: {state}, and {wanted}. {advice}"
-    advice = "Use float64 (jax.enable_x64), or allow" if np.dtype(dtype) == np.float32 else "Allow"
-    return f"{dtype} goes no further: {state}, and {wanted}. {advice} a larger tol or l2; scaled features help too."
+        return f"max_iterations={end.limit} are used up: {state}, and {wanted}. {advice}"
+    float64 = "use float64 (jax.enable_x64), " if np.dtype(end.dtype) == np.float32 else ""
+    if end.excess > end.tol * end.loss / 4:
+        return (
+            f"{end.dtype} cannot hold the bias of these features, whose mean is large beside their deviation: rounding "
+            f"it costs {end.excess:.2g} nats. {state[0].upper()}{state[1:]}, and {wanted}. Subtract the mean from the "
+            f"features, {float64}or allow a larger tol."
+        )
+    advice = f"{float64}{'or ' if float64 else ''}allow a larger tol or l2; scaled features help too."
+    return f"{end.dtype} goes no further: {state}, and {wanted}. {advice[0].upper()}{advice[1:]}"

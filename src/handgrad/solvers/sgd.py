@@ -13,9 +13,12 @@ import optax
 
 from handgrad import formulas
 from handgrad import validation as checks
+from handgrad.compiled import narrow
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
+from handgrad.formulas.softmax import most_probable
 from handgrad.initialization import init_params
+from handgrad.precision import wide_dtype
 
 
 class Epoch(NamedTuple):
@@ -64,20 +67,22 @@ def train(
     optimizer object finds compiled.
 
     Args:
-      X: data, shape (N, P), floating; kept on the device whole.
+      X: data, shape (N, P), floating; kept on the device whole. Of float64, where JAX has it not enabled, float32 is
+        kept, so a mean that is large beside the deviation is to be taken off before.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
       optimizer: an optax transformation, which carries its own learning rate; the update above if None.
       learning_rate: η of the update above; 0.5 if None. Not allowed with an optimizer.
       batch_size: rows a step; None for all of them, which is gradient descent without chance.
       epochs: how often the rows are gone over.
       l2: penalty on the weights of every layer, not on the biases.
-      weights: sample weights (N,); a batch's loss is sum(w·l)/sum(w) over the batch.
+      weights: sample weights (N,); a batch's loss is its rows' mean of (w/w̄)·l, w̄ being the mean weight of all N rows,
+        so that batches of any size have the optimum of all rows together.
       validation: data and targets not trained on, whose loss and accuracy the history then has.
       params: where to start: a network, as of `init_network`, or Params; those of a softmax regression, zeros, if None.
         They are copied, not changed.
       num_classes: C; if None that of params, of distributions, or the largest label + 1.
       key: a JAX random key for the order of the rows; the same key gives the same result. `jax.random.key(0)` if None.
-      callback: called after each epoch with the parameters and its `Epoch`; True ends the training.
+      callback: called after each epoch with the parameters and its `Epoch`; True, and nothing else, ends the training.
 
     Returns:
       TrainResult(params, history), params in X's dtype (float32 where X is float64 and JAX has it not enabled).
@@ -93,10 +98,10 @@ def train(
     if batch_size is not None:
         checks.check_positive_integer("train", "batch_size", batch_size)
     checks.check_positive_integer("train", "epochs", epochs)
-    checks.check_number("train", "l2", l2)
+    checks.check_number("train", "l2", l2, dtype=X.dtype)
     if optimizer is None:
         learning_rate = 0.5 if learning_rate is None else learning_rate
-        checks.check_number("train", "learning_rate", learning_rate)
+        checks.check_number("train", "learning_rate", learning_rate, dtype=X.dtype)
         learning_rate, state = float(learning_rate), None
     elif learning_rate is not None:
         raise ValueError(
@@ -108,6 +113,9 @@ def train(
     else:
         state = _copy(optimizer.init(params))
     key = jax.random.key(0) if key is None else key
+    checks.check_key("train", key)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"train: callback must be a function of the parameters and an Epoch; got {callback!r}.")
     history: list[Epoch] = []
     for epoch in range(1, epochs + 1):
         params, state, metrics = _run_epoch(
@@ -135,8 +143,9 @@ def train(
             break
         # The next epoch takes the buffers of params for its own, so the callback, which may keep them, gets a copy.
         if callback is not None:
-            ended = callback(_copy(params), history[-1])
-            if isinstance(ended, (bool, np.bool_)) and ended:
+            answer = np.asarray(callback(_copy(params), history[-1]))
+            # True of Python, NumPy or JAX. Whatever else a callback happens to return is no answer.
+            if answer.dtype == bool and answer.shape == () and answer:
                 break
     return TrainResult(params, tuple(history))
 
@@ -145,7 +154,7 @@ def _check(X, targets, weights, params, num_classes, validation):
     """Check the arrays, look at their values once, and bring them to the device; params are a copy."""
     checks.check_array("train", "X", X, "(N, P)")
     checks.check_finite("train", "X", X)
-    X = jnp.asarray(X)
+    X = jnp.asarray(narrow("train", "X", X))
     if params is None:
         if num_classes is None:
             num_classes = checks.count_classes("train", targets)
@@ -156,14 +165,16 @@ def _check(X, targets, weights, params, num_classes, validation):
     if num_classes not in (None, output.W.shape[1]):
         raise ValueError(f"train: num_classes must be that of params, {output.W.shape[1]}, or None; got {num_classes}.")
     checks.check_targets("train", targets, X.shape[0], output.W.shape[1])
-    checks.check_weights("train", weights, X.shape[0])
+    if weights is not None:
+        weights = checks.host_weights("train", weights, X.shape[0], dtype=wide_dtype(X.dtype))
+        weights = (weights / (weights.mean() or 1)).astype(wide_dtype(X.dtype))
     if validation is not None:
         validation = tuple(validation)
         if len(validation) != 2:
             raise ValueError(f"train: validation must be a pair (X, targets); got {len(validation)} items.")
         checks.check_array("train", "validation X", validation[0], "(N, P)")
         checks.check_finite("train", "validation X", validation[0])
-        validation = (jnp.asarray(validation[0]), validation[1])
+        validation = (jnp.asarray(narrow("train", "validation X", validation[0])), validation[1])
         check_network("train (validation)", params, validation[0])
         checks.check_targets("train (validation)", validation[1], validation[0].shape[0], output.W.shape[1])
     return *jax.tree.map(jnp.asarray, (X, targets, weights)), params, jax.tree.map(jnp.asarray, validation)
@@ -180,10 +191,15 @@ def _run_epoch(params, state, key, data, validation, learning_rate, l2, *, optim
     def step(carry, batch):
         params, state = carry
         L, dL = formulas.value_and_gradient(params, *batch)
-        dL = _add_penalty(dL, params, l2)
+        weights = batch[2]
+        # The formulas divide by the batch's own weights, which would make a heavy row as light as a light one where
+        # it is alone. Over all rows the mean weight is 1, so the batch's mean weight puts back what it counts for.
+        share = 1 if weights is None else jnp.mean(weights)
+        L = share * L
+        dL = _add_penalty(jax.tree.map(lambda a: jnp.asarray(share, a.dtype) * a, dL), params, l2)
 
         def objective(params, L):
-            L = formulas.loss(params, *batch) if L is None else L
+            L = share * formulas.loss(params, *batch) if L is None else L
             return L + 0.5 * l2 * sum(jnp.vdot(layer.params.W, layer.params.W) for layer in layers_of(params))
 
         if optimizer is None:
@@ -206,23 +222,12 @@ def _run_epoch(params, state, key, data, validation, learning_rate, l2, *, optim
         whole = num_rows - num_rows % batch_size
         batches = order[:whole].reshape(-1, batch_size)
         carry, losses = jax.lax.scan(step_rows, carry, batches)
-        # The batches' losses, each a mean over its weights, count by the sum of those.
-        totals = _weights_of(batches, data[2], losses.dtype)
-        total, of_all = jnp.sum(totals * losses), jnp.sum(totals)
+        mean_loss = jnp.sum(losses) * (batch_size / num_rows)
         if whole < num_rows:
             carry, last = step_rows(carry, order[whole:])
-            weight = _weights_of(order[whole:], data[2], losses.dtype)
-            total, of_all = total + weight * last, of_all + weight
-        mean_loss = total / jnp.where(of_all == 0, 1, of_all)
+            mean_loss += last * ((num_rows - whole) / num_rows)
     params, state = carry
     return params, state, (mean_loss, *_evaluate(params, validation))
-
-
-def _weights_of(rows, weights, dtype):
-    """The sum of the weights of each batch of rows; their number without weights."""
-    if weights is None:
-        return jnp.full(rows.shape[:-1], rows.shape[-1], dtype)
-    return jnp.sum(weights[rows].astype(dtype), axis=-1)
 
 
 def _add_penalty(dL, params, l2):
@@ -237,5 +242,6 @@ def _evaluate(params, validation):
     X, targets = validation
     Z = formulas.forward(params, X)
     labels = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
-    hits = (jnp.argmax(Z, axis=1).astype(labels.dtype) == labels) & ~jnp.any(jnp.isnan(Z), axis=1)
+    predictions = most_probable(jnp, Z)
+    hits = predictions == labels.astype(predictions.dtype)
     return formulas.cross_entropy(Z, targets), jnp.mean(hits, dtype=jnp.float32)

@@ -1,0 +1,137 @@
+"""Draws fits, and looks for one that claims more than is true.
+
+    python scripts/draw_fits.py [COUNT [SEED]]
+
+Every fit that says `converged` is held to its word by code that is none of handgrad's: with a penalty, no point that
+Newton's method finds may lie lower than loss − gap, F being evaluated in long double at the very parameters that were
+returned; without one, a linear program must agree that there is a minimum. Values are drawn freely, shapes from forty.
+Prints what was drawn and how it ended, and exits with 1 if a claim was false; the seed and the number of a draw repeat
+it.
+"""
+
+import collections
+import contextlib
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import handgrad
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from oracles_fit import exact_objective, lowest, problem, separable
+
+SHAPES = [(P, C) for P in (1, 2, 3, 4, 5) for C in (1, 2, 3, 5)]  # in float32 and in float64
+NUM_ROWS = (1, 2, 3, 5, 8, 12, 30, 60, 200)
+
+
+def draw(rng):
+    """X, targets and the arguments of a fit."""
+    P, C = SHAPES[rng.integers(len(SHAPES))]
+    N = int(rng.choice([*NUM_ROWS, P, C]))
+    X = rng.normal(size=(N, P))
+    kinds = rng.integers(0, 6, P)
+    X = np.where(kinds == 1, np.round(X), X)
+    X = np.where(kinds == 2, rng.normal() < X, X)
+    X = np.where(kinds == 3, X[:, :1], X)  # the same feature twice
+    X = np.where(kinds == 4, X * (rng.random((N, P)) < 0.1), X)  # rarely there
+    if rng.random() < 0.5:
+        X = X * 10.0 ** rng.uniform(-4, 4, P)
+    if rng.random() < 0.4:
+        X = X + np.abs(X).max() * 10.0 ** rng.uniform(-2, 6, P)
+    if rng.random() < 0.1:
+        X = X * 10.0 ** rng.uniform(-25, 25)
+    shares = rng.dirichlet(np.full(C, 10.0 ** rng.uniform(-1.5, 1)))
+    Z = X @ (rng.normal(size=(P, C)) / np.maximum(np.abs(X).max(axis=0), 1e-300)[:, None]) * 10.0 ** rng.uniform(-1, 2)
+    odds = shares * np.exp(Z - Z.max(axis=1, keepdims=True)) + 1e-300
+    t = (odds.cumsum(axis=1) / odds.sum(axis=1, keepdims=True) > rng.random((N, 1))).argmax(axis=1)
+    arguments = {"num_classes": C, "tol": 10.0 ** rng.uniform(-8, -2), "l2": 10.0 ** rng.uniform(-6, 2)}
+    if rng.random() < 0.25:
+        arguments["l2"] = 0.0
+    targets = t
+    if rng.random() < 0.15:
+        targets = rng.dirichlet(np.full(C, 0.3), N)
+        targets = np.where(rng.random((N, C)) < 0.3, 0, targets) + 1e-9 * np.eye(C)[t]
+        targets /= targets.sum(axis=1, keepdims=True) * (1 + rng.uniform(-9e-4, 9e-4, (N, 1)))
+    match rng.integers(0, 6):
+        case 0:
+            arguments["weights"] = rng.uniform(0, 2, N)
+        case 1:
+            arguments["weights"] = np.arange(N) % 2 * rng.uniform(0, 1e3)
+        case 2:
+            arguments["weights"] = rng.integers(0, 3, N)
+        case 3:
+            arguments["weights"] = 10.0 ** rng.uniform(-20, 20, N)
+    if rng.random() < 0.1:
+        arguments["class_weights"] = rng.uniform(0, 3, C) * (rng.random(C) < 0.9)
+    if rng.random() < 0.1:
+        b = rng.normal(size=(1, C))
+        arguments["params"] = handgrad.Params(W=rng.normal(size=(P, C)), b=b)
+    return X, targets, arguments
+
+
+def false_claim(result, X, targets, arguments):
+    """What is wrong with a result that says `converged`, or None."""
+    X, T, w, classes = problem(X, targets, arguments)
+    W, b = (np.asarray(array, np.float64) for array in result.params)
+    left_out = ~np.isfinite(b[0])
+    if not (np.isfinite(W).all() and (np.isfinite(b) | (b == -np.inf)).all() and np.isfinite(result.loss)):
+        return "not finite"
+    if len(w) == 0:
+        return None if result.loss == 0 else "no row counts, and the loss is not 0"
+    if not np.array_equal(left_out, ~classes):
+        return f"left out {left_out}, but {~classes} have no weight"
+    W, b = W[:, classes], b[0, classes]
+    F = exact_objective(W, b, X, T, w, arguments["l2"])
+    size = 1 + np.abs(X - w @ X).max() * np.abs(W).max() + np.finfo(np.float64).eps * np.abs(X).max() * np.abs(W).max()
+    if abs(result.loss - F) > 1e-14 * size * max(F, 1e-30) + 1e-15 * abs(result.gap):
+        return f"loss {result.loss:.17g}, but F is {F:.17g}"
+    if arguments["l2"] > 0:
+        best = lowest(X, T, w, arguments["l2"], [(W, b), (0 * W, np.log(w @ T))])
+        allowed = result.gap * (1 + 1e-9) + 1e-15 * size * F
+        return None if F - best <= allowed else f"gap {result.gap:.3g}, but F − min F is {F - best:.3g} of {F:.3g}"
+    return "converged, but the classes can be separated" if len(b) > 1 and separable(X, T) else None
+
+
+def run(count, seed):
+    endings = collections.Counter()
+    wrong = []
+    began = time.perf_counter()
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        dtype = [np.float32, np.float64][rng.integers(2)]
+        X, targets, arguments = draw(rng)
+        X = X.astype(dtype)
+        with jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext():
+            try:
+                result = handgrad.fit(X, targets, **arguments)
+            except ValueError as refused:
+                endings[f"refused: {str(refused)[:40]}"] += 1
+                continue
+            if result.converged:
+                claim = false_claim(result, X, targets, arguments)
+                if claim is not None:
+                    wrong.append(number)
+                    print(f"seed {seed}, draw {number}, {dtype.__name__}: {claim}", flush=True)
+                endings["converged" if arguments["l2"] > 0 else "converged, l2=0"] += 1
+                continue
+        reason = result.message.split(",")[0].split(":")[0]
+        if "separated" in reason:
+            X, T, _, _ = problem(X, targets, arguments)
+            if not separable(X, T):
+                wrong.append(number)
+                print(f"seed {seed}, draw {number}, {dtype.__name__}: no separation", flush=True)
+        endings[reason if "gradient" not in reason else "undecided"] += 1
+    print(f"{count} fits in {time.perf_counter() - began:.0f} s, seed {seed}; {len(wrong)} false claims: {wrong}")
+    for ending, times in endings.most_common():
+        print(f"{times:7d}  {ending}")
+    return len(wrong)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    numbers = [int(argument) for argument in sys.argv[1:]]
+    sys.exit(run(*(numbers + [10_000, 0][len(numbers) :])) > 0)

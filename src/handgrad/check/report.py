@@ -1,0 +1,75 @@
+"""What `check_gradients` returns."""
+
+from typing import NamedTuple
+
+UNDECIDED = (
+    "undecided: rounding may be as large as the gradient there, or the dtype cannot hold the numbers. tamed: of a few "
+    "rows, parameters scaled down, and moved, to logits of about 1."
+)
+
+
+class GradientCheck(NamedTuple):
+    """One parameter's gradient in one dtype against one reference.
+
+    Attributes:
+      dtype: in which the gradient was computed by hand.
+      parameter: "W" or "b"; of a network "W1", "b1" and so on, from its input to its output.
+      reference: "autograd" or "differences", both in float64; "autograd, tamed" at tamer parameters.
+      entries: how many entries were compared.
+      max_absolute_error: largest |by hand − reference|.
+      max_relative_error: that, divided by the largest |reference|; 0 where both are 0.
+      error_over_tolerance: the largest of the entries' errors, each divided by the tolerance of that entry.
+      verdict: "FAILED" where error_over_tolerance is above 1; "passed"; or "undecided", where the tolerances are so
+        large beside the gradient that a wrong one could hide in them.
+    """
+
+    dtype: str
+    parameter: str
+    reference: str
+    entries: int
+    max_absolute_error: float
+    max_relative_error: float
+    error_over_tolerance: float
+    verdict: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is "passed"."""
+        return self.verdict == "passed"
+
+
+class GradientReport(NamedTuple):
+    """What `check_gradients` returns; prints as a table, and the diagnosis below it.
+
+    Attributes:
+      checks: one for each dtype, parameter and reference.
+      passed: whether none failed, and each parameter passed in each dtype, if only at tamer parameters.
+      diagnosis: what is wrong and what to do, where something is; else "".
+    """
+
+    checks: tuple[GradientCheck, ...]
+    passed: bool
+    diagnosis: str = ""
+
+    def __str__(self) -> str:
+        header = ("dtype", "gradient of", "against", "entries", "max abs error", "max rel error", "error/tolerance", "")
+        rows = [header]
+        for check in self.checks:
+            numbers = (
+                f"{check.max_absolute_error:.1e}",
+                f"{check.max_relative_error:.1e}",
+                f"{check.error_over_tolerance:.2g}",
+            )
+            rows.append((check.dtype, check.parameter, check.reference, str(check.entries), *numbers, check.verdict))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        numeric = range(3, 7)
+        lines = [
+            "  ".join(
+                cell.rjust(width) if column in numeric else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        if any(check.verdict == "undecided" for check in self.checks):
+            lines.append(UNDECIDED)
+        return "\n".join([*lines, *self.diagnosis.splitlines()])

@@ -1,0 +1,85 @@
+"""Scores of fits on rows that they were not trained on, in float64."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from handgrad.formulas import Params
+from handgrad.shapes import Bool, Float
+from handgrad.solvers.certificate import losses
+
+
+class Scored(NamedTuple):
+    """Rows and their weights in each of F folds, 0 where a fold does not hold a row out; `counted` are those that have
+    a finite loss.
+    """
+
+    X: np.ndarray
+    T: Float[np.ndarray, "N C"]
+    weights: Float[np.ndarray, "N F"]
+    counted: Float[np.ndarray, "N F"]
+
+
+def prepare_scores(
+    function: str,
+    X: np.ndarray,
+    targets: np.ndarray,
+    weights: Float[np.ndarray, "N F"],
+    present: Bool[np.ndarray, "F C"],
+) -> Scored:
+    """What is to be scored, where these classes are present in the rows that each fold is trained on.
+
+    Another class has probability 0, and its rows an infinite loss, whatever the penalty is.
+
+    Warns:
+      RuntimeWarning: such rows, and folds without weight, which are left out.
+
+    Raises:
+      ValueError: nothing is left.
+    """
+    T = targets if targets.ndim == 2 else np.eye(present.shape[1])[targets]
+    T, weights = T.astype(np.float64), weights.astype(np.float64)
+    lacks = (~present).T.astype(np.float64)
+    unknown = (T @ lacks > 0) & (weights > 0)
+    counted = np.where(unknown, 0, weights)
+    empty = np.flatnonzero(counted.sum(axis=0) == 0)
+    if len(empty) == counted.shape[1]:
+        raise ValueError(
+            f"{function}: the rows held out for validation must have weight, and classes that are trained on; none has."
+        )
+    if unknown.any():
+        classes = np.flatnonzero(np.any((T.T @ unknown) * lacks > 0, axis=1))
+        warnings.warn(
+            f"{function}: {np.sum(unknown.any(axis=1))} rows are left out of the validation loss, being of classes "
+            f"({', '.join(map(str, classes))}) that the rows trained on lack. Stratify the folds, or use fewer.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    if len(empty):
+        warnings.warn(
+            f"{function}: folds {', '.join(map(str, empty))} are left out of the validation, where no row has weight.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return Scored(X, T, weights, counted)
+
+
+def mean_scores(scored: Scored, fitted: list[Params]) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, " J"]]:
+    """Mean cross-entropy and accuracy of each fold's J parameters on its rows, in the mean over the folds."""
+    scores = [_score(scored, fold, params) for fold, params in enumerate(fitted) if scored.counted[:, fold].sum() > 0]
+    return tuple(np.mean(scores, axis=0))
+
+
+def _score(scored: Scored, fold: int, params: Params) -> Float[np.ndarray, "2 J"]:
+    rows = scored.weights[:, fold] > 0
+    X, T = scored.X[rows].astype(np.float64), scored.T[rows]
+    w, counted = scored.weights[rows, fold], scored.counted[rows, fold]
+    classes = np.isfinite(params.b[0, 0])
+    known = counted > 0
+    result = []
+    for W, b in zip(params.W.astype(np.float64), params.b.astype(np.float64), strict=True):
+        Z = X @ W + b
+        loss = counted[known] @ losses(Z[known][:, classes], T[known][:, classes]) / counted.sum()
+        result.append((loss, w @ (Z.argmax(axis=1) == T.argmax(axis=1)) / w.sum()))
+    return np.array(result).T
