@@ -4,4 +4,4 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 set_up app
-exec .venv/bin/handgrad train --out runs/digits --overwrite "$@"
+exec "$VENV/bin/handgrad" train --out runs/digits --overwrite "$@"

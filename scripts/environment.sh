@@ -1,10 +1,12 @@
-# Sourced by the scripts here: goes to the repository's folder, and makes or completes .venv there.
+# Sourced by the scripts here: goes to the repository's folder, and makes or completes the environment there.
 #
-# Python: $PYTHON if set, else the newest of python3.14 … python3.11 and python3 that is 3.11 or newer.
+# VENV:   its folder, .venv if not set.
+# PYTHON: what it is made with; if not set, the first of python3 and python3.14 … python3.11 that is 3.11 or newer.
 # Nothing is installed where pyproject.toml and the extras have not changed since the last time.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV=${VENV:-.venv}
 
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 fail() { printf '%s\n' "$*" >&2; exit 2; }
@@ -21,17 +23,17 @@ find_python() {
 Install one, or name it: PYTHON=/path/to/python $0"
 }
 
-# set_up EXTRA: the package in .venv, editable, with that extra of pyproject.toml.
+# set_up EXTRA: the package in $VENV, editable, with that extra of pyproject.toml.
 set_up() {
-  local stamp=".venv/handgrad-$1" python
+  local stamp="$VENV/handgrad-$1" python
   if [ ! -f "$stamp" ] || ! cmp -s pyproject.toml "$stamp"; then
-    if [ ! -x .venv/bin/python ]; then
+    if [ ! -x "$VENV/bin/python" ]; then
       python=$(find_python)
-      say "Making .venv with $("$python" --version)."
-      "$python" -m venv .venv || fail "Making .venv failed. On Debian and Ubuntu: apt install python3-venv."
+      say "Making $VENV with $("$python" --version)."
+      "$python" -m venv "$VENV" || fail "Making $VENV failed. On Debian and Ubuntu: apt install python3-venv."
     fi
-    say "Installing handgrad[$1] into .venv; the first time this takes a minute or two."
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]"
+    say "Installing handgrad[$1] into $VENV; the first time this takes a minute or two."
+    "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable ".[$1]"
     cp pyproject.toml "$stamp"
   fi
 }

@@ -65,6 +65,7 @@ def test_wrong_layers_are_one_line(capsys, arguments, message):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_two_hidden_layers_read_mnist_10k_better_than_none():
     X, t = oracles.mnist_10k()
     train, held_out = (X[:8000], t[:8000]), (X[8000:], t[8000:])

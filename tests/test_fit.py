@@ -262,9 +262,16 @@ def lowered(N, P, C):
     return run.lower(rows, problems, shape(), shape(dtype=jnp.int32), lanes=1, dense=True)
 
 
-@pytest.mark.parametrize(("N", "P", "C"), [(20000, 400, 40), (20000, 400, 10), (10000, 784, 10)])
-def test_temporary_memory_is_twice_the_data_and_eight_logits(N, P, C):
-    bound = 4 * (2 * N * P + 8 * N * C)
+@pytest.mark.parametrize(
+    ("N", "P", "C"),
+    [
+        (20000, 400, 40),
+        pytest.param(20000, 400, 10, marks=pytest.mark.slow),
+        pytest.param(10000, 784, 10, marks=pytest.mark.slow),
+    ],
+)
+def test_temporary_memory_is_that_of_the_data_and_eight_logits(N, P, C):
+    bound = 4 * (N * P + 8 * N * C)
     assert compiled(N, P, C).memory_analysis().temp_size_in_bytes <= bound
 
 

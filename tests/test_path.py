@@ -16,7 +16,7 @@ def digits():
     return table.X[:600].astype(np.float64), table.labels[:600]
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("dtype", "soft"), [("float32", False), ("float64", True)], indirect=["dtype"])
 def test_answers_are_those_of_separate_fits(dtype, digits, soft):
     X, t = digits
     X = X.astype(dtype)

@@ -4,18 +4,13 @@ The functions of `handgrad.formulas` stand here under the same names, compiled b
 bits is looked at before JAX cuts it to 32: what it would turn into another number is refused.
 """
 
-from handgrad import formulas, network
-from handgrad.check import GradientCheck, GradientReport, check_gradients
-from handgrad.compiled import compiled as _compiled
-from handgrad.formulas import Layer, Params
-from handgrad.fused import RowStatistics, linear_cross_entropy
-from handgrad.initialization import init_params
-from handgrad.network import dense, init_network
-from handgrad.solvers.fit import fit
-from handgrad.solvers.inference import Coefficients
-from handgrad.solvers.path import fit_path
-from handgrad.solvers.results import FitResult, PathResult
-from handgrad.solvers.sgd import Epoch, TrainResult, train
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from handgrad import formulas, network
+    from handgrad.estimator import SoftmaxRegression
+    from handgrad.public import *
 
 __version__ = "0.1.0"
 
@@ -59,28 +54,21 @@ __all__ = [
     "value_and_gradient",
 ]
 
-linear = _compiled(formulas.linear)
-softmax = _compiled(formulas.softmax)
-log_softmax = _compiled(formulas.log_softmax)
-one_hot = _compiled(formulas.one_hot, ("num_classes", "dtype"))
-cross_entropy = _compiled(formulas.cross_entropy, ["base"])
-entropy = _compiled(formulas.entropy, ["base"])
-kl_divergence = _compiled(formulas.kl_divergence, ["base"])
-logit_gradient = _compiled(formulas.logit_gradient)
-loss = _compiled(formulas.loss)
-forward = _compiled(formulas.forward)
-gradient = _compiled(formulas.gradient, ["recompute"])
-value_and_gradient = _compiled(formulas.value_and_gradient, ["recompute"])
-hessian_vector_product = _compiled(formulas.hessian_vector_product)
-sgd_step = _compiled(formulas.sgd_step)
-predict = _compiled(formulas.predict)
-predict_proba = _compiled(formulas.predict_proba)
-
 
 def __getattr__(name: str) -> object:
-    """The estimator, imported only when it is asked for: it needs scikit-learn, the rest does not."""
-    if name == "SoftmaxRegression":
-        from handgrad.estimator import SoftmaxRegression
+    """A public name, imported when it is first asked for.
 
-        return SoftmaxRegression
-    raise AttributeError(f"module 'handgrad' has no attribute {name!r}")
+    So the program is there to answer Ctrl-C before JAX is, which takes a second or two to import. The estimator needs
+    scikit-learn, which the rest does not.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module 'handgrad' has no attribute {name!r}")
+    if name in ("formulas", "network"):
+        return _importlib.import_module(f"handgrad.{name}")
+    home = _importlib.import_module("handgrad.estimator" if name == "SoftmaxRegression" else "handgrad.public")
+    globals()[name] = getattr(home, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,20 +7,63 @@
 Any other exception is a mistake of ours and keeps its traceback.
 """
 
+import _thread
+import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from typing import Any
+
+INTERRUPTED = 130  # what shells give for a program that SIGINT has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Args:
-      arguments: of the command line; `sys.argv[1:]` if None.
+      arguments: of the command line; if None `sys.argv[1:]`, of a process that is this program and nothing else.
 
     Returns:
       The exit status.
     """
+    is_program = arguments is None
+    # In the background, where SIGINT is ignored, it stays so.
+    is_interruptible = is_program and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        if is_interruptible:
+            signal.signal(signal.SIGINT, _end)
+        status = _run(sys.argv[1:] if arguments is None else arguments, is_interruptible)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status != INTERRUPTED:
+        return status
+    if is_program:
+        _end()
+    return _fail("interrupted", INTERRUPTED)
+
+
+def _end(*_: Any) -> None:
+    """End the process at once: JAX, torn down amid what it was doing, may crash.
+
+    Also amid imports, where an exception was lost or came out as another in four of some fifteen trials.
+    """
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    _fail("interrupted", INTERRUPTED)
+    os._exit(INTERRUPTED)
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """JAX has Python called whenever garbage is collected; a KeyboardInterrupt raised there is dropped."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _run(arguments: Sequence[str], is_interruptible: bool) -> int:
     try:
         import typer
 
@@ -29,13 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.partition(".")[0] == "handgrad":
             raise
         return _fail(f"the program needs {error.name}: pip install 'handgrad[app]'", 2)
+    if is_interruptible:  # from here on there may be files to remove
+        sys.unraisablehook = _interrupt_again
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        arguments = sys.argv[1:] if arguments is None else arguments
         status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False)
         sys.stdout.flush()
         return status or 0
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+    except typer.Abort:
+        return INTERRUPTED
     except FloatingPointError as error:
         return _fail(str(error), 1)
     except BrokenPipeError:  # as in `handgrad predict … | head`

@@ -1,0 +1,268 @@
+"""Deliberate mistakes, each made in a copy of the source, and the test that must catch it.
+
+    python scripts/mutants.py                 all of them; exit status 1 if one survives
+    python scripts/mutants.py sweep gelu      those with such a word in their file or description
+
+A test counts only if it passes on the unbroken code. To add a mistake, add a line to MUTANTS.
+"""
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+# As scripts/test.sh compiles: with little effort.
+XLA_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+
+
+class Mutant(NamedTuple):
+    """A mistake, and what catches it."""
+
+    mistake: str
+    file: str  # below src/handgrad
+    old: str  # found there exactly once
+    new: str
+    test: str  # pytest's node id below tests/, narrow enough to take seconds
+
+
+MUTANTS = [
+    Mutant(
+        "softmax without the largest logit taken off",
+        "formulas/softmax.py",
+        "exponentials = xp.exp(Z - maximum)",
+        "exponentials = xp.exp(Z)",
+        "test_losses.py::test_logits_of_ten_thousand_give_finite_right_answers[float32]",
+    ),
+    Mutant(
+        "Ẏ = Y ∘ Ż, without ⟨Y, Ż⟩",
+        "formulas/softmax.py",
+        "return Y * (dZ - xp.sum(Y * dZ, axis=1, keepdims=True))",
+        "return Y * dZ",
+        "test_layer.py::test_hessian_vector_product_is_as_its_docstring_writes_it",
+    ),
+    Mutant(
+        "T − Y",
+        "formulas/losses.py",
+        "return times_weights(xp, Y - T, weights)",
+        "return times_weights(xp, T - Y, weights)",
+        "test_layer.py::test_gradient_is_as_its_docstring_writes_it",
+    ),
+    Mutant(
+        "Y − T divided by N before it is rounded",
+        "formulas/layer.py",
+        "rounded = xp.astype(D, X.dtype)",
+        "D, n = D / n, 1\n    rounded = xp.astype(D, X.dtype)",
+        "test_layer.py::test_small_entries_survive_in_float16",
+    ),
+    Mutant(
+        "dL/db divided by N where there are weights",
+        "formulas/layer.py",
+        "db = xp.sum(D, axis=0, keepdims=True) / n",
+        "db = xp.sum(D, axis=0, keepdims=True) / X.shape[0]",
+        "test_layer.py::test_gradient_matches_differences_of_the_loss",
+    ),
+    Mutant(
+        "dL/dW not transposed back, unseen unless P = C",
+        "formulas/layer.py",
+        "dW = (widen(xp, rounded.T @ X) / n).T",
+        "dW = xp.reshape(widen(xp, rounded.T @ X) / n, (X.shape[1], D.shape[1]))",
+        "test_layer.py::test_gradient_is_as_its_docstring_writes_it",
+    ),
+    Mutant(
+        "Hessian-vector product without the change of W on the way back",
+        "formulas/curvature.py",
+        "dG = xp.astype(dD, X.dtype) @ W.T + D @ dW.T",
+        "dG = xp.astype(dD, X.dtype) @ W.T",
+        "test_network.py::test_hessian_vector_product_matches_autograd[tanh-(3, 5, 2, 4, 3)]",
+    ),
+    Mutant(
+        "Hessian-vector product without f″",
+        "formulas/curvature.py",
+        "widen(xp, pass_back(xp, layer, Z, f_Z, dG)) + second",
+        "widen(xp, pass_back(xp, layer, Z, f_Z, dG))",
+        "test_network.py::test_hessian_vector_product_matches_autograd[tanh-(3, 5, 2, 4, 3)]",
+    ),
+    Mutant(
+        "Hessian-vector product without ȦᵀD",
+        "formulas/curvature.py",
+        "Params(W=product.W + linear_backward(dA, D, weights).W, b=product.b)",
+        "product",
+        "test_network.py::test_hessian_vector_product_matches_autograd[tanh-(3, 5, 2, 4, 3)]",
+    ),
+    Mutant(
+        "hidden layers passed by the output's W",
+        "formulas/network.py",
+        "            above = layer\n",
+        "",
+        "test_network.py::test_gradient_matches_autograd[tanh-(3, 5, 1, 4, 3)]",
+    ),
+    Mutant(
+        "the loss without its weights' sum",
+        "formulas/losses.py",
+        "return xp.where(total == 0, 1.0, total)",
+        "return rows.shape[0] + 0 * total",
+        "test_layer.py::test_gradient_matches_differences_of_the_loss",
+    ),
+    Mutant(
+        "activations held although they are computed again",
+        "formulas/network.py",
+        "return X + array_namespace(X).astype(0 * D[:1, :1], X.dtype)",
+        "return X",
+        "test_network.py::test_recomputing_holds_fewer_activations",
+    ),
+    Mutant(
+        "relu's slope 1 at 0",
+        "formulas/activations.py",
+        "lambda xp, Z, A: xp.where(A <= 0, 0.0, xp.ones_like(A))",
+        "lambda xp, Z, A: xp.where(A < 0, 0.0, xp.ones_like(A))",
+        "test_network.py::test_at_the_kink_the_convention_is_that_of_jax_nn",
+    ),
+    Mutant(
+        "tanh's f″ with the opposite sign",
+        "formulas/activations.py",
+        "lambda xp, Z, A: -2 * A * (1 - A * A)",
+        "lambda xp, Z, A: 2 * A * (1 - A * A)",
+        "test_network.py::test_each_derivative_is_that_of_its_function[tanh]",
+    ),
+    Mutant(
+        "J̇ G of softmax without its second term",
+        "formulas/activations.py",
+        "return dA * (G - xp.sum(A * G, axis=1, keepdims=True)) - A * xp.sum(dA * G, axis=1, keepdims=True)",
+        "return dA * (G - xp.sum(A * G, axis=1, keepdims=True))",
+        "test_network.py::test_each_derivative_is_that_of_its_function[softmax]",
+    ),
+    Mutant(
+        "sigmoid with exp(Z) on both sides of 0",
+        "formulas/activations.py",
+        "e = xp.exp(xp.where(Z >= 0, -Z, Z))",
+        "e = xp.exp(Z)",
+        "test_network.py::test_sigmoid_keeps_its_tails",
+    ),
+    Mutant(
+        "gelu's series cut short in float32",
+        "formulas/activations.py",
+        "_ERFC[1 : 28 if xp.finfo(Z.dtype).bits == 64 else 14]",
+        "_ERFC[1 : 28 if xp.finfo(Z.dtype).bits == 64 else 6]",
+        "test_bites.py::test_gelu_is_exact_to_rounding_in_float32_too",
+    ),
+    Mutant(
+        "dense's rule without ḃ",
+        "network.py",
+        "dX @ params.W + X @ dW + db)",
+        "dX @ params.W + X @ dW)",
+        "test_network.py::test_dense_has_the_derivatives_of_its_function_in_both_modes[tanh-float64]",
+    ),
+    Mutant(
+        "weights scaled by the size after the layer",
+        "network.py",
+        "gain / math.sqrt(before)",
+        "gain / math.sqrt(after)",
+        "test_network.py::test_initial_weights_keep_the_size_of_what_passes[tanh]",
+    ),
+    Mutant(
+        "soft targets not divided by their sum",
+        "precision.py",
+        "rows / xp.sum(rows, axis=1, keepdims=True), math.nan)",
+        "rows, math.nan)",
+        "test_bites.py::test_soft_targets_count_by_their_shares",
+    ),
+    Mutant(
+        "small entries of float16's D lost in the head",
+        "sweep.py",
+        "return jnp.where(largest == 0, 1.0, largest)",
+        "return jnp.ones_like(largest)",
+        "test_bites.py::test_the_head_keeps_small_entries_in_float16",
+    ),
+    Mutant(
+        "mini-batches without their weights",
+        "solvers/sgd.py",
+        'jnp.take(array, rows, axis=0, mode="clip"), data)',
+        'jnp.take(array, rows, axis=0, mode="clip"), (*data[:2], None))',
+        "test_train.py::test_every_batch_is_trained_with_its_weights[float32]",
+    ),
+    Mutant(
+        "no penalty beside an optimizer",
+        "solvers/sgd.py",
+        "a.dtype) * a, dL), params, l2)",
+        "a.dtype) * a, dL), params, l2 if optimizer is None else 0 * l2)",
+        "test_train.py::test_the_penalty_reaches_an_optimizer_too[float32]",
+    ),
+    Mutant(
+        "G renewed only once",
+        "solvers/lbfgs.py",
+        "jnp.any((count & (count - 1)) == 0)",
+        "jnp.any(count == 0)",
+        "test_bites.py::test_the_curvature_of_the_classes_is_renewed",
+    ),
+    Mutant(
+        "every problem of a path started from zeros",
+        "solvers/lbfgs.py",
+        "V = _where(done, solutions.V[nearest], state.V)",
+        "V = _where(done, jnp.zeros_like(state.V), state.V)",
+        "test_bites.py::test_a_path_goes_on_from_the_nearest_penalty",
+    ),
+]
+
+
+def main() -> int:
+    """Every mistake, or those asked for, two at a time on two cores."""
+    words = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not words or any(word in m.mistake or word in m.file for word in words)]
+    with tempfile.TemporaryDirectory() as folder:
+        unbroken = copy_source(Path(folder) / "unbroken")
+        status, output = run_tests(unbroken, *sorted({mutant.test for mutant in chosen}))
+        if status != 0:
+            print(output, "The tests must pass on the unbroken code.", sep="\n")
+            return 1
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            folders = [Path(folder) / str(number) for number in range(len(chosen))]
+            verdicts = list(pool.map(verdict, chosen, folders))
+    width = max(len(mutant.mistake) for mutant in chosen)
+    for mutant, result in zip(chosen, verdicts, strict=True):
+        print(f"{mutant.mistake:{width}}  {result}  {mutant.test}")
+    survived = len(chosen) - verdicts.count("caught")
+    print(f"{len(chosen)} mistakes, {survived} not caught")
+    return 1 if survived else 0
+
+
+def verdict(mutant: Mutant, folder: Path) -> str:
+    """What became of the mistake."""
+    source = copy_source(folder)
+    path = source / "handgrad" / mutant.file
+    text = path.read_text() if path.exists() else ""
+    if text.count(mutant.old) != 1:
+        return f"NOT FOUND ONCE but {text.count(mutant.old)} times"
+    path.write_text(text.replace(mutant.old, mutant.new))
+    status, _ = run_tests(source, mutant.test)
+    # 1: a test failed; anything above: pytest came to no verdict.
+    return {0: "SURVIVED", 1: "caught"}.get(status, f"NO VERDICT, pytest's status {status}")
+
+
+def copy_source(folder: Path) -> Path:
+    """A copy of src/, to be broken."""
+    return Path(shutil.copytree(ROOT / "src", folder, ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def run_tests(source: Path, *tests: str) -> tuple[int, str]:
+    """Pytest's exit status, and what it printed, with handgrad imported from `source`."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1", "XLA_FLAGS": XLA_FLAGS}
+    done = subprocess.run(
+        [*command, *(f"tests/{test}" for test in tests)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What other tests would let pass: each of these was written for a mistake that none of them named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import handgrad
+import oracles
+from handgrad import Params, fit, fit_path, formulas
+from handgrad.formulas.activations import ACTIVATIONS
+
+
+def test_gelu_is_exact_to_rounding_in_float32_too():
+    special = pytest.importorskip("scipy.special", reason="SciPy is not installed")
+    Z = np.linspace(-4, 4, 2001, dtype=np.float32)
+    A = ACTIVATIONS["gelu"].function(np, Z)
+    assert A.dtype == np.float32
+    # exp(−z²) multiplies a rounding error of z² by up to 4²/2; a series of half the length is off by 1e-5.
+    np.testing.assert_allclose(A, Z * special.ndtr(Z.astype(np.float64)), rtol=3e-6)
+
+
+def test_the_head_keeps_small_entries_in_float16():
+    # 6e-5 / 4096 is far below float16's smallest number, and 4096 such rows together are not.
+    X, W = jnp.ones((4096, 1), jnp.float16), jnp.array([[0.0, -9.7]], jnp.float16)
+    dW = jax.grad(handgrad.linear_cross_entropy, argnums=1)(X, W, jnp.zeros(4096, jnp.int32))
+    np.testing.assert_allclose(np.asarray(dW, np.float64)[0, 1], np.exp(-9.7), rtol=0.02)
+
+
+def test_the_check_passes_soft_targets_that_sum_to_one_but_for_rounding():
+    W, b, X, T, _ = oracles.problem(60, 7, 4, targets="distributions")
+    T = T.astype(np.float32)
+    assert np.abs(T.sum(axis=1, dtype=np.float64) - 1).max() > 1e-8
+    assert handgrad.check_gradients(Params(W, b), X, T, dtypes=("float64",)).passed
+
+
+def test_soft_targets_count_by_their_shares():
+    W, b, X, T, _ = oracles.problem(60, 7, 4, targets="distributions")
+    value, gradient = formulas.value_and_gradient(Params(W, b), X, T)
+    also_value, also = formulas.value_and_gradient(Params(W, b), X, 1.0005 * T)
+    np.testing.assert_allclose(also_value, value, rtol=1e-14)
+    np.testing.assert_allclose(also.W, gradient.W, atol=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_curvature_of_the_classes_is_renewed():
+    # With more features than rows there is only A's diagonal, and G has to follow: 22 iterations, 29 without.
+    rng = np.random.default_rng(0)
+    X, W = rng.normal(size=(60, 130)), rng.normal(size=(130, 5)) / 4
+    t = np.argmax(X @ W + [0, -2, -4, 1, 2] + rng.gumbel(size=(60, 5)), axis=1)
+    assert fit(X, t, l2=1e-2, tol=1e-8).iterations < 26
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_path_goes_on_from_the_nearest_penalty():
+    rng = np.random.default_rng(0)
+    X, W = rng.normal(size=(200, 5)), rng.normal(size=(5, 3))
+    t = np.argmax(X @ W + rng.gumbel(size=(200, 3)), axis=1)
+    # All but one penalty: the first 26, as many as are solved at once, start from zeros, the others at their optimum.
+    path = fit_path(X, t, l2s=np.geomspace(0.1, 0.0999999, 40), tol=1e-6)
+    assert path.iterations[26:].max() < path.iterations[:26].min()
