@@ -316,7 +316,7 @@ def test_true_of_any_library_ends_the_training(answer):
     assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: answer).history) == 1
 
 
-@pytest.mark.parametrize("answer", [1, 0.5, "seen", np.array([True]), object(), False, jnp.array(False)], ids=repr)
+@pytest.mark.parametrize("answer", [1, 0.5, "seen", np.array([True]), ..., False, jnp.array(False)], ids=repr)
 def test_no_other_answer_of_a_callback_ends_it(answer):
     X, t, _ = data(20)
     assert len(handgrad.train(X, t, epochs=3, callback=lambda *_: answer).history) == 3

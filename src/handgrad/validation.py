@@ -295,7 +295,7 @@ def check_scalar(function: str, argument: str, value: Any, like: Any) -> Any:
     xp = array_namespace(like)
     if is_array_api_obj(value):
         if value.shape != ():
-            raise ValueError(f"{function}: {argument} must be a scalar; got shape {tuple(value.shape)}.")
+            raise ValueError(f"{function}: {argument} must be a scalar; got {tuple(value.shape)}.")
         if not _is_dtype(array_namespace(value), value.dtype, "number"):
             raise TypeError(f"{function}: {argument} must be a real number; got {value.dtype}.")
     if not isinstance(value, jax.core.Tracer):

@@ -70,7 +70,8 @@ def prepare(
         )
     validation.check_array(function, "X", X, "(N, P)")
     if params is not None:
-        validation.check_params(function, params)
+        # JAX's arrays of any dtype are at hand here, whatever it computes in now.
+        validation.check_params(function, jax.tree.map(_widened, params))
     if num_classes is None:
         num_classes = validation.count_classes(function, targets) if params is None else params[0].shape[1]
     validation.check_positive_integer(function, "num_classes", num_classes)
@@ -171,6 +172,10 @@ def _check_start(function: str, params: Params, X: Any, num_classes: int) -> Non
             f"{function}: params must be finite, but for a bias of −inf, which leaves a class out; got a NaN or an "
             "infinity. Leave params out to start anew."
         )
+
+
+def _widened(array: Any) -> Any:
+    return np.asarray(array).astype(np.float64) if isinstance(array, jax.Array) else array
 
 
 def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.ndarray:
