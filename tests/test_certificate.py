@@ -89,6 +89,13 @@ def test_what_is_left_of_the_bias_is_counted():
         assert 0.4 * decrement < w @ losses(Z + b, T) - lowest_loss <= decrement
 
 
+def test_a_tiny_loss_is_certified_beside_itself():
+    """A class of share 1e-30: a difference of numbers near 1 would know nothing of it."""
+    found = minimise_bias(np.zeros((2, 2)), np.eye(2), np.array([1.0, 1e-30]), np.zeros(2))
+    np.testing.assert_allclose(found.b[1] - found.b[0], np.log(1e-30), rtol=1e-12)
+    assert found.kappa < 1e-10
+
+
 def test_losses_are_exact_beside_themselves():
     Z = np.array([[0.0, -40.0], [0.0, -700.0], [3.0, 3.0]])
     np.testing.assert_allclose(losses(Z, np.eye(2)[[0, 0, 1]]), [np.exp(-40.0), np.exp(-700.0), np.log(2)], rtol=1e-15)
@@ -237,9 +244,10 @@ def test_weights_that_would_vanish_are_refused():
 
 
 @pytest.mark.parametrize("order", ["even rows", "first half", "last half"])
-def test_the_curvature_is_that_of_the_rows_that_count(order):
+def test_the_curvature_is_that_of_the_rows_that_count(order, dtype):
     rng = np.random.default_rng(3)
-    X, t = rng.normal(size=(700, 4)).astype(np.float32), rng.integers(0, 3, 700)
+    X = (rng.normal(size=(700, 4)) * ([1e-2, 1, 10, 1e3] if dtype == "float64" else 1)).astype(dtype)
+    t = rng.integers(0, 3, 700)
     off = {"even rows": np.arange(700) % 2 == 0, "first half": np.arange(700) < 350, "last half": np.arange(700) >= 350}
     result = fit(X, t, l2=1e-5, weights=np.where(off[order], 0.0, 1.0))
     assert result.converged

@@ -23,7 +23,8 @@ with ‖(diag y − yyᵀ)v‖² ≤ ½ vᵀ(diag y − yyᵀ)v the gradient mov
 The bias that is returned is b* − μW, rounded to the dtype. Where that adds u to the logits it costs
 Σ w (log Σ_j y_j exp(u_j) − ⟨T, u⟩).
 
-Reference: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019).
+References: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019); Darroch and Ratcliff, *Generalized
+iterative scaling for log-linear models* (1972).
 """
 
 from typing import NamedTuple
@@ -167,12 +168,13 @@ def minimise_bias(Z: Float[np.ndarray, "N C"], T: np.ndarray, w: np.ndarray, b: 
     """The bias that minimises f(b) = Σ w l(Z + b, T), for classes that all have weight.
 
     Newton's method: the gradient is Σ w(Y − T), the Hessian G = Σ w (diag y − yyᵀ), new in each step. A step of range Δ
-    is multiplied by log(1 + Δ)/Δ, with which it goes down from anywhere.
+    is multiplied by log(1 + Δ)/Δ, with which it goes down from anywhere; far away it takes turns with the step of
+    generalised iterative scaling, log π − log Σ w y, which goes down too, and far where a class is rare.
     """
     if not len(w):
         return Minimum(b, softmax(Z), 0.0, 0.0)
-    before = np.inf
-    for _ in range(BIAS_STEPS):
+    shares, before = w @ T, np.inf
+    for number in range(BIAS_STEPS):
         Y = softmax(Z + b)
         gradient = w @ residual(Y, T)
         step, resistance = _newton_step(Y, w, gradient)
@@ -182,7 +184,10 @@ def minimise_bias(Z: Float[np.ndarray, "N C"], T: np.ndarray, w: np.ndarray, b: 
         if not kappa > 1e-13 or (spread < 1e-3 and decrement > before / 2):
             break
         before = decrement
-        b = b + step * (np.log1p(spread) / spread)
+        if spread > 0.5 and number % 2 == 0:
+            b = b + np.log(shares / (w @ Y))
+        else:
+            b = b + step * (np.log1p(spread) / spread)
     else:
         kappa = np.inf
     return Minimum(b, Y, abs(decrement), kappa if np.isfinite(kappa) else np.inf)
