@@ -399,7 +399,9 @@ def test_an_interruption_that_was_dropped_comes_again(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, "went on\n", "handgrad: interrupted\n")
 
 
-@pytest.mark.parametrize(("num_classes", "image_shape"), [(2, None), (150, None), (150, (3, 2))])
+@pytest.mark.parametrize(
+    ("num_classes", "image_shape"), [(2, None), (150, None), pytest.param(150, (3, 2), marks=pytest.mark.slow)]
+)
 def test_pictures_of_few_and_of_many_classes_have_a_sane_size(tmp_path, num_classes, image_shape):
     names = [f"class ${index}" for index in range(num_classes)]
     W = np.random.default_rng(0).normal(size=(6, num_classes))

@@ -40,8 +40,17 @@ def assert_close(actual, expected, dtype, factor=1.0):
     )
 
 
-@pytest.mark.parametrize("targets", ["labels", "distributions"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "shape", "targets"),
+    grids.product(
+        ["float32", "float64"],
+        SHAPES,
+        ["labels", "distributions"],
+        quick=lambda dtype, shape, targets: dtype == "float64" or (shape == SHAPES[0] and targets == "labels"),
+    ),
+    indirect=["dtype"],
+    ids=str,
+)
 def test_value_and_all_gradients_match_autograd_of_the_naive_loss(shape, targets, dtype):
     *sizes, block_size = shape
     X, W, t, bias, w, _ = oracles_head.problem(*sizes, targets=targets)
@@ -176,8 +185,14 @@ def test_transformations_around_it_change_nothing(around, x64):
     assert_close(result(head, block_size=4), result(oracles_head.loss), "float64", factor=10)
 
 
-@pytest.mark.parametrize("targets", ["labels", "distributions"])
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize(
+    ("reduction", "targets"),
+    grids.product(
+        ["mean", "none"],
+        ["labels", "distributions"],
+        quick=lambda reduction, targets: (reduction == "mean") == (targets == "labels"),
+    ),
+)
 def test_statistics_and_their_cotangents_match(targets, reduction, x64):
     X, W, t, bias, w, k = cast("float64", *oracles_head.problem(11, 4, 5, targets=targets))
     settings = {"s": 0.1, "z_loss": 0.02, "softcap": 2.0}
@@ -332,8 +347,12 @@ def test_gradients_agree_with_the_formulas():
 # --- Classes over devices, and rows too -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("targets", ["labels", "distributions"])
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(
+    ("rows", "targets"),
+    grids.product(
+        [1, 2], ["labels", "distributions"], quick=lambda rows, targets: (rows == 1) == (targets == "labels")
+    ),
+)
 def test_classes_over_devices_give_the_same_loss_gradients_and_statistics(targets, rows, x64):
     X, W, t, bias, w, k = cast("float64", *oracles_head.problem(8, 4, 12, targets=targets))
     settings = {"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 2.0, "reduction": "sum", "with_stats": True}

@@ -279,13 +279,13 @@ def test_initial_weights_keep_the_size_of_what_passes(activation):
         assert 0.3 < float(jnp.std(handgrad.forward(params, X))) < 3
 
 
-def kinked_twice_or_softmax(activation, hidden):
-    return (activation, hidden) in (("relu", (8, 6)), ("softmax", (8,)))
+def kinked_twice(activation, hidden):
+    return (activation, hidden) == ("relu", (8, 6))
 
 
 @pytest.mark.parametrize(
     ("activation", "hidden"),
-    grids.product(["relu", "tanh", "softmax"], [(), (8,), (8, 6)], quick=kinked_twice_or_softmax),
+    grids.product(["relu", "tanh", "softmax"], [(), (8,), (8, 6)], quick=kinked_twice),
     ids=str,
 )
 def test_the_gradient_check_reports_each_layer(activation, hidden):
@@ -298,7 +298,7 @@ def test_the_gradient_check_reports_each_layer(activation, hidden):
     }
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "softmax"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("tanh", marks=pytest.mark.slow), "softmax"])
 def test_a_wrong_hidden_layer_fails_the_check(activation, monkeypatch):
     right = formulas.gradient
 

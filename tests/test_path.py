@@ -16,7 +16,9 @@ def digits():
     return table.X[:600].astype(np.float64), table.labels[:600]
 
 
-@pytest.mark.parametrize(("dtype", "soft"), [("float32", False), ("float64", True)], indirect=["dtype"])
+@pytest.mark.parametrize(
+    ("dtype", "soft"), [("float32", False), pytest.param("float64", True, marks=pytest.mark.slow)], indirect=["dtype"]
+)
 def test_answers_are_those_of_separate_fits(dtype, digits, soft):
     X, t = digits
     X = X.astype(dtype)
