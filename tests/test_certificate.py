@@ -153,7 +153,7 @@ def test_a_penalty_too_small_for_the_dtype_certifies_nothing():
     with pytest.warns(RuntimeWarning, match="goes no further"):
         result = fit(X, t, l2=1e-46)
     assert not result.converged
-    assert result.gap > 1
+    assert result.gap > 0.9 * result.loss
 
 
 @pytest.mark.filterwarnings("ignore:fit. float32 goes no further")  # beside 1e50 a penalty of 0.01 proves nothing

@@ -104,9 +104,8 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     left = 5 * np.sqrt(trace * decrement) + 4 * EPS * np.sqrt(trace)  # the latter for the rounding of the sums
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bound = (np.sqrt(np.sum(dW_best**2, axis=(1, 2))) + left) ** 2 / (2 * penalty)
-    gap = bound + excess + decrement + rounding
-    gap = np.where((penalty > 0) & (kappa <= 0.5), gap, np.inf)
-    gap = np.where(loss == 0, 0, gap)
+    gap = np.where(kappa <= 0.5, bound + excess + decrement + rounding, np.inf)
+    gap = np.where(l2 > 0, np.minimum(gap, loss), np.where(loss == 0, 0, np.inf))  # no F is below 0
     db = np.sum(D, axis=1)
     of_bias = np.sum(db**2, axis=1)
     norm, solver_norm = (np.sqrt(np.sum(of**2, axis=(1, 2)) + of_bias) for of in (dW / data.scale, dW))

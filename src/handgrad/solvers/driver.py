@@ -68,13 +68,18 @@ def solve_certified(
             own, f = slice(j, j + 1), slice(fold[j], fold[j] + 1)
             at = Folds(folds.weights[:, f], folds.present[f], answers.certified.V[own])
             smaller, left = tol / 4**attempt, int(max_iterations - iterations[j])
-            again = _solve(data, at, np.zeros(1, int), l2[own], smaller, left, callback)
+            goes_on = None if callback is None else functools.partial(_numbered_from, callback, int(iterations[j]))
+            again = _solve(data, at, np.zeros(1, int), l2[own], smaller, left, goes_on)
             again = again._replace(iterations=again.iterations + iterations[j], passes=again.passes + answers.passes[j])
             for old, new in zip(jax.tree.leaves(answers), jax.tree.leaves(again), strict=True):
                 old[own] = new
             done[j] = is_done(again, l2[own], tol)[0]
     unproven = np.where(answers.converged, PRECISION, answers.status)
     return answers._replace(status=np.where(done, CONVERGED, unproven))
+
+
+def _numbered_from(callback: Callable[..., None], before: int, iteration: Any, loss: Any, gap: Any) -> None:
+    callback(before + iteration, loss, gap)
 
 
 def is_done(answers: Answers, l2: Float[np.ndarray, " J"], tol: float) -> Bool[np.ndarray, " J"]:

@@ -1,6 +1,5 @@
 """What `fit` and `fit_path` return, and the words for how they ended."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,8 +128,6 @@ def describe(end: Ending) -> str:
     if end.l2 > 0:
         relative = end.gap / end.loss if end.loss else 0.0
         state = f"the loss is certified to be within {end.gap:.2g} nats of the optimum, {relative:.2g} of it"
-        if not math.isfinite(end.gap):
-            state = "there is no certificate of how far the loss is from the optimum"
     else:
         state = f"the gradient's norm is {end.norm:.2g}; l2=0 has no certificate"
     if end.status == CONVERGED:
