@@ -99,7 +99,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     V = np.concatenate([W / data.scale, best[:, None]], axis=1)
     penalty = l2 * data.scale**2
     loss += penalty / 2 * np.sum(V[:, :-1] ** 2, axis=(1, 2))
-    dW, dW_best = (_transposed_times(data, of) + penalty[:, None, None] * V[:, :-1] for of in (D, D_best))
+    dW, dW_best = np.split(_transposed_times(data, np.concatenate([D, D_best])), 2) + penalty[:, None, None] * V[:, :-1]
     trace = squares @ weights
     left = 5 * np.sqrt(trace * decrement) + 4 * EPS * np.sqrt(trace)  # the latter for the rounding of the sums
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
