@@ -21,8 +21,9 @@ from jax import Array
 
 from handgrad import validation
 from handgrad.formulas import Params
-from handgrad.formulas.losses import counted, mean_loss
+from handgrad.formulas.losses import check_relative, mean_loss
 from handgrad.formulas.losses import residual as weighted_residual
+from handgrad.precision import without_uncounted
 from handgrad.shapes import Float
 
 # Rows a block of `value_and_gradient` has. X's block is then read from the cache by the second product: 60,000 rows of
@@ -65,12 +66,13 @@ def value_and_gradient(
     """
     validation.check_linear("value_and_gradient", params, X)
     validation.check_targets("value_and_gradient", targets, X.shape[0], params[0].shape[1])
-    X, weights = counted("value_and_gradient", X, weights)
+    relative = check_relative("value_and_gradient", X, weights)
     W, b = params
-    data = (X, targets, normalise(jnp.ones(X.shape[0], X.dtype) if weights is None else weights))
+    data = (X, targets, normalise(jnp.ones(X.shape[0], X.dtype) if relative is None else relative))
 
     def add(total, rows):
         X, targets, weights = rows
+        X = X if relative is None else without_uncounted(jnp, X, weights)
         Z = product(X, W) + b
         D = weighted_residual(jnp, Z, targets, weights)
         loss = mean_loss(jnp, Z, targets, weights) * jnp.sum(weights)

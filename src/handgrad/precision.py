@@ -1,6 +1,7 @@
 """What the formulas and the checks share, so that a row is refused by one rule, traced or not."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,6 +72,14 @@ def relative_weights(xp: Any, weights: Any, dtype: Any) -> Any:
 def without_uncounted(xp: Any, rows: Any, relative: Any) -> Any:
     """Rows (N, …), 0 where their weight is 0: what is in such a row does not count, and 0 · NaN would."""
     return rows if relative is None else xp.where(relative[:, None] == 0, 0.0, rows)
+
+
+def if_finite(xp: Any, array: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """What `then` computes if the array is finite throughout, else what `otherwise` does."""
+    finite = xp.all(xp.isfinite(array))
+    if isinstance(finite, jax.core.Tracer):
+        return jax.lax.cond(finite, then, otherwise)
+    return then() if bool(finite) else otherwise()
 
 
 def _is_flushed(xp: Any, array: Any) -> Any:

@@ -22,10 +22,10 @@ from array_api_compat import array_namespace
 from handgrad import validation
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
-from handgrad.formulas.losses import counted, residual, times_weights
+from handgrad.formulas.losses import check_relative, residual, times_weights
 from handgrad.formulas.network import activate, check_network, in_form_of, pass_back, same_layers
 from handgrad.formulas.softmax import softmax, softmax_derivative
-from handgrad.precision import widen
+from handgrad.precision import widen, without_uncounted
 from handgrad.shapes import Float, Shaped
 
 Array = Any
@@ -59,7 +59,7 @@ def hessian_vector_product(
     function = "hessian_vector_product"
     *hidden, output = check_network(function, params, X)
     *changes, output_change = (change for _, change in same_layers(function, params, "direction", direction))
-    X, weights = counted(function, X, weights)
+    weights = check_relative(function, X, weights)
     if targets is not None:
         validation.check_targets(function, targets, X.shape[0], output.params[0].shape[1])
     elif hidden:
@@ -88,6 +88,7 @@ def hessian_vector_product(
         wide = (widen(xp, array) for array in (Z, f_Z, G, dZ))
         second = ACTIVATIONS[layer.activation].backward_derivative(xp, *wide)
         D, dD = pass_back(xp, layer, Z, f_Z, G), widen(xp, pass_back(xp, layer, Z, f_Z, dG)) + second
+        D, dD = (without_uncounted(xp, of, weights) for of in (D, dD))
         products.append(_linear_backward(A, dA, D, dD, weights))
         W, dW = layer.params[0], change[0]
     return in_form_of(params, products[::-1])

@@ -175,23 +175,23 @@ def normaliser(xp: Any, rows: Float[Array, "N ..."], weights: Shaped[Array, " N"
     return xp.where(total == 0, 1.0, total)
 
 
-def counted(
+def check_relative(
     function: str, rows: Float[Array, "N ..."], weights: Shaped[Array, " N"] | None
-) -> tuple[Float[Array, "N ..."], Float[Array, " N"] | None]:
-    """Check the weights. Returns the rows, 0 where their weight is 0, and the weights over their largest."""
-    xp = array_namespace(rows)
+) -> Float[Array, " N"] | None:
+    """Check the weights of the rows. Returns them over their largest, in the rows' dtype or float32."""
     if weights is None:
-        return rows, None
+        return None
+    xp = array_namespace(rows)
     wide = wide_dtype(rows.dtype, xp)
     validation.check_weights(function, weights, rows.shape[0], dtype=wide)
-    relative = relative_weights(xp, weights, wide)
-    return without_uncounted(xp, rows, relative), relative
+    return relative_weights(xp, weights, wide)
 
 
 def _check_loss(function: str, Z: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
     xp = validation.check_array(function, "Z", Z, "(N, C)")
     validation.check_targets(function, targets, *Z.shape)
-    return xp, *counted(function, Z, weights)
+    relative = check_relative(function, Z, weights)
+    return xp, without_uncounted(xp, Z, relative), relative
 
 
 # --- What cross-entropy is made of: H(T, Y) = H(T) + KL(T‖Y) ---------------------------------------------------

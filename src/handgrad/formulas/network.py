@@ -17,9 +17,9 @@ from array_api_compat import array_namespace
 from handgrad import validation
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
-from handgrad.formulas.losses import counted, mean_loss, residual
+from handgrad.formulas.losses import check_relative, mean_loss, residual
 from handgrad.formulas.softmax import most_probable, softmax
-from handgrad.precision import widen
+from handgrad.precision import if_finite, widen, without_uncounted
 from handgrad.shapes import Float, Integer, Shaped
 
 Array = Any
@@ -145,8 +145,16 @@ def loss(
       >>> print(loss(zeros, np.ones((2, 3)), np.array([0, 3])) == np.log(4))
       True
     """
-    X, weights = check_loss("loss", params, X, targets, weights)
-    return mean_loss(array_namespace(X), forward(params, X), targets, weights)
+    weights = check_loss("loss", params, X, targets, weights)
+    xp = array_namespace(X)
+    if weights is None:
+        Z = forward(params, X)
+    else:
+        # Out of X itself, so that autograd meets no 0·NaN. A copy of X takes longer than the product, a look at its
+        # rows' sums does not.
+        sums = X @ xp.ones_like(X[0, :])
+        Z = if_finite(xp, sums, lambda: forward(params, X), lambda: forward(params, without_uncounted(xp, X, weights)))
+    return mean_loss(xp, Z, targets, weights)
 
 
 def gradient(
@@ -175,7 +183,7 @@ def gradient(
       >>> print(gradient(zeros, np.array([[2.0], [4.0]]), np.array([0, 1])).W)
       [[ 0.5 -0.5]]
     """
-    X, weights = check_loss("gradient", params, X, targets, weights)
+    weights = check_loss("gradient", params, X, targets, weights)
     return _value_and_gradient(params, X, targets, weights, recompute)[1]
 
 
@@ -200,7 +208,7 @@ def value_and_gradient(
     Raises:
       TypeError, ValueError: as `loss`.
     """
-    X, weights = check_loss("value_and_gradient", params, X, targets, weights)
+    weights = check_loss("value_and_gradient", params, X, targets, weights)
     return _value_and_gradient(params, X, targets, weights, recompute)
 
 
@@ -224,6 +232,7 @@ def _value_and_gradient(params: Any, X: Any, targets: Any, weights: Any, recompu
             passes, _ = _hidden_forward(xp, segment, _after(D, start))
         for layer, (layer_X, Z_l, A_l) in zip(reversed(segment), reversed(passes), strict=True):
             D = pass_back(xp, layer, Z_l, A_l, xp.astype(D, X.dtype) @ above.params.W.T)
+            D = without_uncounted(xp, D, weights)
             gradients.append(linear_backward(layer_X, D, weights))
             above = layer
     return mean_loss(xp, Z, targets, weights), in_form_of(params, gradients[::-1])
@@ -332,11 +341,11 @@ def check_network(function: str, params: Any, X: Any) -> Network:
     return layers
 
 
-def check_loss(function: str, params: Any, X: Any, targets: Any, weights: Any) -> tuple[Array, Array]:
-    """Check all the arguments of a loss. Returns X and weights as `counted`."""
+def check_loss(function: str, params: Any, X: Any, targets: Any, weights: Any) -> Array:
+    """Check all the arguments of a loss. Returns the weights over their largest."""
     layers = check_network(function, params, X)
     validation.check_targets(function, targets, X.shape[0], layers[-1].params[0].shape[1])
-    return counted(function, X, weights)
+    return check_relative(function, X, weights)
 
 
 def same_layers(function: str, params: Any, argument: str, other: Any) -> list[tuple[Params, Params]]:
