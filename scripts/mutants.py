@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "dL/dW not transposed back, unseen unless P = C",
         "formulas/layer.py",
-        "dW = (widen(xp, rounded.T @ X) / n).T",
-        "dW = xp.reshape(widen(xp, rounded.T @ X) / n, (X.shape[1], D.shape[1]))",
+        "return (widen(xp, rounded.T @ X) / n).T",
+        "return xp.reshape(widen(xp, rounded.T @ X) / n, (X.shape[1], D.shape[1]))",
         "test_layer.py::test_gradient_is_as_its_docstring_writes_it",
     ),
     Mutant(
@@ -216,8 +216,8 @@ MUTANTS = [
     Mutant(
         "what rounding does to the bias not counted",
         "solvers/certificate.py",
-        "gap = bound + excess + decrement + rounding",
-        "gap = bound + decrement + rounding",
+        "bound + excess + decrement + rounding, np.inf)",
+        "bound + decrement + rounding, np.inf)",
         "test_certificate.py::test_what_is_certified_is_what_is_returned[30000000.0]",
     ),
     Mutant(
