@@ -149,7 +149,12 @@ def run(
     callback: Callable[..., None] | None = None,
 ) -> tuple[Solutions, Float[jax.Array, " F"]]:
     """The compiled program: the solutions, and the gradient's norm at 0 of each fold."""
-    norms = norms_at_zero(rows, problems)
+    # One pass, for what only fits without a penalty ask.
+    norms = jax.lax.cond(
+        jnp.any(problems.l2 == 0),
+        lambda: norms_at_zero(rows, problems),
+        lambda: jnp.zeros(problems.weights.shape[1], problems.weights.dtype),
+    )
     settings = Settings(tol, max_iterations, norms)
     return solve(rows, problems, settings, lanes=lanes, dense=dense, callback=callback), norms
 

@@ -84,7 +84,7 @@ def solve(
         out = state.iterations >= settings.max_iterations
         state, solutions = jax.lax.cond(
             jnp.any(busy & (done | stuck | out)),
-            lambda: _settle(rows, curvature, problems, state, solutions, settings, busy, stuck),
+            lambda: _settle(rows, curvature, problems, state, solutions, settings, busy, done, stuck),
             lambda: (state, solutions),
         )
         if callback is not None:
@@ -197,13 +197,33 @@ def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Array:
 # --- Lanes and problems --------------------------------------------------------------------------------------------
 
 
-def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
-    """Look at every lane with logits free of drift; store and replace those that are done.
+def _settle(rows, curvature, problems, state, solutions, settings, busy, done, stuck):
+    """Store and replace the lanes that are done; where one is stuck, or out of iterations, look at all of them anew.
 
-    A lane whose gradient is smaller than its rounding ends; one that is stuck drops its memory and goes on, until the
-    third time.
+    Whether those that look done are, the certificate tells.
     """
     num_problems = problems.l2.shape[0]
+    out = state.iterations >= settings.max_iterations
+    state, status = jax.lax.cond(
+        jnp.any(busy & ~done & (stuck | out)),
+        lambda: _look(rows, curvature, state, settings, stuck, out),
+        lambda: (state, jnp.where(done, CONVERGED, RUNNING)),
+    )
+    ended = busy & (status != RUNNING)
+    values = Solutions(state.V, state.iterations, state.passes, status)
+    index = jnp.where(ended, state.problem, num_problems)  # J, out of range, is written nowhere
+    solutions = jax.tree.map(lambda old, new: old.at[index].set(new.astype(old.dtype), mode="drop"), solutions, values)
+    if state.problem.shape[0] == num_problems:
+        return state._replace(problem=jnp.where(ended, num_problems, state.problem)), solutions
+    return _load(rows, curvature, problems, state, solutions, ended), solutions
+
+
+def _look(rows, curvature, state, settings, stuck, out):
+    """The lanes with logits free of drift, and why each ends, if it does.
+
+    One whose gradient is smaller than its rounding ends; one that is stuck drops its memory and goes on, until the
+    third time.
+    """
     V, Z = state.V, objective.multiply(rows, state.V)
     loss, gradient = evaluate(rows, curvature, state.weights, state.l2, V, Z)
     measure, small = measure_of(gradient, loss, state, curvature, settings)
@@ -211,12 +231,7 @@ def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
     proven = small & ((state.l2 == 0) | (measure + error <= settings.tol * loss))
     strikes = state.strikes + stuck.astype(jnp.int32)
     lost = (strikes >= STRIKES) | (error > measure)
-    out = state.iterations >= settings.max_iterations
     status = jnp.where(proven, CONVERGED, jnp.where(lost, PRECISION, jnp.where(out, ITERATIONS, RUNNING)))
-    done = busy & (status != RUNNING)
-    values = Solutions(V, state.iterations, state.passes + 2, status)
-    index = jnp.where(done, state.problem, num_problems)  # J, out of range, is written nowhere
-    solutions = jax.tree.map(lambda old, new: old.at[index].set(new.astype(old.dtype), mode="drop"), solutions, values)
     state = state._replace(
         Z=Z,
         loss=loss,
@@ -228,9 +243,7 @@ def _settle(rows, curvature, problems, state, solutions, settings, busy, stuck):
         stalled=jnp.where(stuck, 0, state.stalled),
         strikes=strikes,
     )
-    if state.problem.shape[0] == num_problems:
-        return state._replace(problem=jnp.where(done, num_problems, state.problem)), solutions
-    return _load(rows, curvature, problems, state, solutions, done), solutions
+    return state, status
 
 
 def _load(rows, curvature, problems, state, solutions, done):
