@@ -239,3 +239,9 @@ def test_a_model_without_probabilities_names_no_class():
     model = Model(params, Scaling(np.zeros(2), np.ones(2)), ("a", "b"), None, None, None)
     with pytest.raises(ValueError, match="the model has no probabilities for row 1: its logits are not finite"):
         predict_proba(model, np.ones((3, 2)))
+
+
+def test_names_in_a_file_are_told_on_one_line():
+    from handgrad.data.columns import join
+
+    assert join(["a", "b\nc", "\x1b[31m"]) == "a, b\\nc, \\x1b[31m"

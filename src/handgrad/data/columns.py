@@ -155,9 +155,9 @@ def list_columns(columns: Sequence[str]) -> str:
 
 
 def join(names: Sequence[str]) -> str:
-    """The names, the first 20 of them where there are many."""
+    """The names, the first 20 of them where there are many, on one line: what cannot be printed is escaped."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
+    return ", ".join(name if name.isprintable() else repr(name)[1:-1] for name in names[:20]) + more
 
 
 def spell_alike(texts: np.ndarray) -> np.ndarray:
