@@ -13,9 +13,6 @@ import handgrad
 import oracles_fit
 from handgrad import fit, objective
 from handgrad.data import load_digits
-from handgrad.objective import Rows
-from handgrad.solvers.driver import run
-from handgrad.solvers.lanes import Problems
 
 
 @pytest.fixture(scope="module")
@@ -266,39 +263,6 @@ def test_data_that_are_not_known_are_refused():
 
 
 # --- Memory, and MNIST-10k -----------------------------------------------------------------------------------------
-
-
-def test_every_product_is_at_the_highest_precision():
-    """TensorFloat-32 products stop a solver short of the optimum."""
-    products = [line for line in lowered(500, 20, 3).as_text().splitlines() if "stablehlo.dot_general" in line]
-    assert len(products) > 10
-    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
-
-
-def compiled(N, P, C):
-    return lowered(N, P, C).compile()
-
-
-def lowered(N, P, C):
-    def shape(*dimensions, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(dimensions, dtype)
-
-    rows = Rows(shape(N, P + 1), shape(N, dtype=jnp.int32))
-    problems = Problems(shape(1), shape(1, dtype=jnp.int32), shape(N, 1), shape(1, P + 1, C))
-    return run.lower(rows, problems, shape(), shape(dtype=jnp.int32), lanes=1, dense=True)
-
-
-@pytest.mark.parametrize(
-    ("N", "P", "C"),
-    [
-        (20000, 400, 40),
-        pytest.param(20000, 400, 10, marks=pytest.mark.slow),
-        pytest.param(10000, 784, 10, marks=pytest.mark.slow),
-    ],
-)
-def test_temporary_memory_is_that_of_the_data_and_eight_logits(N, P, C):
-    bound = 4 * (N * P + 8 * N * C)
-    assert compiled(N, P, C).memory_analysis().temp_size_in_bytes <= bound
 
 
 def test_value_and_gradient_in_blocks_is_that_of_the_formulas(dtype):

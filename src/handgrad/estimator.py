@@ -196,7 +196,8 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         by_fold = np.stack([self._weighted(weights * count, labels) for count in trained.T], axis=1)
         data = prepare("SoftmaxRegression", X, labels, weights, None, None, self.classes_.size)
         selections = make_folds("SoftmaxRegression", data, by_fold)
-        scored = prepare_scores("SoftmaxRegression", X, labels, weights[:, None] * held_out, selections.present[1:])
+        held_out = weights[:, None] * held_out
+        scored = prepare_scores("SoftmaxRegression", data.parts, labels, held_out, selections.present[1:])
         l2s = self._l2(Cs[None], by_fold.sum(axis=0)[:, None], selections.present.sum(axis=1)[:, None])
         if start is not None:
             selections = begin_at(data, start, selections, float(l2s[0].max()))

@@ -27,16 +27,19 @@ References: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019); D
 iterative scaling for log-linear models* (1972).
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.data import Data, Folds, as_given, times_centre
+from handgrad.solvers.penalty import L2
 
 BIAS_STEPS = 100
 LOGIT_BYTES = 2**27  # of the logits of the problems that are certified together
 MOVED = 3e-7  # in nats
+WHOLE_CLASSES = 400  # for which G is formed
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -79,73 +82,118 @@ def certify(
       fold: which of them each problem has.
       l2: the penalties.
     """
-    group = max(1, LOGIT_BYTES // (8 * data.X.shape[0] * V.shape[2]))
+    group = max(1, LOGIT_BYTES // (8 * data.parts.num_rows * V.shape[2]))
     parts = []
     for start in range(0, len(V), group):
         part = slice(start, start + group)
-        parts.append(_certify(data, V[part], folds.weights[:, fold[part]], folds.present[fold[part]], l2[part]))
+        parts.append(_certify(data, V[part], folds.weights[:, fold[part]], folds.present[fold[part]], L2(l2[part])))
     return Certified(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray, l2: np.ndarray) -> Certified:
+def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray, given: L2) -> Certified:
     K, C = V.shape[0], V.shape[2]
     most = float(np.finfo(data.dtype).max)
     W = np.clip(V[:, :-1] * data.scale, -most, most).astype(data.dtype)
     W = np.where(present[:, None], W, 0)
-    Z, squares = _logits(data, W / data.scale)
-    T = data.targets if data.targets.ndim == 2 else np.eye(C)[data.targets]
-    biases = [_certify_bias(data, W[k], V[k, -1], Z[:, k], T, weights[:, k], present[k]) for k in range(K)]
-    b, best, loss, rounding, excess, decrement, kappa, moved, D, D_best = map(np.stack, zip(*biases, strict=True))
+    V = np.concatenate([W / data.scale, np.where(present, V[:, -1], 0)[:, None]], axis=1)
+    without_bias = np.concatenate([V[:, :-1], np.zeros((K, 1, C))], axis=1)
+    # Kept where that is cheap, else computed anew each time that they are gone over.
+    kept = None
+    if 8 * data.parts.num_rows * K * C <= LOGIT_BYTES:
+        kept = np.empty((data.parts.num_rows, K, C))
+        for rows, block in data.blocks():
+            kept[rows] = block.times(without_bias)
 
-    V = np.concatenate([W / data.scale, best[:, None]], axis=1)
-    penalty = l2 * data.scale**2
-    loss += penalty / 2 * np.sum(V[:, :-1] ** 2, axis=(1, 2))
-    of_penalty = penalty[:, None, None] * V[:, :-1]
-    dW_best = _transposed_times(data, D_best) + of_penalty
-    dW = _transposed_times(data, D) + of_penalty if moved.any() else dW_best
-    trace = squares @ weights
+    def pieces(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
+        if kept is not None:
+            yield _restrict(kept[:, k], _distributions(data, slice(None)), weights[:, k], present[k])
+            return
+        for rows, block in data.blocks():
+            Z = block.times(without_bias[k : k + 1])[:, 0]
+            yield _restrict(Z, _distributions(data, rows), weights[rows, k], present[k])
+
+    minima = [Minimum(V[k, -1, present[k]], 0.0, 0.0) for k in range(K)]
+    if data.intercept:
+        minima = [minimise_bias(lambda k=k: pieces(k), minima[k].b, data.parts.sum) for k in range(K)]
+    biases = [_rounded(data, W[k], V[k, -1], minima[k].b, present[k]) for k in range(K)]
+    b, best, added = map(np.stack, zip(*biases, strict=True))
+    V[:, -1] = best
+    sums = _sums(data, kept, V, weights, present, added)
+
+    penalty = L2(given.strength * data.scale**2)
+    at_best, here, trace = sums.dV_best, sums.dV, sums.trace
+    loss = sums.loss + penalty.value(V[:, :-1])
+    decrement, kappa = (np.array([minimum[i] for minimum in minima]) for i in (1, 2))
     left = 5 * np.sqrt(trace * decrement) + 4 * EPS * np.sqrt(trace)  # the latter for the rounding of the sums
+    excess = np.maximum(sums.excess, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        bound = (np.sqrt(np.sum(dW_best**2, axis=(1, 2))) + left) ** 2 / (2 * penalty)
+        bound = penalty.gap(penalty.distance(at_best[:, :-1], V[:, :-1]) + left)
+    rounding = EPS * (4 + sums.largest) * sums.loss
     gap = np.where(kappa <= 0.5, bound + excess + decrement + rounding, np.inf)
-    gap = np.where(l2 > 0, np.minimum(gap, loss), np.where(loss == 0, 0, np.inf))  # no F is below 0
-    db = np.sum(D, axis=1)
-    of_bias = np.sum(db**2, axis=1)
-    norm, solver_norm = (np.sqrt(np.sum(of**2, axis=(1, 2)) + of_bias) for of in (dW / data.scale, dW))
+    gap = np.where(given.strength > 0, np.minimum(gap, loss), np.where(loss == 0, 0, np.inf))  # no F is below 0
+    of_bias = np.sum(here[:, -1] ** 2, axis=1)
+    solver_norm = penalty.distance(here[:, :-1], V[:, :-1])
+    norm, solver_norm = (np.hypot(distance, np.sqrt(of_bias)) for distance in (solver_norm / data.scale, solver_norm))
     return Certified(W, b, V, loss, gap, excess, norm, solver_norm)
 
 
-def _certify_bias(
-    data: Data,
-    W: np.ndarray,
-    start: np.ndarray,
-    Z: np.ndarray,
-    T: np.ndarray,
-    weights: np.ndarray,
-    classes: Bool[np.ndarray, " C"],
-):
-    """Of one problem: b as it is returned, b*, the mean loss, its rounding, f(b) − f(b*), λ², κ, and D at b and b*.
-
-    Before these, whether the two D differ by more than float32 shows of the gradient's norm.
-    """
-    rows = weights > 0
-    w, Z, T = weights[rows], _restrict(Z, rows, classes), _restrict(T, rows, classes)
-    found = minimise_bias(Z, T, w, start[classes])
+def _rounded(
+    data: Data, W: np.ndarray, start: np.ndarray, b: Float[np.ndarray, " c"], classes: Bool[np.ndarray, " C"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bias as it is returned, b* of all classes, and by how much the logits of the former exceed those of b*."""
     best = np.array(start, np.float64)
-    best[classes] = found.b
+    best[classes] = b
     params = as_given(data, W, best, classes)
-    # How much the logits of params exceed those of W with b*.
-    added = np.asarray(params.b[0] + times_centre(data.centre, W) - best, np.float64)[classes]
-    at = Z + (found.b + added)
-    excess = max(float(w @ rise(found.Y, T, added)), 0.0)
-    D, D_best = np.zeros((2, len(weights), len(start)))
-    at_rows = np.ix_(rows, classes)
-    D[at_rows] = D_best[at_rows] = w[:, None] * residual(found.Y, T)
-    if moved := float(np.ptp(added)) > MOVED if added.size else False:
-        D[at_rows] = w[:, None] * residual(softmax(at), T)
-    loss = float(w @ losses(at, T))
-    rounding = EPS * (4 + np.max(np.abs(at), initial=0)) * loss
-    return params.b, best, loss, rounding, excess, found.decrement, found.kappa, moved, D, D_best
+    added = np.zeros_like(best)
+    if data.intercept:
+        added[classes] = (params.b[0] + times_centre(data.centre, W) - best)[classes]
+    return params.b, best, added
+
+
+class _Sums(NamedTuple):
+    """Sums over the rows, of K problems: at b* and, where it differs, at the bias that is returned."""
+
+    loss: Float[np.ndarray, " K"]  # at the latter
+    largest: Float[np.ndarray, " K"]  # the largest logit
+    excess: Float[np.ndarray, " K"]  # f(b) − f(b*)
+    trace: Float[np.ndarray, " K"]  # tr A
+    dV: Float[np.ndarray, "K P+1 C"]
+    dV_best: Float[np.ndarray, "K P+1 C"]
+
+
+def _sums(
+    data: Data, kept: np.ndarray | None, V: np.ndarray, weights: np.ndarray, present: np.ndarray, added: np.ndarray
+):
+    """One reading of X, and another one of its rows where their logits are not kept."""
+    K, _, C = V.shape
+    # Whether the gradients at the two biases differ by more than float32 shows of their norm.
+    moved = bool(np.any(np.ptp(added, axis=1) > MOVED))
+    loss, largest, excess, trace = np.zeros((4, K))
+    total = np.zeros(((1 + moved) * K, *V.shape[1:]))
+    for rows, block in data.blocks():
+        Z = block.times(V) if kept is None else kept[rows] + V[:, -1]
+        T, w = _distributions(data, rows), weights[rows]
+        trace += block.row_squares() @ w
+        D = np.zeros((len(Z), (1 + moved) * K, C))
+        for k in range(K):
+            counted = w[:, k] > 0
+            if not counted.any():
+                continue
+            at_rows = np.ix_(counted, present[k])
+            best, own, weight = Z[:, k][at_rows], T[at_rows], w[counted, k]
+            Y, u = softmax(best), added[k, present[k]]
+            excess[k] += weight @ rise(Y, own, u)
+            D[:, k][at_rows] = weight[:, None] * residual(Y, own)
+            at = best + u
+            loss[k] += weight @ losses(at, own)
+            largest[k] = max(largest[k], np.abs(at).max())
+            if moved:
+                D[:, K + k][at_rows] = weight[:, None] * residual(softmax(at), own)
+        total += block.transposed_times(D)
+    largest = data.parts.gather(largest).max(axis=0)
+    loss, excess, trace, total = data.parts.sum((loss, excess, trace, total))
+    return _Sums(loss, largest, excess, trace, total[-K:], total[:K])
 
 
 def rise(Y: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"], u: Float[np.ndarray, " C"]) -> np.ndarray:
@@ -153,74 +201,142 @@ def rise(Y: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"], u: Float[np.n
 
     Its t is the likeliest target: what then adds up is as small as 1 − y_t, and nothing is lost.
     """
-    t = T.argmax(axis=1)
-    differences = u - u[:, None]
+    differences = u - u[T.argmax(axis=1)][:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.log1p(np.sum(Y * np.expm1(differences)[t], axis=1)) - np.sum(T * differences[t], axis=1)
+        return np.log1p(np.sum(Y * np.expm1(differences), axis=1)) - np.sum(T * differences, axis=1)
 
 
 # --- min over b ----------------------------------------------------------------------------------------------------
 
 
 class Minimum(NamedTuple):
-    """b*, Y there, and the λ² and κ that rounding leaves."""
+    """b*, and the λ² and κ that rounding leaves."""
 
     b: Float[np.ndarray, " C"]
-    Y: Float[np.ndarray, "N C"]
     decrement: float
     kappa: float
 
 
-def minimise_bias(Z: Float[np.ndarray, "N C"], T: np.ndarray, w: np.ndarray, b: Float[np.ndarray, " C"]) -> Minimum:
+Pieces = Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+
+
+def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Callable = lambda sums: sums) -> Minimum:
     """The bias that minimises f(b) = Σ w l(Z + b, T), for classes that all have weight.
 
     Newton's method: the gradient is Σ w(Y − T), the Hessian G = Σ w (diag y − yyᵀ), new in each step. A step of range Δ
     is multiplied by log(1 + Δ)/Δ, with which it goes down from anywhere; far away it takes turns with the step of
     generalised iterative scaling, log π − log Σ w y, which goes down too, and far where a class is rare.
+
+    Args:
+      pieces: gives Z (n, C), T (n, C) and w (n,) of some rows after the other, each time that it is called.
+      b: where to begin.
+      over_processes: adds up sums over the rows of each process.
     """
-    if not len(w):
-        return Minimum(b, softmax(Z), 0.0, 0.0)
-    shares, before = w @ T, np.inf
+    shares, before = over_processes(sum(w @ T for _, T, w in pieces())), np.inf
+    if not shares.any():
+        return Minimum(b, 0.0, 0.0)
     for number in range(BIAS_STEPS):
-        Y = softmax(Z + b)
-        gradient = w @ residual(Y, T)
-        step, resistance = _newton_step(Y, w, gradient)
-        decrement, spread = float(-gradient @ step), float(np.ptp(step))
-        kappa = np.sqrt(resistance * abs(decrement))
+        newton = _newton_step(pieces, b, shares, over_processes)
+        step, spread = newton.step, float(np.ptp(newton.step))
+        kappa = np.sqrt(newton.resistance * newton.decrement)
         # From here on rounding decides.
-        if not kappa > 1e-13 or (spread < 1e-3 and decrement > before / 2):
+        if not kappa > 1e-13 or (spread < 1e-3 and newton.decrement > before / 2):
             break
-        before = decrement
+        before = newton.decrement
         if spread > 0.5 and number % 2 == 0:
-            b = b + np.log(shares / (w @ Y))
+            b = b + np.log(shares / newton.mean)
         else:
             b = b + step * (np.log1p(spread) / spread)
     else:
         kappa = np.inf
-    return Minimum(b, Y, abs(decrement), kappa if np.isfinite(kappa) else np.inf)
+    return Minimum(b, newton.decrement, kappa if np.isfinite(kappa) else np.inf)
 
 
-def _newton_step(Y: np.ndarray, w: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, float]:
-    """−G⁺∇f, and a bound on R, which is at most 4 times the largest entry of the diagonal of G⁺.
+class _Newton(NamedTuple):
+    """−G⁺∇f, bounds on λ² and on R, and Σ w y."""
+
+    step: Float[np.ndarray, " C"]
+    decrement: float
+    resistance: float
+    mean: Float[np.ndarray, " C"]
+
+
+def _newton_step(pieces: Pieces, b: np.ndarray, shares: np.ndarray, over_processes: Callable) -> _Newton:
+    whole, hub = len(b) <= WHOLE_CLASSES, int(shares.argmax())
+
+    def sums(Z, T, w):
+        Y = softmax(Z + b)
+        wY = w[:, None] * Y
+        return w @ residual(Y, T), wY.sum(axis=0), wY.T @ (Y if whole else Y[:, hub])
+
+    gradient, mean, second = over_processes(tuple(map(sum, zip(*(sums(*piece) for piece in pieces()), strict=True))))
+    nothing = _Newton(np.zeros_like(mean), 0.0, np.inf, mean)
+    if not mean.all():
+        return nothing
+    if whole:
+        return _by_inverse(gradient, mean, second) or nothing
+
+    def times(v):
+        """Gv."""
+        mixed = (Y.T @ (w * (Y @ v)) for Y, w in ((softmax(Z + b), w) for Z, _, w in pieces()))
+        return mean * v - over_processes(sum(mixed))
+
+    return _by_conjugate_gradients(times, gradient, mean, second, hub)
+
+
+def _by_inverse(gradient: np.ndarray, mean: np.ndarray, second: np.ndarray) -> _Newton | None:
+    """The step with G itself; R is at most 4 times the largest entry of the diagonal of G⁺.
 
     In units in which Σ w y is 1, so that rare classes count as others. √(Σ w y) is the eigenvector of eigenvalue 0
     there; its square, added, makes the matrix invertible and changes nothing for vectors whose entries sum to 0.
     """
-    mean = w @ Y
     root = np.sqrt(mean)
-    if not root.all():
-        return np.zeros_like(mean), np.inf
     # Its rows sum to 0, which gives the diagonal, Σ w y(1 − y), without a difference of near numbers.
-    G = -(w[:, None] * Y).T @ Y
+    G = -second
     np.fill_diagonal(G, 0)
     np.fill_diagonal(G, -G.sum(axis=1))
     try:
         inverse = np.linalg.inv(G / root[:, None] / root + np.outer(root, root))
     except np.linalg.LinAlgError:
-        return np.zeros_like(mean), np.inf
+        return None
     step = -(inverse @ (gradient / root)) / root
     diagonal = np.diagonal(inverse) / mean
-    return step - step.mean(), 4 * float(diagonal.max()) if (diagonal > 0).all() else np.inf
+    resistance = 4 * float(diagonal.max()) if (diagonal > 0).all() else np.inf
+    return _Newton(step - step.mean(), abs(float(gradient @ step)), resistance, mean)
+
+
+def _by_conjugate_gradients(
+    times: Callable, gradient: np.ndarray, mean: np.ndarray, conductance: np.ndarray, hub: int
+) -> _Newton:
+    """The step where G would be too large to form, to a thousandth; what is left of Gδ = −∇f is counted in λ.
+
+    G is the Laplacian of a network in which classes j and k are joined by the conductance Σ w y_j y_k. No resistance in
+    it is more than that of the way over one class alone, the hub: R ≤ 2 max_j 1/Σ w y_j y_hub; and for r whose entries
+    sum to 0, rᵀG⁺r ≤ R (Σ|r|/2)².
+    """
+    with np.errstate(divide="ignore"):
+        resistance = 2 * float(np.max(1 / np.delete(conductance, hub)))
+    step, residue = np.zeros_like(gradient), -gradient
+    z = residue / mean
+    direction, product = z - z.mean(), residue @ z
+    first = np.abs(residue).sum()
+    for _ in range(50):
+        if not np.abs(residue).sum() > 1e-3 * first:
+            break
+        G_direction = times(direction)
+        curvature = direction @ G_direction
+        if not curvature > 0:
+            break
+        step = step + product / curvature * direction
+        residue = residue - product / curvature * G_direction
+        z = residue / mean
+        product, last = residue @ z, product
+        direction = z + product / last * direction
+        direction = direction - direction.mean()
+    left = np.sqrt(resistance) * np.abs(residue).sum() / 2
+    # gᵀG⁺g ≤ (‖Gδ‖ + ‖g + Gδ‖)² in the norm of G⁺, and δᵀGδ = −(g + r)ᵀδ.
+    decrement = (np.sqrt(max(float(-(gradient + residue) @ step), 0.0)) + left) ** 2
+    return _Newton(step - step.mean(), float(decrement), resistance, mean)
 
 
 # --- Softmax and products in float64 -------------------------------------------------------------------------------
@@ -249,27 +365,19 @@ def losses(Z: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"]) -> Float[np
     return np.einsum("nc,nc->n", T, below) + np.log1p(others.sum(axis=1))
 
 
-def _restrict(array: np.ndarray, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    array = array if rows.all() else array[rows]
-    return array if classes.all() else array[:, classes]
+def _restrict(Z: np.ndarray, T: np.ndarray, w: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of the rows that have weight, these classes."""
+    rows = w > 0
+    if not rows.all():
+        Z, T, w = Z[rows], T[rows], w[rows]
+    return (Z, T, w) if classes.all() else (Z[:, classes], T[:, classes], w)
 
 
-def _logits(data: Data, W: Float[np.ndarray, "K P C"]) -> tuple[Float[np.ndarray, "N K C"], Float[np.ndarray, " N"]]:
-    """X'W for each of K, and ‖x'‖² of each row."""
-    K, P, C = W.shape
-    columns = W.transpose(1, 0, 2).reshape(P, K * C)
-    Z, squares = np.empty((len(data.X), K * C)), np.empty(len(data.X))
-    for part, block in data.blocks():
-        np.matmul(block, columns, out=Z[part])
-        squares[part] = np.einsum("np,np->n", block, block)
-    return Z.reshape(-1, K, C), squares
-
-
-def _transposed_times(data: Data, D: Float[np.ndarray, "K N C"]) -> Float[np.ndarray, "K P C"]:
-    """X'ᵀD for each of K."""
-    K, N, C = D.shape
-    columns = D.transpose(1, 0, 2).reshape(N, K * C)
-    total = np.zeros((data.X.shape[1], K * C))
-    for part, block in data.blocks():
-        total += block.T @ columns[part]
-    return total.reshape(-1, K, C).transpose(1, 0, 2)
+def _distributions(data: Data, rows: slice) -> Float[np.ndarray, "n C"]:
+    """T of some rows."""
+    targets = data.targets[rows]
+    if targets.ndim == 2:
+        return targets
+    T = np.zeros((len(targets), data.num_classes))
+    T[np.arange(len(targets)), targets] = 1
+    return T

@@ -1,20 +1,19 @@
-"""From problems to parameters that are certified: the compiled program, and what is done with its answers."""
+"""From problems to parameters that are certified: the solver, and what is done with its answers."""
 
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from handgrad.formulas import Params
-from handgrad.objective import Rows
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.certificate import Certified, certify
 from handgrad.solvers.data import Data, Folds, start_at
-from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, Problems, Settings, Solutions, norms_at_zero
-from handgrad.solvers.lbfgs import solve
+from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, Problems
+from handgrad.solvers.penalty import L2
+from handgrad.solvers.sweeps import Placed, Tolerance, gradient_norm, place, solve
 
 # Lanes beyond this many columns of logits do not make a product more efficient, and a lane that waits for a slower one
 # costs more: 8 lanes of 10 classes cost 2.5 times one.
@@ -61,25 +60,49 @@ def solve_certified(
       l2: the penalties.
       tol, max_iterations, callback: as in `fit`.
     """
-    answers = _solve(data, folds, fold, l2, tol, max_iterations, callback)
-    done, iterations = is_done(answers, l2, tol), answers.iterations
+    placed = place(data.rows, data.targets, folds.weights, data.num_classes)
+    # Both sides of l2' = l2·s² may be beyond the dtype: the solver then works without a penalty, or with a huge one.
+    limits = np.finfo(data.dtype)
+    strength = np.minimum(l2 * data.scale**2, float(limits.max)).astype(data.dtype).astype(np.float64)
+    strength[strength < limits.tiny] = 0
+    starts = _within(folds.starts, folds.present, data.dtype)
+    norms = np.zeros(len(l2))
+    for f in np.unique(fold[strength == 0]):
+        at_zero = np.where(folds.present[f], 0, -ABSENT) * np.append(np.zeros(data.num_features), 1)[:, None]
+        norms[fold == f] = gradient_norm(placed, at_zero, f)
+    run = functools.partial(
+        _solve, data, folds, placed, lanes=max(1, min(len(l2), COLUMNS // data.num_classes)), l2=l2, strength=strength
+    )
+    everything = np.arange(len(l2))
+    goal = Tolerance(MARGIN * tol, 0.0, max_iterations)
+    answers = run(everything, fold, starts[fold], norms, goal, callback=callback)
+    done = is_done(answers, l2, tol)
     for attempt in range(1, ATTEMPTS):
-        for j in np.flatnonzero(~done & answers.converged & (iterations < max_iterations)):
-            own, f = slice(j, j + 1), slice(fold[j], fold[j] + 1)
-            at = Folds(folds.weights[:, f], folds.present[f], answers.certified.V[own])
-            smaller, left = tol / 4**attempt, int(max_iterations - iterations[j])
-            goes_on = None if callback is None else functools.partial(_numbered_from, callback, int(iterations[j]))
-            again = _solve(data, at, np.zeros(1, int), l2[own], smaller, left, goes_on)
-            again = again._replace(iterations=again.iterations + iterations[j], passes=again.passes + answers.passes[j])
-            for old, new in zip(jax.tree.leaves(answers), jax.tree.leaves(again), strict=True):
-                old[own] = new
-            done[j] = is_done(again, l2[own], tol)[0]
+        again = np.flatnonzero(~done & answers.converged & (answers.iterations < max_iterations))
+        if not len(again):
+            break
+        goal = Tolerance(MARGIN * tol / 4**attempt, 0.0, int(max_iterations - answers.iterations[again].min()))
+        before = answers.iterations[again]
+        goes_on = None if callback is None else functools.partial(_numbered_from, callback, int(before[0]))
+        starts = _within(answers.certified.V[again], folds.present[fold[again]], data.dtype)
+        new = run(again, fold[again], starts, norms[again], goal, callback=goes_on)
+        new = new._replace(iterations=new.iterations + before, passes=new.passes + answers.passes[again])
+        for old, newer in zip(jax.tree.leaves(answers), jax.tree.leaves(new), strict=True):
+            old[again] = newer
+        done = is_done(answers, l2, tol)
     unproven = np.where(answers.converged, PRECISION, answers.status)
     return answers._replace(status=np.where(done, CONVERGED, unproven))
 
 
-def _numbered_from(callback: Callable[..., None], before: int, iteration: Any, loss: Any, gap: Any) -> None:
+def _numbered_from(callback: Callable[..., None], before: int, iteration: int, loss: float, gap: float) -> None:
     callback(before + iteration, loss, gap)
+
+
+def _within(V: Float[np.ndarray, "J P+1 C"], present: Bool[np.ndarray, "J C"], dtype: np.dtype) -> np.ndarray:
+    """Starts in the solver's dtype; −ABSENT is the bias of a class that is left out, and no other's."""
+    starts = np.array(V, dtype)
+    starts[:, -1] = np.where(present, np.maximum(starts[:, -1], -ABSENT / 4), -ABSENT)
+    return starts
 
 
 def is_done(answers: Answers, l2: Float[np.ndarray, " J"], tol: float) -> Bool[np.ndarray, " J"]:
@@ -102,66 +125,26 @@ def begin_at(data: Data, params: Params, folds: Folds, l2: float) -> Folds:
 def _solve(
     data: Data,
     folds: Folds,
+    placed: Placed,
+    which: np.ndarray,
     fold: np.ndarray,
-    l2: np.ndarray,
-    tol: float,
-    max_iterations: int,
-    callback: Any,
-) -> Answers:
-    dtype, (num_rows, P), C = data.dtype, data.X.shape, data.num_classes
-    tol = MARGIN * tol
-    # Both sides of l2' = l2·s² may be beyond the dtype: the program then works without a penalty, or with a huge one.
-    scaled = np.minimum(l2 * data.scale**2, float(np.finfo(dtype).max))
-    starts = folds.starts.copy()
-    starts[:, -1] = np.where(folds.present, np.maximum(starts[:, -1], -ABSENT / 4), -ABSENT)
-    padded = np.pad(folds.weights, [(0, data.rows.X.shape[0] - num_rows), (0, 0)])
-    problems = Problems(
-        jnp.asarray(scaled, dtype),
-        jnp.asarray(fold, jnp.int32),
-        jnp.asarray(padded, dtype),
-        jnp.asarray(starts, dtype),
-    )
-    solutions, norms = run(
-        data.rows,
-        problems,
-        jnp.asarray(tol, dtype),
-        jnp.asarray(max_iterations, jnp.int32),
-        lanes=max(1, min(len(l2), COLUMNS // C)),
-        dense=dense(len(padded), P, C),
-        callback=callback,
-    )
-    V, iterations, passes, status = (np.array(field) for field in solutions)
-    V = V.astype(np.float64)
-    # Numbers that have left the dtype's range say nothing: what is returned then is the start.
-    V = np.where(np.isfinite(V).all(axis=(1, 2), keepdims=True), V, folds.starts[fold])
-    return Answers(certify(data, V, folds, fold, l2), np.asarray(norms)[fold], iterations, passes + 2, status)
-
-
-@functools.partial(jax.jit, static_argnames=("lanes", "dense", "callback"))
-def run(
-    rows: Rows,
-    problems: Problems,
-    tol: jax.Array,
-    max_iterations: jax.Array,
+    starts: np.ndarray,
+    norms: np.ndarray,
+    goal: Tolerance,
     *,
     lanes: int,
-    dense: bool,
-    callback: Callable[..., None] | None = None,
-) -> tuple[Solutions, Float[jax.Array, " F"]]:
-    """The compiled program: the solutions, and the gradient's norm at 0 of each fold."""
-    # One pass, for what only fits without a penalty ask.
-    norms = jax.lax.cond(
-        jnp.any(problems.l2 == 0),
-        lambda: norms_at_zero(rows, problems),
-        lambda: jnp.zeros(problems.weights.shape[1], problems.weights.dtype),
-    )
-    settings = Settings(tol, max_iterations, norms)
-    return solve(rows, problems, settings, lanes=lanes, dense=dense, callback=callback), norms
-
-
-def dense(num_rows: int, num_features: int, num_classes: int) -> bool:
-    """Whether A's eigenvectors are worth their price, 10 P³ operations and a few P×P arrays.
-
-    They may cost as much as thirty passes, 60 N·P·C, and may not outgrow the data.
-    """
-    return num_features <= 64 or (num_features**2 <= 12 * num_rows * num_classes and 2 * num_features <= num_rows)
+    l2: np.ndarray,
+    strength: np.ndarray,
+    callback: Any,
+) -> Answers:
+    """Solve some of the problems, and certify what is found."""
+    problems = Problems(L2(strength[which]), fold, starts)
+    # Without a penalty the gradient's norm ends a lane, of all problems the least.
+    if (strength[which] == 0).any():
+        goal = goal._replace(norm=goal.tol * float(norms[strength[which] == 0].min()))
+    solutions = solve(placed, problems, goal, lanes=lanes, callback=callback)
+    V = np.stack(solutions.V).astype(np.float64)
+    # Numbers that have left the dtype's range say nothing: what is returned then is the start.
+    V = np.where(np.isfinite(V).all(axis=(1, 2), keepdims=True), V, folds.starts[fold])
+    certified = certify(data, V, folds, fold, l2[which])
+    return Answers(certified, norms, solutions.iterations, solutions.passes, solutions.status)

@@ -32,6 +32,7 @@ EPS = float(np.finfo(np.float64).eps)
 NEWTON_STEPS = 30
 NEWTON_OPERATIONS = 2e10  # for one Hessian: a second or so
 MOST_UNKNOWNS = 1500  # of a Hessian and of a linear program
+DENSE_BYTES = 2**31
 ROUNDS = 60  # of the linear program
 NEARLY_DETERMINED = 1e-8
 FEASIBLE = 1e-9  # features are from 0 to 1 there, and the direction's entries from −1 to 1
@@ -57,27 +58,39 @@ def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P+1 C"]) -> Verdict:
     rows, classes = weights > 0, np.flatnonzero(folds.present[0])
     if not rows.any() or len(classes) < 2:
         return Verdict(exists=True)
-    X = np.concatenate([block for _, block in data.blocks()])[rows]
     T = data.targets if data.targets.ndim == 2 else np.eye(data.num_classes)[data.targets]
     T = T[rows][:, classes]
-    Z = X @ V[:-1, classes] + V[-1, classes]
-    if _gains(Z, T > 0).min() > 1e-12 * np.abs(Z).max():
+    Z = np.concatenate([block.times(V[None, :, classes])[:, 0] for _, block in data.blocks()])[rows]
+    if data.parts.num_processes == 1 and _gains(Z, T > 0).min() > 1e-12 * np.abs(Z).max():
         return Verdict(exists=False, separated=tuple(classes.tolist()))
-    unknowns = (X.shape[1] + 1) * (len(classes) - 1)
-    if unknowns > MOST_UNKNOWNS:
+    unknowns = (data.num_features + 1) * (len(classes) - 1)
+    if unknowns > MOST_UNKNOWNS or data.parts.num_processes > 1:
         return Verdict(exists=None)
+    X = np.concatenate([block.dense() for _, block in data.blocks()])[rows]
     affordable = len(X) * unknowns**2 <= NEWTON_OPERATIONS
     if affordable:
-        exists, found, Z = _newton(X, T, weights[rows], Z)
+        exists, found, Z = _newton(X, T, weights[rows], Z, intercept=data.intercept)
         if exists:
             minimum = np.array(V)
             minimum[:, classes] = found
             return Verdict(exists=True, V=minimum)
-    separated = _separate(X, T > 0, np.argsort(_gains(Z, T > 0).min(axis=1)))
+    order = np.argsort(_gains(Z, T > 0).min(axis=1))
+    separated = _separate(X, T > 0, order, intercept=data.intercept)
     if separated:
         return Verdict(exists=False, separated=tuple(classes[list(separated)].tolist()))
     # Where a Hessian could not prove a minimum, a program that finds no separation does not either.
     return Verdict(exists=None if separated is None or affordable else True)
+
+
+def check_affordable(function: str, data: Data) -> None:
+    """Check that sparse data of which `decide` needs every number, zeros too, are small enough for that."""
+    unknowns = (data.num_features + 1) * (data.num_classes - 1)
+    needed = 8 * data.parts.num_rows * data.num_features
+    if data.parts.is_sparse and unknowns <= MOST_UNKNOWNS and needed > DENSE_BYTES:
+        raise ValueError(
+            f"{function}: with l2=0 it has to be decided whether the loss has a minimum, for which sparse X is made dense: "
+            f"{needed} bytes, more than {DENSE_BYTES}. Take l2 > 0, however small, or fewer rows."
+        )
 
 
 def _gains(Z: Float[np.ndarray, "N C"], own: Bool[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
@@ -93,9 +106,10 @@ def _gains(Z: Float[np.ndarray, "N C"], own: Bool[np.ndarray, "N C"]) -> Float[n
 # --- A minimum, by Newton's method ---------------------------------------------------------------------------------
 
 
-def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray):
+def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray, *, intercept: bool):
     """Whether there is a minimum (None where it is not proved), V there, and its logits; begun at the logits Z."""
-    mean, deviation = X.mean(axis=0), X.std(axis=0)
+    mean = X.mean(axis=0) if intercept else np.zeros(X.shape[1])
+    deviation = np.sqrt(np.mean((X - mean) ** 2, axis=0))
     varying = deviation > 4 * EPS * np.abs(X).max(axis=0)
     unit = np.where(varying, deviation, 1)
     U, s, Vt = np.linalg.svd((X - mean)[:, varying] / unit[varying], full_matrices=False)
@@ -103,7 +117,7 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray):
     # A feature that is nearly determined by others is known to few digits where it is not.
     is_resolved = rank == 0 or s[rank - 1] > NEARLY_DETERMINED * s[0]
     root = np.sqrt(len(X))
-    B = np.concatenate([U[:, :rank] * root, np.ones((len(X), 1))], axis=1)  # BᵀB = N·I
+    B = np.concatenate([U[:, :rank] * root, np.ones((len(X), int(intercept)))], axis=1)  # BᵀB = N·I
     contrasts = np.linalg.svd(np.ones((1, T.shape[1])))[2][1:].T  # an orthonormal basis of what sums to 0, (C, C − 1)
     theta = B.T @ Z @ contrasts / len(X)
     longest = np.sqrt(2 * np.max(np.sum(B**2, axis=1)))
@@ -133,8 +147,8 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray):
             part /= 2
         theta = theta + part * step
     W = np.zeros((X.shape[1], T.shape[1]))
-    W[varying] = Vt[:rank].T / unit[varying, None] @ (theta[:-1] * (root / s[:rank, None])) @ contrasts.T
-    V = np.concatenate([W, theta[-1:] @ contrasts.T - mean @ W])
+    W[varying] = Vt[:rank].T / unit[varying, None] @ (theta[:rank] * (root / s[:rank, None])) @ contrasts.T
+    V = np.concatenate([W, theta[rank:].sum(axis=0, keepdims=True) @ contrasts.T - mean @ W])
     return exists, V, B @ theta @ contrasts.T
 
 
@@ -153,7 +167,9 @@ def _hessian(B: np.ndarray, Y: np.ndarray, w: np.ndarray, contrasts: np.ndarray)
 # --- A separation, by a linear program -----------------------------------------------------------------------------
 
 
-def _separate(X: np.ndarray, own: Bool[np.ndarray, "N C"], order: np.ndarray) -> tuple[int, ...] | None:
+def _separate(
+    X: np.ndarray, own: Bool[np.ndarray, "N C"], order: np.ndarray, *, intercept: bool
+) -> tuple[int, ...] | None:
     """The classes with a row that some direction separates from all others, () if there is none, None if undecided.
 
     maximise Σ gains over all rows    where each gain ≥ 0 in the rows held, and every entry of the direction in [−1, 1]
@@ -163,7 +179,10 @@ def _separate(X: np.ndarray, own: Bool[np.ndarray, "N C"], order: np.ndarray) ->
     from scipy.optimize import linprog
 
     low, width = X.min(axis=0), np.ptp(X, axis=0)
-    features = np.append((X[:, width > 0] - low[width > 0]) / width[width > 0], np.ones((len(X), 1)), axis=1)
+    if not intercept:
+        low, width = np.zeros_like(low), np.abs(X).max(axis=0)
+    features = (X[:, width > 0] - low[width > 0]) / width[width > 0]
+    features = np.append(features, np.ones((len(X), int(intercept))), axis=1)
     d, C = features.shape[1], own.shape[1]
     first = own.argmax(axis=1)
     goal = np.zeros((d, C))

@@ -12,7 +12,7 @@ from handgrad.formulas import Params
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import Data, make_folds, prepare
 from handgrad.solvers.driver import Answers, begin_at, is_done, solve_certified
-from handgrad.solvers.existence import Verdict, decide
+from handgrad.solvers.existence import Verdict, check_affordable, decide
 from handgrad.solvers.inference import target_sums
 from handgrad.solvers.lanes import CONVERGED, PRECISION
 from handgrad.solvers.results import Ending, FitResult, describe
@@ -29,11 +29,13 @@ def fit(
     num_classes: int | None = None,
     tol: float = 1e-5,
     max_iterations: int = 2000,
+    fit_intercept: bool = True,
+    mesh: Any = None,
     callback: Callable[[int, float, float], None] | None = None,
 ) -> FitResult:
     """Minimise F(W, b) = mean cross-entropy + (l2/2)‖W‖², the bias not penalised, to a certified optimum.
 
-    L-BFGS with a line search on cached logits and a Kronecker preconditioner, compiled whole, until
+    L-BFGS with a Kronecker preconditioner, each iteration one reading of X, until
 
         gap ≤ tol · F        F − min F ≤ gap = ‖∇_W F(W, b*)‖²/(2·l2) + F(W, b) − F(W, b*)
 
@@ -44,8 +46,11 @@ def fit(
     probability 0 and what that comes to.
 
     Args:
-      X: data, shape (N, P), floating; the fit computes in the dtype that JAX gives it, float32 at least. Float64 data
-        are centred in float64 also where JAX computes in float32.
+      X: data, shape (N, P). Dense: floating, or integers of 8 or 16 bits, which stay as they are stored and are widened
+        block by block; the fit computes in the dtype that JAX gives X, float32 at least. Float64 data are centred in
+        float64 also where JAX computes in float32. Sparse: SciPy's arrays and matrices of any format, BCOO and BCSR;
+        they are never made dense. Sharded by rows over devices, or over processes that all call `fit`: the rows stay
+        where they are.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
       l2: the penalty. 0 is allowed; there is no certificate then, and ‖∇F‖ ≤ tol · ‖∇F(0)‖, about the
         features' mean, ends the fit.
@@ -55,7 +60,9 @@ def fit(
       num_classes: C; if None that of params, of distributions, or the largest label + 1.
       tol: relative gap, see above. float32 reaches 1e-5 on most data, float64 1e-10.
       max_iterations: of L-BFGS.
-      callback: called as callback(iteration, loss, gap) after each iteration, from within the compiled program.
+      fit_intercept: whether there is a bias; without one b is 0, and the features are not centred.
+      mesh: a `jax.sharding.Mesh` over whose devices the rows of an X on the host are dealt out.
+      callback: called as callback(iteration, loss, gap) after each iteration.
 
     Returns:
       FitResult; `converged` is whether gap ≤ tol · loss was proved. With l2=0 it is whether a minimum exists, which is
@@ -84,6 +91,8 @@ def fit(
         num_classes=num_classes,
         tol=tol,
         max_iterations=max_iterations,
+        fit_intercept=fit_intercept,
+        mesh=mesh,
         callback=callback,
     )
     if not result.converged:
@@ -102,12 +111,17 @@ def fit_in_silence(
     num_classes: int | None,
     tol: float,
     max_iterations: int,
+    fit_intercept: bool = True,
+    mesh: Any = None,
     callback: Callable[[int, float, float], None] | None = None,
 ) -> FitResult:
     """`fit` without its warning."""
-    data = prepare("fit", X, targets, weights, class_weights, params, num_classes)
+    about = {"fit_intercept": fit_intercept, "mesh": mesh}
+    data = prepare("fit", X, targets, weights, class_weights, params, num_classes, **about)
     check_settings("fit", tol, max_iterations)
     validation.check_number("fit", "l2", l2)
+    if l2 == 0:
+        check_affordable("fit", data)
     folds = make_folds("fit", data, data.weights[:, None])
     if params is not None:
         folds = begin_at(data, params, folds, l2)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from handgrad.formulas import Params
+from handgrad.rows import Parts
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.certificate import losses
 
@@ -15,7 +16,7 @@ class Scored(NamedTuple):
     a finite loss.
     """
 
-    X: np.ndarray
+    parts: Parts
     T: Float[np.ndarray, "N C"]
     weights: Float[np.ndarray, "N F"]
     counted: Float[np.ndarray, "N F"]
@@ -23,7 +24,7 @@ class Scored(NamedTuple):
 
 def prepare_scores(
     function: str,
-    X: np.ndarray,
+    parts: Parts,
     targets: np.ndarray,
     weights: Float[np.ndarray, "N F"],
     present: Bool[np.ndarray, "F C"],
@@ -43,7 +44,7 @@ def prepare_scores(
     lacks = (~present).T.astype(np.float64)
     unknown = (T @ lacks > 0) & (weights > 0)
     counted = np.where(unknown, 0, weights)
-    empty = np.flatnonzero(counted.sum(axis=0) == 0)
+    empty = np.flatnonzero(parts.sum(counted.sum(axis=0)) == 0)
     if len(empty) == counted.shape[1]:
         raise ValueError(
             f"{function}: the rows held out for validation must have weight, and classes that are trained on; none has."
@@ -62,24 +63,32 @@ def prepare_scores(
             RuntimeWarning,
             stacklevel=3,
         )
-    return Scored(X, T, weights, counted)
+    return Scored(parts, T, weights, counted)
 
 
 def mean_scores(scored: Scored, fitted: list[Params]) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, " J"]]:
     """Mean cross-entropy and accuracy of each fold's J parameters on its rows, in the mean over the folds."""
-    scores = [_score(scored, fold, params) for fold, params in enumerate(fitted) if scored.counted[:, fold].sum() > 0]
+    totals = scored.parts.sum(np.stack([scored.counted.sum(axis=0), scored.weights.sum(axis=0)]))
+    scores = [
+        _score(scored, fold, params) / totals[:, fold, None]
+        for fold, params in enumerate(fitted)
+        if totals[0, fold] > 0
+    ]
     return tuple(np.mean(scores, axis=0))
 
 
 def _score(scored: Scored, fold: int, params: Params) -> Float[np.ndarray, "2 J"]:
-    rows = scored.weights[:, fold] > 0
-    X, T = scored.X[rows].astype(np.float64), scored.T[rows]
-    w, counted = scored.weights[rows, fold], scored.counted[rows, fold]
-    classes = np.isfinite(params.b[0, 0])
-    known = counted > 0
-    result = []
-    for W, b in zip(params.W.astype(np.float64), params.b.astype(np.float64), strict=True):
-        Z = X @ W + b
-        loss = counted[known] @ losses(Z[known][:, classes], T[known][:, classes]) / counted.sum()
-        result.append((loss, w @ (Z.argmax(axis=1) == T.argmax(axis=1)) / w.sum()))
-    return np.array(result).T
+    """The sums over the rows of the loss and of what is right."""
+    W, b = (np.asarray(array, np.float64) for array in params)
+    classes = np.isfinite(b[0, 0])
+    V = np.concatenate([W, np.where(classes, b, 0)], axis=1)
+    sums = np.zeros((2, len(V)))
+    for rows, block in scored.parts.blocks():
+        w, counted = scored.weights[rows, fold], scored.counted[rows, fold]
+        if not w.any():
+            continue
+        Z, T, known = np.where(classes, block.times(V), -np.inf), scored.T[rows], counted > 0
+        right = Z.argmax(axis=2) == T.argmax(axis=1)[:, None]
+        of_loss = [counted[known] @ losses(Z[known, j][:, classes], T[known][:, classes]) for j in range(len(V))]
+        sums += np.stack([np.array(of_loss), w @ right])
+    return scored.parts.sum(sums)

@@ -16,7 +16,7 @@ from jax import Array
 
 from handgrad import validation
 from handgrad.formulas import Params
-from handgrad.objective import product
+from handgrad.rows import product
 from handgrad.shapes import Float
 from handgrad.solvers.certificate import softmax
 from handgrad.solvers.data import Data, times_centre
@@ -61,7 +61,8 @@ def target_sums(data: Data) -> Params:
     T = data.targets if data.targets.ndim == 2 else np.eye(data.num_classes)[data.targets]
     wT = data.unit * data.weights[:, None] * T
     b = wT.sum(axis=0, keepdims=True)
-    about_centre = sum(block.T @ wT[part] for part, block in data.blocks())
+    about_centre = sum(block.transposed_times(wT[rows][:, None])[0, :-1] for rows, block in data.blocks())
+    about_centre, b = data.parts.sum((about_centre, b))
     return Params(W=about_centre / data.scale + data.centre[:, None] * b, b=b)
 
 

@@ -6,7 +6,8 @@ The Hessian is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ). Where what x i
 
 and with A = Q diag(a) Qᵀ, G = U diag(g) Uᵀ the inverse of A ⊗ G + l2·I divides by a_p g_c + l2 in the basis
 (Q e_p) ⊗ (U e_c). Features of any scale and correlation then cost a solver no iterations. A is taken once, G renewed.
-A solver that keeps its gradients in the basis of Q pays two products P×P×C an iteration for it.
+A solver that keeps its gradients in the basis of Q pays two products P×P×C an iteration for it. Where features are many
+A's diagonal serves, and where classes are many G's. The eigenvectors are found on the host, in float64.
 
 Where the penalty is weak, or a rare feature is large, how sure y is goes with x. Then each class's own block,
 
@@ -17,35 +18,32 @@ is far nearer than A ⊗ G, although the blocks leave the classes unrelated: 200
 that has gone on for about as long as they take.
 """
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from handgrad import objective
-from handgrad.objective import Rows, product
-from handgrad.shapes import Bool, Float, Int
+from handgrad.rows import Rows, product
+from handgrad.shapes import Bool, Float
+from handgrad.solvers.sums import DIAGONAL, FULL, Sums
 
-# The elements that the blocks may have at any size of the data.
-SMALL = 2**20
+SMALL_BLOCKS = 2**20  # the elements that the blocks may have at any size of the data
+MOST_CLASSES = 400  # whose G is taken whole
 
 
 class Curvature(NamedTuple):
-    """A = Q diag(a) Qᵀ and the inverses of the blocks, shared by the lanes, and the G = U diag(g) Uᵀ of each.
+    """A = Q diag(a) Qᵀ, shared by K problems, and the G = U diag(g) Uᵀ of each, or the inverses of the blocks.
 
-    Q is None where A's diagonal serves, `blocks` where they would be too large; they serve once `has_blocks` says so.
-    `age` is the number of iterations since they were renewed.
+    Q is None where A's diagonal serves, U where G's does, and `blocks` until there are any.
     """
 
     a: Float[Array, " P+1"]
     Q: Float[Array, "P+1 P+1"] | None
     g: Float[Array, "K C"]
-    U: Float[Array, "K C C"]
+    U: Float[Array, "K C C"] | None
     blocks: Float[Array, "C P+1 P+1"] | None
-    has_blocks: Bool[Array, ""]
-    age: Int[Array, ""]
 
     def rotate(self, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
         """V in the eigenbasis of A: QᵀV."""
@@ -56,6 +54,66 @@ class Curvature(NamedTuple):
         return V if self.Q is None else product(self.Q, V)
 
 
+class Plan(NamedTuple):
+    """Which of the preconditioners the size of the data allows."""
+
+    features: bool  # A whole, not just its diagonal
+    classes: str  # of G, `FULL` or `DIAGONAL`
+    blocks: bool
+
+
+def plan(rows: Rows, num_classes: int, num_problems: int) -> Plan:
+    """What is worth its price.
+
+    A's eigenvectors cost 10 P³ operations and a few P×P arrays. They may cost as much as thirty passes, 60 N·P·C, and
+    may not outgrow the data. Of sparse data N is counted as if the entries filled that many rows.
+    """
+    P, C = rows.shape[1], num_classes
+    N = rows.parts.num_entries / P
+    features = P <= 64 or (P**2 <= 12 * N * C and 2 * P <= N)
+    size = C * (P + 1) ** 2
+    blocks = features and (size <= SMALL_BLOCKS or (1 if num_problems > 1 else 4) * size <= N * (P + 1))
+    return Plan(features, FULL if C <= MOST_CLASSES else DIAGONAL, blocks)
+
+
+def factor_features(moment: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """A and Q of A, or of its diagonal; its last row is the bias's, to which centred features are orthogonal."""
+    A = np.asarray(moment)
+    if A.ndim == 1:
+        return A, None
+    values, vectors = np.linalg.eigh(A[:-1, :-1].astype(np.float64))
+    a = np.append(np.maximum(values, 0), A[-1, -1]).astype(A.dtype)
+    Q = np.zeros_like(A)
+    Q[:-1, :-1], Q[-1, -1] = vectors, 1
+    return a, Q
+
+
+def factor_classes(sums: Sums) -> tuple[np.ndarray, np.ndarray | None]:
+    """G and U of each problem's G, or of its diagonal; the eigenvalue that is 0 but for rounding is 0."""
+    shares, second = np.asarray(sums.shares), np.asarray(sums.second)
+    if second.ndim == 2:
+        return np.maximum(shares - second, 0), None
+    G = np.eye(shares.shape[1]) * shares[:, :, None].astype(np.float64) - second
+    if not np.isfinite(G).all():
+        G = np.broadcast_to(np.eye(shares.shape[1]), G.shape)
+    g, U = np.linalg.eigh(G)
+    floor = g.shape[1] * np.finfo(second.dtype).eps * g[:, -1:]
+    return np.where(g > floor, g, 0).astype(second.dtype), U.astype(second.dtype)
+
+
+def with_blocks(curvature: Curvature, H: Float[Array, "C P+1 P+1"], l2: Float[np.ndarray, " K"]) -> Curvature:
+    """With the inverses of the blocks, where they have any."""
+    blocks = _invert(jnp.asarray(H), l2)
+    return curvature._replace(blocks=blocks if np.isfinite(np.asarray(blocks[:, 0, 0])).all() else None)
+
+
+@jax.jit
+def _invert(H: Float[Array, "C P+1 P+1"], l2: Float[Array, " K"]) -> Float[Array, "C P+1 P+1"]:
+    """H_c⁻¹ of each class, for the geometric mean of the penalties; neighbours on a path differ little."""
+    mean = jnp.exp(jnp.mean(jnp.log(l2)))
+    return jax.lax.map(lambda block: _inverse(mean, block), H)
+
+
 def precondition(
     curvature: Curvature, l2: Float[Array, " K"], present: Bool[Array, "K C"], V: Float[Array, "K P+1 C"]
 ) -> Float[Array, "K P+1 C"]:
@@ -64,57 +122,24 @@ def precondition(
     Where an eigenvalue is 0 the inverse is the pseudo-inverse. Adding a constant to all logits of a row changes
     nothing: the mean over the classes that are present, which would only collect rounding, is taken off.
     """
-
-    def by_factors(V: Array) -> Array:
+    if curvature.blocks is not None:
+        columns = curvature.rotate_back(V).transpose(2, 1, 0)
+        V = curvature.rotate(product(curvature.blocks, columns).transpose(2, 1, 0))
+    else:
         a, g, U = curvature.a, curvature.g, curvature.U
         eigenvalues = a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None]
-        return product(reciprocal(eigenvalues) * product(V, U), U.mT)
-
-    def by_blocks(V: Array, blocks: Array) -> Array:
-        columns = curvature.rotate_back(V).transpose(2, 1, 0)
-        return curvature.rotate(product(blocks, columns).transpose(2, 1, 0))
-
-    if curvature.blocks is None:
-        V = by_factors(V)
-    else:
-        V = jax.lax.cond(curvature.has_blocks, by_blocks, lambda V, _: by_factors(V), V, curvature.blocks)
+        inverse = reciprocal(eigenvalues)
+        V = inverse * V if U is None else product(inverse * product(V, U), U.mT)
     mask = present[:, None].astype(V.dtype)
     V = V * mask
     return V - mask * (jnp.sum(V, axis=2, keepdims=True) / jnp.sum(mask, axis=2, keepdims=True))
 
 
-def factor_features(rows: Rows, weights: Float[Array, " N"], lanes: int, C: int, *, dense: bool) -> Curvature:
-    """The curvature with A's part in place and the rest still empty."""
-    N, width = rows.X.shape
-    g, U = jnp.zeros((lanes, C), weights.dtype), jnp.zeros((lanes, C, C), weights.dtype)
-    size = C * width * width
-    affordable = dense and (size <= SMALL or (1 if lanes > 1 else 4) * size <= N * width)
-    blocks = jnp.zeros((C, width, width), weights.dtype) if affordable else None
-    new = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
-    if not dense:
-        return Curvature(product(weights[None], rows.X**2)[0], None, g, U, blocks, *new)
-    # The column of ones is orthogonal to the features, which are centred, and stays the last.
-    a, Q = jnp.linalg.eigh(objective.feature_curvature(rows, weights)[:-1, :-1])
-    one = jnp.ones((1, 1), a.dtype)
-    a, Q = jnp.append(jnp.maximum(a, 0), one[0]), jax.scipy.linalg.block_diag(Q, one)
-    return Curvature(a, Q, g, U, blocks, *new)
-
-
-def factor_classes(
-    weights: Float[Array, "N K"], Y: Float[Array, "N K C"]
-) -> tuple[Float[Array, "K C"], Float[Array, "K C C"]]:
-    """Eigenvalues and eigenvectors of each lane's G; the eigenvalue that is 0 but for rounding is 0."""
-    g, U = jnp.linalg.eigh(objective.class_curvature(weights, Y))
-    floor = g.shape[1] * jnp.finfo(g.dtype).eps * g[:, -1:]
-    return jnp.where(g > floor, g, 0), U
-
-
-def invert_blocks(
-    rows: Rows, weights: Float[Array, "N K"], Y: Float[Array, "N K C"], l2: Float[Array, " K"]
-) -> Float[Array, "C P+1 P+1"]:
-    """H_c⁻¹ of each class, of the lanes' mean H_c; neighbours on a path differ little."""
-    H = objective.class_blocks(rows, weights, Y)
-    return jax.lax.map(functools.partial(_inverse, jnp.exp(jnp.mean(jnp.log(l2)))), H)
+def of_bias(curvature: Curvature, db: Float[Array, "K C"]) -> Float[Array, " K"]:
+    """½ ∇_b G⁺ ∇_b: what b is off its minimum, about."""
+    if curvature.U is not None:
+        db = product(db[:, None], curvature.U)[:, 0]
+    return jnp.sum(db**2 * reciprocal(curvature.g), axis=1) / 2
 
 
 def _inverse(l2: Float[Array, ""], H: Float[Array, "P+1 P+1"]) -> Float[Array, "P+1 P+1"]:

@@ -1,11 +1,14 @@
-r"""L-BFGS for softmax regressions, K at once, compiled whole.
+r"""One step of L-BFGS in each of K lanes, once the loss and the gradient at their trial points are known.
 
-Each lane solves one problem, a penalty and weights, on data that all lanes share, so that one product serves them all.
-A lane that is done takes up the next problem, started from the nearest that is solved. What is found here is as good as
-rounding allows; what is true of it `certificate` says.
+Each lane solves one problem, a penalty and weights, on data that all lanes share, so that one sweep over the rows
+serves them all. A step is tried whole first, and is taken if the slope there has shrunk to between −0.5 and 0.9 of what
+it was and the loss has not risen by more than rounding: the slope decides, since near the optimum the loss no longer
+shows a difference. The next trial is where the secant of the slopes crosses 0, held inside the bracket; F is convex.
+Where that fails twice, the slopes at many points of the line are taken from one reading of X, and the trial is where
+they cross 0.
 
-With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY and D its diagonal, the two loops
-of L-BFGS are two triangular systems:
+With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY, oldest first, and D its diagonal,
+the two loops of L-BFGS are two triangular systems:
 
     R a = Sᵀ∇        r = M⁻¹(∇ − Y a)        Rᵀ δ = D a − Yᵀ r        direction = −(r + S δ)
 
@@ -13,172 +16,213 @@ M⁻¹ is the preconditioner of `kronecker`, times s·y / y·M⁻¹y of the newe
 iterations). Gradients, S and Y are kept in the eigenbasis of A, where M is all but diagonal.
 
 References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; Byrd, Nocedal and Schnabel,
-*Representations of quasi-Newton matrices* (1994).
+*Representations of quasi-Newton matrices* (1994); Hager and Zhang, *A new conjugate gradient method with guaranteed
+descent* (2005), section 4.
 """
 
-from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from handgrad import objective
-from handgrad.objective import Rows, product
+from handgrad.rows import product
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import (
-    Curvature,
-    factor_classes,
-    factor_features,
-    invert_blocks,
-    precondition,
-    reciprocal,
-)
-from handgrad.solvers.lanes import (
-    CONVERGED,
-    ITERATIONS,
-    MEMORY,
-    PRECISION,
-    RUNNING,
-    Lanes,
-    Problems,
-    Settings,
-    Solutions,
-    begin,
-    evaluate,
-    gradient_of,
-    measure_of,
-    rounding_of,
-)
-from handgrad.solvers.search import search
+from handgrad.solvers.kronecker import Curvature, of_bias, precondition, reciprocal
+from handgrad.solvers.lanes import Lanes, Report
+from handgrad.solvers.penalty import L2
+from handgrad.solvers.sums import Sums
 
-PAYBACK = 4
-PATIENCE = 40  # iterations without progress before the memory is dropped
-STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
+TRIALS = 20
+SHORT = 0.6  # a step after which the next is not tried whole
+GROWTH = 2  # but this many times as long
+POINTS = 12  # of a line whose slopes are taken together
 
 
-def solve(
-    rows: Rows,
-    problems: Problems,
-    settings: Settings,
-    *,
-    lanes: int,
-    dense: bool,
-    callback: Callable[..., None] | None = None,
-) -> Solutions:
-    """Solve every problem, `lanes` of them at a time; the first ones are started at the starts of their folds.
-
-    `dense` takes A with all its eigenvectors, else its diagonal. `callback` gets iteration, loss and gap of lane 0.
-    """
-    num_problems, C = problems.l2.shape[0], problems.starts.shape[2]
-    curvature = factor_features(rows, jnp.mean(problems.weights, axis=1), lanes, C, dense=dense)
-    counts = jnp.zeros(num_problems, jnp.int32)
-    V = problems.starts[problems.fold]
-    solutions = Solutions(V, counts, counts, counts)
-    state = begin(rows, curvature, problems, V[:lanes], jnp.arange(lanes, dtype=jnp.int32))
-
-    def body(carry):
-        state, curvature, solutions = carry
-        curvature = _renew(rows, state, curvature)
-        state, done, stuck = _iterate(rows, state, curvature, settings)
-        busy = state.problem < num_problems
-        out = state.iterations >= settings.max_iterations
-        state, solutions = jax.lax.cond(
-            jnp.any(busy & (done | stuck | out)),
-            lambda: _settle(rows, curvature, problems, state, solutions, settings, busy, done, stuck),
-            lambda: (state, solutions),
-        )
-        if callback is not None:
-            jax.debug.callback(callback, state.iterations[0], state.loss[0], state.best[0], ordered=True)
-        return state, curvature, solutions
-
-    def running(carry):
-        return jnp.any(carry[0].problem < num_problems)
-
-    return jax.lax.while_loop(running, body, (state, curvature, solutions))[2]
-
-
-# --- One iteration -------------------------------------------------------------------------------------------------
-
-
-def _iterate(
-    rows: Rows, state: Lanes, curvature: Curvature, settings: Settings
-) -> tuple[Lanes, Bool[Array, " K"], Bool[Array, " K"]]:
-    """A step of every lane; which of them look done, and which are stuck."""
-    direction = _direction(state, curvature)
-    d = curvature.rotate_back(direction)
-    dZ = objective.multiply(rows, d)
-    slope = jnp.sum(state.gradient * direction, axis=(1, 2))
-    step = search(rows, state.weights, state.l2, (state.V, state.Z, state.loss), (d, dZ, slope))
-    V = state.V + step.alpha[:, None, None] * d
-    gradient = gradient_of(rows, curvature, state.l2, V, step.D)
-    measure, small = measure_of(gradient, step.loss, state, curvature, settings)
-    found = step.found & jnp.isfinite(measure)
-    progress = (step.loss < state.loss * (1 - 4 * jnp.finfo(V.dtype).eps)) | (measure < 0.8 * state.best)
-    S, Y, R = _remember(state, step.alpha[:, None, None] * direction, gradient - state.gradient, found)
-    stalled = jnp.where(progress & found, 0, state.stalled + 1)
-    state = state._replace(
-        V=_where(found, V, state.V),
-        Z=state.Z + jnp.where(found, step.alpha, 0)[None, :, None] * dZ,
-        loss=_where(found, step.loss, state.loss),
-        gradient=_where(found, gradient, state.gradient),
-        S=S,
-        Y=Y,
-        R=R,
-        iterations=state.iterations + 1,
-        passes=state.passes + 2,
-        stalled=stalled,
-        best=jnp.minimum(state.best, jnp.where(found, measure, jnp.inf)),
+@functools.partial(jax.jit, static_argnames=("lanes", "memory"))
+def begin(V: Float[Array, "P+1 C"], *, lanes: int, memory: int) -> Lanes:
+    """Lanes in which nothing has been solved yet, for V of that shape and dtype."""
+    K, (width, C), dtype = lanes, V.shape, V.dtype
+    number, array = jnp.zeros(K, dtype), jnp.zeros((K, width, C), dtype)
+    pairs = jnp.zeros((K, memory, width * C), dtype)
+    return Lanes(
+        penalty=L2(number + 1),
+        present=jnp.ones((K, C), bool),
+        fresh=jnp.ones(K, bool),
+        V=array,
+        loss=number,
+        gradient=array,
+        direction=array,
+        step=array,
+        slope=number,
+        alpha=number,
+        low=number,
+        low_slope=number,
+        high=number + jnp.inf,
+        high_slope=number,
+        trials=jnp.zeros(K, jnp.int32),
+        S=pairs,
+        Y=pairs,
+        SY=jnp.zeros((K, memory, memory), dtype),
+        pairs=jnp.zeros(K, jnp.int32),
     )
-    return state, small & found, ~found | (stalled >= PATIENCE)
 
 
-def _renew(rows: Rows, state: Lanes, curvature: Curvature) -> Curvature:
-    """G renewed at 0, 1, 2, 4, 8, … iterations of a lane, the blocks each time that they have paid for themselves."""
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def load(
+    state: Lanes, trial: Array, chosen: Bool[Array, " K"], V: Array, penalty: L2, present: Array
+) -> tuple[Lanes, Array]:
+    """The chosen lanes begin anew, at V."""
+    state = state._replace(
+        fresh=state.fresh | chosen,
+        penalty=L2(jnp.where(chosen, penalty.strength, state.penalty.strength)),
+        present=jnp.where(chosen[:, None], present, state.present),
+    )
+    return state, _where(chosen, V, trial)
 
-    def factors() -> Curvature:
-        g, U = factor_classes(state.weights, objective.losses(rows, state.Z)[1])
-        return curvature._replace(g=g, U=U)
 
-    def blocks() -> Curvature:
-        inverses = invert_blocks(rows, state.weights, objective.losses(rows, state.Z)[1], state.l2)
-        usable = jnp.all(jnp.isfinite(inverses))
-        return curvature._replace(blocks=inverses, has_blocks=usable, age=jnp.zeros_like(curvature.age))
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def advance(state: Lanes, trial: Array, sums: Sums, curvature: Curvature) -> tuple[Lanes, Array, Report]:
+    """The lanes after their trials, the next trial points, and what the driver is to know."""
+    W, tiny = trial[:, :-1], jnp.finfo(trial.dtype).eps
+    loss = sums.loss + state.penalty.value(W)
+    raw = sums.gradient.at[:, :-1].add(state.penalty.gradient(W))
+    gradient = curvature.rotate(raw)
+    measure = _measure(state.penalty, curvature, sums.gradient, W)
+    finite = jnp.isfinite(loss) & jnp.isfinite(measure)
+    slope = jnp.sum(gradient * state.direction, axis=(1, 2))
+    risen = ~(loss <= state.loss + 8 * tiny * jnp.abs(state.loss))
+    shrunk = (slope >= 0.9 * state.slope) & (slope <= -0.5 * state.slope)
+    stepped = shrunk & ~risen & finite & ~state.fresh
+    accepted = stepped | (state.fresh & finite)
+    state = _narrow(state, slope, risen | (slope > 0), accepted)
+    s = _where(stepped, state.alpha, jnp.zeros_like(state.alpha))[:, None, None] * state.direction
+    state = _remember(state, s, gradient - state.gradient, stepped)
+    state = state._replace(
+        fresh=state.fresh & ~accepted,
+        V=_where(accepted, trial, state.V),
+        loss=_where(accepted, loss, state.loss),
+        gradient=_where(accepted, gradient, state.gradient),
+    )
+    direction = _direction(state, curvature)
+    slope = jnp.sum(state.gradient * direction, axis=(1, 2))
+    state = state._replace(
+        direction=_where(accepted, direction, state.direction),
+        step=_where(accepted, curvature.rotate_back(direction), state.step),
+        slope=_where(accepted, slope, state.slope),
+    )
+    failed = ~accepted & ((state.trials >= TRIALS) | state.fresh) | ~(state.slope < 0)
+    following = state.V + state.alpha[:, None, None] * state.step
+    return state, following, Report(accepted, failed, state.loss, measure)
 
-    count = state.iterations
-    curvature = jax.lax.cond(jnp.any((count & (count - 1)) == 0), factors, lambda: curvature)
-    if curvature.blocks is None:
-        return curvature
-    # C products N×P×P are the work of P/2 iterations of a lane, done at about twice the rate.
-    period = max(8, rows.X.shape[1] // (PAYBACK * count.shape[0]))
-    return jax.lax.cond(curvature.age >= period, blocks, lambda: curvature._replace(age=curvature.age + 1))
+
+@jax.jit
+def points_along(state: Lanes) -> Float[Array, "K M"]:
+    """Points of the line of each lane: inside its bracket, however near to 0 the step may be, or ever further out."""
+    j = jnp.arange(1, POINTS + 1, dtype=state.alpha.dtype)[None]
+    low, high = state.low[:, None], state.high[:, None]
+    inside = low * (high / low) ** (j / (POINTS + 1))
+    near_zero = high * 10 ** (-j / 2)
+    outwards = jnp.maximum(low, 1) * 2**j
+    points = jnp.where(jnp.isfinite(high), jnp.where(low > 0, inside, near_zero), outwards)
+    return jnp.sort(points, axis=1)
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def choose(
+    state: Lanes, trial: Array, chosen: Bool[Array, " K"], points: Float[Array, "K M"], slopes: Float[Array, "K M"]
+) -> tuple[Lanes, Array]:
+    """The chosen lanes with the bracket that the slopes of the mean loss at these points leave, and the trial there."""
+    linear, square = state.penalty.along(state.V[:, :-1], state.step[:, :-1])
+    slopes = slopes + linear[:, None] + points * square[:, None]
+    # The slope rises along the line: what is 0 or less comes first.
+    ends = jnp.concatenate([state.low[:, None], points, state.high[:, None]], axis=1)
+    at_low = jnp.where(state.low > 0, state.low_slope, state.slope)
+    rising = jnp.concatenate([at_low[:, None], slopes, state.high_slope[:, None]], axis=1)
+    last = jnp.sum(jnp.cumprod((slopes <= 0).astype(jnp.int32), axis=1), axis=1)[:, None]
+    low, low_slope, high, high_slope = (
+        jnp.take_along_axis(array, at, axis=1)[:, 0] for at in (last, last + 1) for array in (ends, rising)
+    )
+    secant = low - low_slope * (high - low) / (high_slope - low_slope)
+    inside = (secant > low) & (secant < high)
+    alpha = jnp.where(inside, secant, jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * low))
+    new = {"low": low, "low_slope": low_slope, "high": high, "high_slope": high_slope, "alpha": alpha}
+    state = state._replace(**{name: jnp.where(chosen, value, getattr(state, name)) for name, value in new.items()})
+    return state, state.V + state.alpha[:, None, None] * state.step
+
+
+def _measure(penalty: L2, curvature: Curvature, dV: Array, W: Array) -> Float[Array, " K"]:
+    """What is to become small: with a penalty, about, the gap, and ‖∇‖² without one.
+
+    The gap is that of W were b at its minimum, and ½ ∇_b G⁺ ∇_b, what b is off.
+    """
+    distance, db = penalty.distance(dV[:, :-1], W), dV[:, -1]
+    gap = penalty.gap(distance) + of_bias(curvature, db)
+    return jnp.where(penalty.strength > 0, gap, distance**2 + jnp.sum(db**2, axis=1))
+
+
+def _narrow(state: Lanes, slope: Array, rising: Array, accepted: Array) -> Lanes:
+    """The bracket after a trial, and the next one; a whole step where a new line begins."""
+    low, low_slope = jnp.where(rising, state.low, state.alpha), jnp.where(rising, state.low_slope, slope)
+    high, high_slope = jnp.where(rising, state.alpha, state.high), jnp.where(rising, slope, state.high_slope)
+    closed = jnp.isfinite(high)
+    # Where nothing has risen yet the secant is that from 0 to here.
+    left, left_slope = jnp.where(closed, low, 0), jnp.where(closed & (low > 0), low_slope, state.slope)
+    right, right_slope = jnp.where(closed, high, state.alpha), jnp.where(closed, high_slope, slope)
+    secant = left - left_slope * (right - left) / (right_slope - left_slope)
+    least = jnp.where(closed, low + 0.1 * (high - low), 1.5 * state.alpha)
+    most = jnp.where(closed, high - 0.1 * (high - low), 10 * state.alpha)
+    following = jnp.where(jnp.isfinite(secant), jnp.clip(secant, least, most), (least + most) / 2)
+    # Where steps have become short the next one is likely to be short too.
+    first = jnp.where(state.fresh | (state.alpha > SHORT), 1, GROWTH * state.alpha)
+    return state._replace(
+        low=jnp.where(accepted, 0, low),
+        low_slope=jnp.where(accepted, 0, low_slope),
+        high=jnp.where(accepted, jnp.inf, high),
+        high_slope=jnp.where(accepted, 0, high_slope),
+        alpha=jnp.where(accepted, first, following),
+        trials=jnp.where(accepted, 0, state.trials + 1),
+    )
+
+
+def _remember(state: Lanes, s: Array, y: Array, stepped: Array) -> Lanes:
+    """The pair in place of the oldest, where it has positive curvature; no pairs where a lane begins anew."""
+    K, memory, _ = state.S.shape
+    sy = jnp.sum(s * y, axis=(1, 2))
+    pairs = jnp.where(state.fresh, 0, state.pairs)
+    slot = jnp.where(stepped & (sy > 0), pairs % memory, memory)  # which is out of range: nothing is written
+    lane = jnp.arange(K, dtype=jnp.int32)
+    S = state.S.at[lane, slot].set(s.reshape(K, -1), mode="drop")
+    Y = state.Y.at[lane, slot].set(y.reshape(K, -1), mode="drop")
+    SY = state.SY.at[lane, :, slot].set(_times(S, y.reshape(K, -1)), mode="drop")
+    SY = SY.at[lane, slot].set(_times(Y, s.reshape(K, -1)), mode="drop")
+    return state._replace(S=S, Y=Y, SY=SY, pairs=pairs + (slot < memory).astype(jnp.int32))
 
 
 def _direction(state: Lanes, curvature: Curvature) -> Float[Array, "K P+1 C"]:
     shape = state.gradient.shape
-    gradient, newest = state.gradient.reshape(shape[0], -1), state.Y[:, -1]
+    K, memory, _ = state.S.shape
+    gradient = state.gradient.reshape(K, -1)
+    # The slots, oldest pair first; those that are empty come before and count for nothing.
+    slots = jnp.arange(memory, dtype=jnp.int32)
+    order = (state.pairs[:, None] + slots[None]) % memory
+    there = slots[None] >= memory - state.pairs[:, None]
+    permutation = (there[..., None] & (order[..., None] == slots[None, None])).astype(gradient.dtype)
+    SY = product(product(permutation, state.SY), permutation.mT)
+    R = jnp.triu(SY) + (~there[..., None]).astype(SY.dtype) * jnp.eye(memory, dtype=SY.dtype)[None]
+    diagonal = jnp.diagonal(R, axis1=1, axis2=2)
 
-    def inverse(vector):
-        return precondition(curvature, state.l2, state.present, vector.reshape(shape)).reshape(vector.shape)
+    def inverse(vectors: Array) -> Array:
+        of_one = functools.partial(precondition, curvature, state.penalty.curvature(), state.present)
+        return jax.vmap(of_one)(vectors.reshape(-1, *shape)).reshape(vectors.shape)
 
-    a = _triangular(state.R, _times(state.S, gradient))
-    r = inverse(gradient - _times(state.Y.mT, a))
-    diagonal = jnp.diagonal(state.R, axis1=1, axis2=2)
-    yMy = jnp.sum(newest * inverse(newest), axis=1)
+    a = _triangular(R, _times(permutation, _times(state.S, gradient)))
+    newest = state.Y[jnp.arange(K, dtype=jnp.int32), order[:, -1]]
+    r, My = inverse(jnp.stack([gradient - _times(state.Y.mT, _times(permutation.mT, a)), newest]))
+    yMy = jnp.where(there[:, -1], jnp.sum(newest * My, axis=1), 0)
     r = jnp.where(yMy > 0, diagonal[:, -1] * reciprocal(yMy), 1)[:, None] * r
-    delta = _triangular(state.R, diagonal * a - _times(state.Y, r), transpose=True)
-    return -(r + _times(state.S.mT, delta)).reshape(shape)
-
-
-def _remember(state: Lanes, s: Array, y: Array, found: Array) -> tuple[Array, Array, Array]:
-    """S, Y and R with a new pair for the oldest; with an empty one where it has no positive curvature."""
-    sy = jnp.sum(s * y, axis=(1, 2))
-    good = found & (sy > 0)
-    s, y = (_where(good, x, jnp.zeros_like(x)).reshape(x.shape[0], 1, -1) for x in (s, y))
-    S = jnp.concatenate([state.S[:, 1:], s], axis=1)
-    Y = jnp.concatenate([state.Y[:, 1:], y], axis=1)
-    column = _times(S, y[:, 0]).at[:, -1].set(jnp.where(good, sy, 1))
-    R = jnp.zeros_like(state.R).at[:, :-1, :-1].set(state.R[:, 1:, 1:]).at[:, :, -1].set(column)
-    return S, Y, R
+    delta = _triangular(R, diagonal * a - _times(permutation, _times(state.Y, r)), transpose=True)
+    return -(r + _times(state.S.mT, _times(permutation.mT, delta))).reshape(shape)
 
 
 def _times(matrices: Float[Array, "K m D"], vectors: Float[Array, "K D"]) -> Float[Array, "K m"]:
@@ -192,77 +236,3 @@ def _triangular(R: Float[Array, "K m m"], right: Float[Array, "K m"], *, transpo
 
 def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Array:
     return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-
-# --- Lanes and problems --------------------------------------------------------------------------------------------
-
-
-def _settle(rows, curvature, problems, state, solutions, settings, busy, done, stuck):
-    """Store and replace the lanes that are done; where one is stuck, or out of iterations, look at all of them anew.
-
-    Whether those that look done are, the certificate tells.
-    """
-    num_problems = problems.l2.shape[0]
-    out = state.iterations >= settings.max_iterations
-    state, status = jax.lax.cond(
-        jnp.any(busy & ~done & (stuck | out)),
-        lambda: _look(rows, curvature, state, settings, stuck, out),
-        lambda: (state, jnp.where(done, CONVERGED, RUNNING)),
-    )
-    ended = busy & (status != RUNNING)
-    values = Solutions(state.V, state.iterations, state.passes, status)
-    index = jnp.where(ended, state.problem, num_problems)  # J, out of range, is written nowhere
-    solutions = jax.tree.map(lambda old, new: old.at[index].set(new.astype(old.dtype), mode="drop"), solutions, values)
-    if state.problem.shape[0] == num_problems:
-        return state._replace(problem=jnp.where(ended, num_problems, state.problem)), solutions
-    return _load(rows, curvature, problems, state, solutions, ended), solutions
-
-
-def _look(rows, curvature, state, settings, stuck, out):
-    """The lanes with logits free of drift, and why each ends, if it does.
-
-    One whose gradient is smaller than its rounding ends; one that is stuck drops its memory and goes on, until the
-    third time.
-    """
-    V, Z = state.V, objective.multiply(rows, state.V)
-    loss, gradient = evaluate(rows, curvature, state.weights, state.l2, V, Z)
-    measure, small = measure_of(gradient, loss, state, curvature, settings)
-    error = rounding_of(rows, state.weights, Z) * reciprocal(2 * state.l2)
-    proven = small & ((state.l2 == 0) | (measure + error <= settings.tol * loss))
-    strikes = state.strikes + stuck.astype(jnp.int32)
-    lost = (strikes >= STRIKES) | (error > measure)
-    status = jnp.where(proven, CONVERGED, jnp.where(lost, PRECISION, jnp.where(out, ITERATIONS, RUNNING)))
-    state = state._replace(
-        Z=Z,
-        loss=loss,
-        gradient=gradient,
-        S=_where(stuck, jnp.zeros_like(state.S), state.S),
-        Y=_where(stuck, jnp.zeros_like(state.Y), state.Y),
-        R=_where(stuck, jnp.broadcast_to(jnp.eye(MEMORY, dtype=V.dtype)[None], state.R.shape), state.R),
-        passes=state.passes + 2,
-        stalled=jnp.where(stuck, 0, state.stalled),
-        strikes=strikes,
-    )
-    return state, status
-
-
-def _load(rows, curvature, problems, state, solutions, done):
-    """Put the next problems into the lanes that are done, each started from the nearest penalty that is solved."""
-    num_problems = problems.l2.shape[0]
-    taken = jnp.max(state.problem) + 1
-    problem = jnp.minimum(taken + jnp.cumsum(done, dtype=jnp.int32) - 1, num_problems)
-    problem = jnp.where(done, problem, state.problem)
-    at = jnp.minimum(problem, num_problems - 1)
-    log_l2 = jnp.log(jnp.maximum(problems.l2, jnp.finfo(problems.l2.dtype).tiny))
-    other = problems.fold[at][:, None] != problems.fold[None]
-    distance = jnp.abs(log_l2[at][:, None] - log_l2[None]) + other.astype(log_l2.dtype)
-    nearest = jnp.argmin(jnp.where((solutions.status != RUNNING)[None], distance, jnp.inf), axis=1)
-    V = _where(done, solutions.V[nearest], state.V)
-    fresh = begin(rows, curvature, problems, V, problem)
-    chosen = [done[None] if name in ("weights", "Z") else done for name in Lanes._fields]
-    return Lanes(
-        *(
-            jnp.where(where.reshape(*where.shape, *[1] * (new.ndim - where.ndim)), new, old)
-            for where, new, old in zip(chosen, fresh, state, strict=True)
-        )
-    )

@@ -1,4 +1,4 @@
-"""`fit_path`: every penalty of a path, and every fold, in one program."""
+"""`fit_path`: every penalty of a path, and every fold, side by side."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ import numpy as np
 
 from handgrad import validation as checks
 from handgrad.formulas import Params
+from handgrad.rows import Parts, is_sparse, locate
 from handgrad.shapes import Float
-from handgrad.solvers.data import Data, Folds, make_folds, numbers, prepare
+from handgrad.solvers.data import Data, Folds, check_data, make_folds, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
 from handgrad.solvers.fit import check_settings
 from handgrad.solvers.held_out import mean_scores, prepare_scores
@@ -28,18 +29,19 @@ def fit_path(
     num_classes: int | None = None,
     tol: float = 1e-5,
     max_iterations: int = 2000,
+    fit_intercept: bool = True,
+    mesh: Any = None,
 ) -> PathResult:
-    """Fit every penalty of a path, each to its certificate, in one compiled program.
+    """Fit every penalty of a path, each to its certificate, side by side.
 
     The penalties are solved several at a time, X·[W₁ … W_K] being one product. One that is done makes room for the
     next, which starts from the nearest that is solved. The answers are those of `fit`.
 
     Args:
-      X, targets, weights, class_weights, num_classes, tol, max_iterations: as in `fit`.
+      X, targets, weights, class_weights, num_classes, tol, max_iterations, fit_intercept, mesh: as in `fit`.
       l2s: the penalties, positive, in any order.
       validation: data and targets (X, targets) that are not trained on; or a number of folds k: the rows are then
-        dealt into k folds, class by class, and each penalty is fitted k more times, without a fold, in the same
-        program. A row of a class that was not trained on has an infinite loss with every penalty: it is left out of the
+        dealt into k folds, class by class, and each penalty is fitted k more times, without a fold. A row of a class that was not trained on has an infinite loss with every penalty: it is left out of the
         loss, with a warning, and so is a fold whose rows all weigh 0.
 
     Returns:
@@ -57,21 +59,21 @@ def fit_path(
       >>> bool(path.converged.all()), path.best
       (True, 1)
     """
-    data = prepare("fit_path", X, targets, weights, class_weights, None, num_classes)
+    about = {"fit_intercept": fit_intercept, "mesh": mesh}
+    data = prepare("fit_path", X, targets, weights, class_weights, None, num_classes, **about)
     check_settings("fit_path", tol, max_iterations)
     l2s = _check_l2s(l2s)
-    kept = np.ones((data.X.shape[0], 1), bool)
+    kept = np.ones((data.parts.num_rows, 1), bool)
     if isinstance(validation, (int, np.integer)) and not isinstance(validation, bool):
         kept = np.concatenate([kept, ~_folds(data, int(validation))], axis=1)
     folds = make_folds("fit_path", data, data.weights[:, None] * kept)
     scored = None
     if kept.shape[1] > 1:
-        scored = prepare_scores(
-            "fit_path", data.X, data.targets, data.weights[:, None] * ~kept[:, 1:], folds.present[1:]
-        )
+        held_out = data.weights[:, None] * ~kept[:, 1:]
+        scored = prepare_scores("fit_path", data.parts, data.targets, held_out, folds.present[1:])
     elif validation is not None:
-        X, targets = _check_validation(data, validation)
-        scored = prepare_scores("fit_path", X, targets, np.ones((len(X), 1)), folds.present)
+        parts, targets = _check_validation(data, validation)
+        scored = prepare_scores("fit_path", parts, targets, np.ones((len(targets), 1)), folds.present)
     fitted = solve_folds(data, folds, np.broadcast_to(l2s, (len(folds.present), l2s.size)), tol, max_iterations)
     converged = fitted.converged.reshape(-1, l2s.size)
     if not converged.all():
@@ -120,7 +122,7 @@ def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
     return l2s
 
 
-def _check_validation(data: Data, given: Any) -> tuple[np.ndarray, np.ndarray]:
+def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     """(X, targets) not trained on."""
     try:
         X, targets = given
@@ -128,17 +130,19 @@ def _check_validation(data: Data, given: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"fit_path: validation must be a pair (X, targets) or a number of folds; got {type(given).__name__}."
         ) from None
-    checks.check_array("fit_path", "validation X", X, "(N, P)")
-    if X.shape[1] != data.X.shape[1]:
-        raise ValueError(f"fit_path: validation X must have {data.X.shape[1]} columns, as X; got {tuple(X.shape)}.")
-    checks.check_finite("fit_path", "validation X", X)
+    check_data("fit_path", "validation X", X)
+    if X.shape[1] != data.num_features:
+        raise ValueError(f"fit_path: validation X must have {data.num_features} columns, as X; got {tuple(X.shape)}.")
+    values = np.asarray(X.data)[:, None] if is_sparse(X) else X
+    checks.check_finite("fit_path", "validation X", values)
     checks.check_targets("fit_path", targets, X.shape[0], data.num_classes)
-    return np.asarray(X), np.asarray(targets)
+    parts = locate("fit_path", X)
+    return parts, parts.of_rows(targets)
 
 
 def _folds(data: Data, count: int) -> np.ndarray:
     """Which rows each of the folds holds out: the rows of each class in turn, so that no fold has all of one."""
-    if not 2 <= count <= data.X.shape[0]:
+    if not 2 <= count <= data.parts.num_rows:
         raise ValueError(f"fit_path: validation must be 2 folds or more, and at most a row each; got {count}.")
     labels = data.targets if data.targets.ndim == 1 else data.targets.argmax(axis=1)
     fold = np.empty(labels.size, np.int64)

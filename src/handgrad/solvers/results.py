@@ -20,7 +20,7 @@ class FitResult(NamedTuple):
       gap: a bound on loss − min F, in nats, proved in float64 of these very params; infinite where l2 is 0.
       gradient_norm: ‖∇F‖, over W and b.
       iterations: steps of L-BFGS.
-      passes: how often X was gone over, by a product X·V or Xᵀ·D.
+      passes: how often X was read for a loss and its gradient.
       converged: whether the gap (the gradient, where l2 is 0) is as small as `tol` asked.
       message: how the fit ended, and where it did not converge what to do.
       l2: the penalty.

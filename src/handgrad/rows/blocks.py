@@ -1,0 +1,137 @@
+"""Some rows of X, dense or sparse, and the five operations on them that everything else is made of.
+
+A block stands for x' = s(x − μ), the rows about a centre and at a scale, with a column of ones at the end, or of zeros
+where there is no intercept. V (K, P+1, C) holds the parameters of K problems, the bias as last row.
+
+Blocks are of JAX's arrays, inside a compiled program, or of NumPy's, as sparse ones always are.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from handgrad.shapes import Float
+
+
+class Block(Protocol):
+    """Rows of X, n of them."""
+
+    def times(self, V: Any) -> Any:
+        """X'V, the logits of K problems, (n, K, C)."""
+
+    def transposed_times(self, D: Any) -> Any:
+        """X'ᵀD (K, P+1, C) for D (n, K, C)."""
+
+    def second_moment(self, s: Any) -> Any:
+        """Σ s x' x'ᵀ (P+1, P+1), for s (n,)."""
+
+    def column_squares(self, s: Any) -> Any:
+        """Σ s x'² (P+1,), the diagonal of the second moment."""
+
+    def row_squares(self) -> Any:
+        """‖x'‖² of each row's features (n,)."""
+
+    def dense(self) -> Any:
+        """X' (n, P) as it is when every number of it is written down."""
+
+
+def product(a: Any, b: Any) -> Any:
+    """The product in full precision: TensorFloat-32 products stop a solver short of the optimum."""
+    return a @ b if isinstance(a, np.ndarray) else jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+class DenseBlock(NamedTuple):
+    """Rows that are centred and scaled already."""
+
+    X: Float[Any, "n P"]
+    one: Any  # what the last column is full of
+
+    def times(self, V: Any) -> Any:
+        K, width, C = V.shape
+        Z = product(self.X, V[:, :-1].transpose(1, 0, 2).reshape(width - 1, K * C))
+        return (Z + self.one * V[:, -1].reshape(1, K * C)).reshape(-1, K, C)
+
+    def transposed_times(self, D: Any) -> Any:
+        n, K, C = D.shape
+        flat = D.reshape(n, K * C)
+        if K * C < 32 and not isinstance(D, np.ndarray):
+            # DᵀX takes the CPU half the time of XᵀD where there are few columns; the barrier keeps the compiler from
+            # turning (DᵀX)ᵀ back into XᵀD.
+            G = jax.lax.optimization_barrier(product(flat.T, self.X)).reshape(K, C, -1).transpose(0, 2, 1)
+        else:
+            G = product(self.X.T, flat).reshape(-1, K, C).transpose(1, 0, 2)
+        xp = np if isinstance(D, np.ndarray) else jnp
+        return xp.concatenate([G, (self.one * xp.sum(D, axis=0))[:, None]], axis=1)
+
+    def second_moment(self, s: Any) -> Any:
+        xp = np if isinstance(self.X, np.ndarray) else jnp
+        X = xp.concatenate([self.X, self.one * xp.ones_like(self.X[:, :1])], axis=1)
+        return product((X * s[:, None]).T, X)
+
+    def column_squares(self, s: Any) -> Any:
+        xp = np if isinstance(self.X, np.ndarray) else jnp
+        return xp.append(product(s[None], self.X**2)[0], self.one * xp.sum(s))
+
+    def row_squares(self) -> Any:
+        if isinstance(self.X, np.ndarray):
+            return np.einsum("np,np->n", self.X, self.X)
+        return jnp.sum(self.X**2, axis=1)
+
+    def dense(self) -> Any:
+        return self.X
+
+
+class SparseBlock(NamedTuple):
+    """Rows in CSR form, and their transpose in CSR form; the centre is algebra, so that zeros stay zeros."""
+
+    X: Any  # (n, P)
+    XT: Any  # (P, n)
+    centre: Float[np.ndarray, " P"]
+    scale: float
+    one: float
+
+    def times(self, V: np.ndarray) -> np.ndarray:
+        K, width, C = V.shape
+        columns = np.ascontiguousarray(V.transpose(1, 0, 2).reshape(width, K * C))
+        Z = self.X @ columns[:-1]
+        Z -= self.centre @ columns[:-1]
+        if self.scale != 1:
+            Z *= self.scale
+        Z += self.one * columns[-1]
+        return Z.reshape(-1, K, C)
+
+    def transposed_times(self, D: np.ndarray) -> np.ndarray:
+        D = np.asarray(D)
+        n, K, C = D.shape
+        flat = D.reshape(n, K * C)
+        total = flat.sum(axis=0)
+        G = np.empty((len(self.centre) + 1, K * C), D.dtype)
+        G[:-1] = self.XT @ flat
+        if self.centre.any():
+            for column in range(K * C):  # no P×KC temporary
+                G[:-1, column] -= self.centre * total[column]
+        if self.scale != 1:
+            G[:-1] *= self.scale
+        G[-1] = self.one * total
+        return G.reshape(-1, K, C).transpose(1, 0, 2)
+
+    def second_moment(self, s: np.ndarray) -> np.ndarray:
+        sums = self.XT @ s
+        mixed = np.outer(self.centre, sums)
+        A = (self.XT.multiply(s[None]) @ self.X).toarray() - mixed - mixed.T
+        A += s.sum() * np.outer(self.centre, self.centre)
+        last = self.one * self.scale * (sums - self.centre * s.sum())
+        return np.block([[self.scale**2 * A, last[:, None]], [last[None], self.one * s.sum()]]).astype(self.X.dtype)
+
+    def column_squares(self, s: np.ndarray) -> np.ndarray:
+        squares = self.XT.multiply(self.XT) @ s - 2 * self.centre * (self.XT @ s) + self.centre**2 * s.sum()
+        return np.append(self.scale**2 * np.maximum(squares, 0), self.one * s.sum()).astype(self.X.dtype)
+
+    def row_squares(self) -> np.ndarray:
+        squares = self.X.multiply(self.X).sum(axis=1) - 2 * (self.X @ self.centre) + self.centre @ self.centre
+        return (self.scale**2 * np.maximum(np.asarray(squares).ravel(), 0)).astype(self.X.dtype)
+
+    def dense(self) -> np.ndarray:
+        return self.scale * (self.X.toarray() - self.centre)

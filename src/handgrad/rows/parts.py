@@ -1,0 +1,215 @@
+"""Where the rows of X lie: each part on one device, or on the host, of this process.
+
+A part is a range of the rows of X, all of its columns. What is known row by row, such as targets, is held on the host,
+for the rows of this process, part after part. Sums over the rows are sums over parts, and then over the processes.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
+from handgrad.shapes import Float
+
+# Of a block of rows in float64, which stays in the cache. Small data are taken in blocks whose products are too small
+# for BLAS to wake its threads, which would wait for those of XLA: a fit of digits takes 26 ms where it took 32.
+BLOCK_BYTES = 2**22
+SMALL_BLOCK_BYTES = 3 * 2**16
+SMALL = 2**18  # numbers in X
+
+
+class Part(NamedTuple):
+    """Rows on one device."""
+
+    rows: slice  # of X
+    X: Any  # NumPy's array, JAX's on one device, or SciPy's in CSR form
+    device: Any  # None for sparse rows, which are multiplied on the host
+    XT: Any = None  # of sparse rows, the transpose in CSR form
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+        return self.X.shape[0]
+
+
+class Parts(NamedTuple):
+    """The rows of this process, and how many there are in all."""
+
+    parts: tuple[Part, ...]
+    shape: tuple[int, int]  # of all of X
+    dtype: np.dtype
+    is_sparse: bool
+    num_processes: int  # that hold rows of it
+
+    @property
+    def num_rows(self) -> int:
+        """Of this process."""
+        return sum(part.num_rows for part in self.parts)
+
+    @property
+    def num_entries(self) -> int:
+        """How many numbers X has in this process, not counting the zeros that are not stored."""
+        return sum(part.X.nnz if self.is_sparse else part.X.size for part in self.parts)
+
+    def slices(self) -> Iterator[slice]:
+        """The parts' rows among those of this process."""
+        start = 0
+        for part in self.parts:
+            yield slice(start, start + part.num_rows)
+            start += part.num_rows
+
+    def of_rows(self, array: Any) -> np.ndarray:
+        """What an array with an entry for each row of X has for those of this process, on the host."""
+        whole = not isinstance(array, jax.Array) or array.is_fully_addressable
+        if whole:
+            host = np.asarray(array)
+            if len(self.parts) == 1 and self.parts[0].num_rows == len(host):
+                return host
+            return np.concatenate([host[part.rows] for part in self.parts] or [host[:0]])
+        return np.concatenate([_rows_of_shards(array, part.rows) for part in self.parts])
+
+    def sum(self, tree: Any) -> Any:
+        """Sums of this process's arrays over all processes, the same bit for bit in each."""
+        return jax.tree.map(lambda every: every.sum(axis=0), self.gather(tree))
+
+    def gather(self, tree: Any) -> Any:
+        """NumPy's arrays of every process, along a new first axis."""
+        if self.num_processes == 1:
+            return jax.tree.map(lambda array: np.asarray(array)[None], tree)
+        return jax.tree.map(_gather, tree)
+
+    def blocks(
+        self, centre: Float[np.ndarray, " P"] | None = None, scale: float = 1.0, one: float = 1.0
+    ) -> Iterator[tuple[slice, Block]]:
+        """The rows of this process in float64, on the host, block by block."""
+        P = self.shape[1]
+        for rows, part in zip(self.slices(), self.parts, strict=True):
+            if self.is_sparse:
+                mean = np.zeros(P) if centre is None else centre
+                yield rows, SparseBlock(in_dtype(part.X, np.float64), in_dtype(part.XT, np.float64), mean, scale, one)
+                continue
+            size = max(1, (SMALL_BLOCK_BYTES if part.X.size <= SMALL else BLOCK_BYTES) // (8 * P))
+            for start in range(0, part.num_rows, size):
+                X = np.asarray(part.X[start : start + size]).astype(np.float64)
+                if scale != 1:
+                    X *= scale
+                if centre is not None:
+                    X -= centre * scale
+                yield slice(rows.start + start, rows.start + start + len(X)), DenseBlock(X, one)
+
+
+def locate(function: str, X: Any, mesh: Any = None) -> Parts:
+    """Where the rows of X lie. With a mesh, an array on the host is dealt out over its devices, row after row."""
+    if is_sparse(X):
+        csr = to_csr(X)
+        part = Part(slice(0, X.shape[0]), csr, None, csr.T.tocsr())
+        return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1)
+    shape, dtype = tuple(X.shape), np.dtype(X.dtype)
+    if isinstance(X, jax.Array) and len(X.sharding.device_set) > 1:
+        if mesh is not None:
+            raise ValueError(
+                f"{function}: mesh is for data on the host; got X on {len(X.sharding.device_set)} devices."
+            )
+        processes = 1 if X.is_fully_addressable else jax.process_count()
+        return Parts(_shards(function, X), shape, dtype, False, processes)
+    if mesh is None:
+        device = next(iter(X.sharding.device_set)) if isinstance(X, jax.Array) else _default_device()
+        return Parts((Part(slice(0, shape[0]), X, device),), shape, dtype, False, 1)
+    devices = mesh.devices.ravel()
+    if any(device.process_index != jax.process_index() for device in devices):
+        raise ValueError(
+            f"{function}: mesh must be of this process's devices for data on the host; got one over several processes. "
+            "Make X of each process's rows with jax.make_array_from_process_local_data."
+        )
+    host = np.asarray(X)
+    ends = [round(shape[0] * (i + 1) / len(devices)) for i in range(len(devices))]
+    parts = tuple(
+        Part(slice(start, end), host[start:end], device)
+        for start, end, device in zip([0, *ends], ends, devices, strict=False)
+        if end > start
+    )
+    return Parts(parts, shape, dtype, False, 1)
+
+
+def is_sparse(X: Any) -> bool:
+    """Whether X is one of SciPy's sparse arrays or matrices, or JAX's BCOO or BCSR."""
+    kind = f"{type(X).__module__}.{type(X).__name__}"
+    return kind.startswith("scipy.sparse.") or kind.startswith("jax.experimental.sparse.") or hasattr(X, "tocsr")
+
+
+def to_csr(X: Any) -> Any:
+    """X in SciPy's CSR form, its duplicates added up; the caller's own arrays where they are that already."""
+    import scipy.sparse
+
+    if not hasattr(X, "tocsr"):
+        if hasattr(X, "indptr"):  # BCSR
+            X = scipy.sparse.csr_array(tuple(map(np.asarray, (X.data, X.indices, X.indptr))), shape=X.shape)
+        else:  # BCOO, whose padding lies outside
+            values, indices = np.asarray(X.data), np.asarray(X.indices)
+            inside = np.all(indices < np.asarray(X.shape), axis=1)
+            X = scipy.sparse.coo_array((values[inside], tuple(indices[inside].T)), shape=X.shape)
+    csr = scipy.sparse.csr_array(X)
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    if csr.nnz < 2**31 and max(csr.shape) < 2**31:  # which a product reads in less time
+        indices = (array.astype(np.int32, copy=False) for array in (csr.indices, csr.indptr))
+        csr = scipy.sparse.csr_array((csr.data, *indices), shape=csr.shape)
+    return csr
+
+
+def in_dtype(X: Any, dtype: Any) -> Any:
+    """X in CSR form with its values in the dtype, on the same indices."""
+    import scipy.sparse
+
+    return scipy.sparse.csr_array((X.data.astype(dtype, copy=False), X.indices, X.indptr), shape=X.shape)
+
+
+def _default_device() -> Any:
+    return jax.config.jax_default_device or jax.local_devices()[0]
+
+
+def _shards(function: str, X: jax.Array) -> tuple[Part, ...]:
+    """The parts of an array that lies on several devices; of rows that several hold, one counts."""
+    parts = []
+    for shard in X.addressable_shards:
+        rows, columns = shard.index
+        if not (columns.start in (None, 0) and columns.stop in (None, X.shape[1])):
+            raise ValueError(
+                f"{function}: X must be sharded by rows alone, each device having all {X.shape[1]} columns of its rows; "
+                f"got {X.sharding}. Move it with jax.device_put(X, NamedSharding(mesh, PartitionSpec(axis)))."
+            )
+        if shard.replica_id == 0:
+            start, stop, _ = rows.indices(X.shape[0])
+            parts.append(Part(slice(start, stop), shard.data, shard.device))
+    if not parts:
+        raise ValueError(f"{function}: X must have rows on every process that calls; this one has none. Shard X anew.")
+    return tuple(sorted((part for part in parts if part.num_rows), key=lambda part: part.rows.start))
+
+
+def _rows_of_shards(array: jax.Array, rows: slice) -> np.ndarray:
+    """These rows of an array of which this process has some shards."""
+    pieces = {}
+    for shard in array.addressable_shards:
+        start, stop, _ = shard.index[0].indices(array.shape[0])
+        low, high = max(start, rows.start), min(stop, rows.stop)
+        if low < high and low not in pieces:
+            pieces[low] = np.asarray(shard.data)[low - start : high - start]
+    found = np.concatenate([pieces[low] for low in sorted(pieces)]) if pieces else np.zeros((0, *array.shape[1:]))
+    if len(found) != rows.stop - rows.start:
+        raise ValueError(
+            f"targets and weights must lie where the rows of X lie; of rows {rows.start} to {rows.stop} this process "
+            f"has {len(found)}. Give them the sharding of X, or whole to every process."
+        )
+    return found
+
+
+def _gather(array: Any) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    # As bytes, since JAX would cut float64 to float32.
+    array = np.ascontiguousarray(array)
+    every = multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8))
+    return np.frombuffer(np.asarray(every).tobytes(), array.dtype).reshape(-1, *array.shape)

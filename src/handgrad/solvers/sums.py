@@ -1,0 +1,102 @@
+r"""What a solver asks of the rows: sums over them of a function of a block, given to `rows.sum`.
+
+With Z = X'V the logits of K problems and w the weights of each, of sum 1,
+
+    loss Σ w l        gradient X'ᵀD, D = w(Y − T)        G = Σ w (diag y − y yᵀ)        A = Σ w x' x'ᵀ
+
+Loss, gradient and G come from one reading of X, block by block, and nothing of size N×C is kept. The Hessian of the mean
+loss is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ), near A ⊗ G where the two factors vary independently.
+
+Each function takes a block, the block's targets and weights (n, F), what is `shared` (V and which column of the weights
+each problem has) and a static argument.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from handgrad.formulas.by_row import losses, residual
+from handgrad.rows import Block, product
+from handgrad.shapes import Float
+
+FULL, DIAGONAL = "full", "diagonal"
+
+
+class Sums(NamedTuple):
+    """Of K problems; `shares` Σ w y, and `second` Σ w y yᵀ or its diagonal, where they were asked for."""
+
+    loss: Float[Any, " K"]
+    gradient: Float[Any, "K P+1 C"]
+    shares: Float[Any, "K C"] | None
+    second: Float[Any, "K C C"] | Float[Any, "K C"] | None
+
+
+def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, curvature: str | None) -> Sums:
+    """The loss and its gradient, and what G is made of: `FULL`, its diagonal, or nothing."""
+    xp, w, _, rows_loss, Y = _at(block, targets, weights, shared)
+    D = w[..., None] * residual(xp, Y, targets)
+    shares = second = None
+    if curvature is not None:
+        wY = w[..., None] * Y
+        shares = xp.sum(wY, axis=0)
+        if curvature == FULL:
+            second = product(wY.transpose(1, 2, 0), Y.transpose(1, 0, 2))
+        else:
+            second = xp.sum(wY * Y, axis=0)
+    return Sums(xp.sum(w * rows_loss, axis=0), block.transposed_times(D), shares, second)
+
+
+def feature_moment(block: Block, _: Any, weights: Any, shared: Any, dense: bool) -> Any:
+    """A with weights in the mean over the folds, or its diagonal."""
+    w = weights.mean(axis=1)
+    return block.second_moment(w) if dense else block.column_squares(w)
+
+
+def class_moments(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "C P+1 P+1"]:
+    """Σ w y_c (1 − y_c) x' x'ᵀ, the block of the Hessian of each class, in the mean over the problems."""
+    xp, w, _, _, Y = _at(block, targets, weights, shared)
+    scales = xp.mean(w[..., None] * Y * (1 - Y), axis=1)
+    if xp is np:
+        return np.stack([block.second_moment(scale) for scale in scales.T])
+    return jax.lax.map(block.second_moment, scales.T)
+
+
+def slopes(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "K M"]:
+    """Σ w ⟨Y − T, Ż⟩, the slope of the mean loss along a line, at M points of it from one reading of X.
+
+    `shared` has for V a triple: V, the direction and the points α. Logits are linear in the step, X'(V + αd) = Z + αŻ.
+    """
+    (V, direction, points), fold = shared
+    xp, w, Z, _, _ = _at(block, targets, weights, (V, fold))
+    dZ = block.times(direction)
+
+    def slope(alpha: Any) -> Any:
+        _, Y = losses(xp, Z + alpha[None, :, None] * dZ, targets)
+        return xp.sum(w * xp.sum(residual(xp, Y, targets) * dZ, axis=2), axis=0)
+
+    if xp is np:
+        return np.stack([slope(alpha) for alpha in points.T], axis=1)
+    return jax.lax.map(slope, points.T).T
+
+
+def rounding(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, " K"]:
+    """‖δ∇_W‖², about: what rounding makes of the gradient.
+
+    A logit is known to u|Z|, u being half the spacing of numbers about 1, hence y to u·y(1 − y)|Z|, and to u·y by its
+    own rounding; errors of different rows are independent:
+
+        ‖δ∇_W‖² ≈ u² Σ_i w_i² ‖x_i‖² Σ_c (y + y(1 − y)|Z|)²_ic
+    """
+    xp, w, Z, _, Y = _at(block, targets, weights, shared)
+    errors = xp.sum((Y + Y * (1 - Y) * abs(Z)) ** 2, axis=2)
+    return (xp.finfo(Z.dtype).eps / 2) ** 2 * xp.sum(w**2 * block.row_squares()[:, None] * errors, axis=0)
+
+
+def _at(block: Block, targets: Any, weights: Any, shared: Any) -> tuple[Any, ...]:
+    """The array library, each problem's weights, logits, losses and Y."""
+    V, fold = shared
+    xp = np if isinstance(weights, np.ndarray) else jnp
+    Z = block.times(V)
+    return xp, weights[:, fold], Z, *losses(xp, Z, targets)
