@@ -33,7 +33,7 @@ LAYERS = [
     ["head"],
     ["formulas", "compiled"],
     ["data", "validation"],
-    ["precision", "settings", "shapes"],
+    ["frames", "precision", "settings", "shapes"],
 ]
 
 
