@@ -26,6 +26,7 @@ MODULES = sorted(
 LAYERS = [
     ["app"],
     ["estimator", "public"],
+    ["scikit"],
     ["solvers", "check", "network"],
     ["objective", "reference"],
     ["initialization", "fused"],

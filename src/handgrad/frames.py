@@ -9,13 +9,14 @@ row. Rows are taken in their order, whatever a frame's index says.
 import re
 import sys
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import jax
 import numpy as np
 
 POLARS_NUMBERS = re.compile(r"Boolean|U?Int(8|16|32|64)|Float(16|32|64)")
-EXACT = 2**53  # integers up to it are in float64 what they are
+EXACT = 2**53  # integers below it are in float64 what they are
 MAKE_NUMBERS = (
     "Drop it, or make numbers of it: of categories and text with sklearn.preprocessing.OneHotEncoder, of dates by "
     "subtracting one."
@@ -37,7 +38,7 @@ def as_data(function: str, X: Any, argument: str = "X") -> Any:
     if _is_frame(X):
         return _as_matrix(function, argument, X)
     array = as_array(function, X, argument, MAKE_NUMBERS)
-    return array if array is X else _floating(function, argument, array)
+    return array if array is X else _floating(function, argument, array, X)
 
 
 def as_targets(function: str, targets: Any, argument: str = "targets") -> Any:
@@ -46,13 +47,13 @@ def as_targets(function: str, targets: Any, argument: str = "targets") -> Any:
         if targets.shape[1] == 1:
             raise ValueError(
                 f"{function}: {argument} must be labels (N,) or distributions (N, C); got a frame of one column. "
-                f"Labels? Pass the column itself, {argument}[{list(targets.columns)[0]!r}]."
+                f"Labels? Pass the column itself, {argument}[{next(iter(targets.columns))!r}]."
             )
         return _as_matrix(function, argument, targets)
     array = as_array(function, targets, argument, NUMBER_LABELS)
     if isinstance(array, np.ndarray) and array.dtype.kind in "OSTU":
         raise TypeError(f"{function}: {argument} must be numbers; got an array of {array.dtype}. {NUMBER_LABELS}")
-    return array if array is targets or array.ndim == 1 else _floating(function, argument, array)
+    return array if array is targets or array.ndim == 1 else _floating(function, argument, array, targets)
 
 
 def as_array(function: str, values: Any, argument: str, advice: str = "Convert them first.") -> Any:
@@ -98,7 +99,7 @@ def _is_frame(value: Any) -> bool:
 
 
 def _loaded() -> Iterator[Any]:
-    """pandas and polars, where they are loaded to the end."""
+    """The modules of pandas and polars that are loaded to the end."""
     for name in ("pandas", "polars"):
         if hasattr(sys.modules.get(name), "DataFrame"):
             yield sys.modules[name]
@@ -131,7 +132,8 @@ def _as_matrix(function: str, argument: str, frame: Any) -> np.ndarray:
     if set(frame.dtypes) == {dtype}:
         return frame.to_numpy()  # pandas has such columns in one array
     for name, column in zip(frame.columns, columns, strict=True):
-        _check_exact(function, f"{argument}'s column {name!r}", column)
+        if column.dtype.kind in "iu" and column.dtype.itemsize == 8:
+            _check_exact(function, f"{argument}'s column {name!r}", column, column)
     return np.stack(columns, axis=1, dtype=dtype)
 
 
@@ -151,12 +153,11 @@ def _from_column(function: str, what: str, column: Any, advice: str) -> np.ndarr
     return values
 
 
-def _floating(function: str, what: str, array: np.ndarray) -> np.ndarray:
-    """What Python's lists hold, in floating-point."""
-    if array.dtype.kind not in "biu":
-        return array
-    _check_exact(function, what, array)
-    return array.astype(np.result_type(array.dtype, np.float32))
+def _floating(function: str, what: str, array: np.ndarray, given: Any) -> np.ndarray:
+    """What a list holds, in floating-point."""
+    if array.dtype.kind in "iuf":
+        _check_exact(function, what, array, given)
+    return array.astype(np.result_type(array.dtype, np.float32)) if array.dtype.kind in "biu" else array
 
 
 def _check_missing(function: str, what: str, missing: np.ndarray) -> None:
@@ -167,16 +168,12 @@ def _check_missing(function: str, what: str, missing: np.ndarray) -> None:
         )
 
 
-def _check_exact(function: str, what: str, array: np.ndarray) -> None:
-    """Check that integers are in float64 what they are."""
-    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8:
-        return
-    large = np.flatnonzero((array > EXACT) | (array < -EXACT))
-    for place in large:
-        value = int(array.flat[place])
-        if int(float(value)) != value:
+def _check_exact(function: str, what: str, array: np.ndarray, given: Any) -> None:
+    """Check that the integers which were given are in float64 what they are; NumPy makes one float of [1.5, 2**60]."""
+    large = (array >= EXACT) | (array <= -EXACT)
+    for value in np.asarray(given, dtype=object)[large] if large.any() else ():
+        if isinstance(value, Integral) and int(float(value)) != value:
             raise ValueError(
-                f"{function}: {what} must be integers that float64 holds; got {value}. An identifier? Drop it; "
+                f"{function}: {what} must have integers that float64 holds; got {value}. An identifier? Drop it; "
                 "otherwise subtract the least of them."
             )
-
