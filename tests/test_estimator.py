@@ -306,6 +306,8 @@ def test_a_scorer_gets_the_weights_and_models_of_the_classes_trained_on():
 
     swept = SoftmaxRegression(Cs=Cs, cv=cv, scoring=scoring, tol=1e-8).fit(X, y, weights)
     np.testing.assert_allclose(swept.scores_, expected, rtol=1e-10)
+    equal = [SoftmaxRegression(Cs=Cs, cv=cv, scoring="accuracy").fit(X, y, weight).scores_ for weight in (1.0, None)]
+    np.testing.assert_allclose(*equal)
     classes = [(0, 1), (0, 1, 2), (0, 1, 2)]
     assert seen == [(C, present) for present in classes for C in Cs]
 
@@ -313,17 +315,21 @@ def test_a_scorer_gets_the_weights_and_models_of_the_classes_trained_on():
 def test_a_score_that_a_fold_does_not_allow_is_an_error_with_its_fold():
     X, y = load_iris(return_X_y=True)
     rows = np.arange(150)
-    lacking = SoftmaxRegression(Cs=[1.0], cv=[(rows[y < 2], rows)], scoring="roc_auc_ovr")
+
+    def fit(train, scoring):
+        # Three folds of two Cs, as above: compiled once.
+        SoftmaxRegression(Cs=[1e-3, 1.0], cv=[(train, rows)] * 3, scoring=scoring).fit(X, y)
+
     with pytest.raises(ValueError, match="classes") as caught:
-        lacking.fit(X, y)
+        fit(rows[y < 2], "roc_auc_ovr")
     assert caught.value.__notes__ == [
         "SoftmaxRegression: this is scoring='roc_auc_ovr' on fold 0, trained on the classes [0, 1], with [0, 1, 2] "
         "held out."
     ]
-    with pytest.raises(ValueError, match=r"a score must be a number; got nan for C=1 from scoring=<function"):
-        SoftmaxRegression(Cs=[1.0], cv=[(rows, rows)], scoring=lambda *_: np.nan).fit(X, y)
+    with pytest.raises(ValueError, match=r"a score must be a number; got nan for C=0.001 from scoring=<function"):
+        fit(rows, lambda *_: np.nan)
     with pytest.raises(ValueError, match=r"a score needs two classes; got .* trained on the classes \[0\], with"):
-        SoftmaxRegression(Cs=[1.0], cv=[(rows[y < 1], rows)], scoring="accuracy").fit(X, y)
+        fit(rows[y < 1], "accuracy")
     with pytest.raises(ValueError, match="scoring chooses among Cs; got scoring='accuracy' without Cs"):
         SoftmaxRegression(scoring="accuracy").fit(X, y)
 
@@ -421,6 +427,15 @@ def test_parameters_stay_visible_and_copies_work():
     estimator = SoftmaxRegression(2.0, scoring="accuracy", random_state=3)
     for again in (pickle.loads(pickle.dumps(estimator)), clone(estimator), copy.deepcopy(estimator)):
         assert again.get_params() == estimator.get_params()
+
+
+def test_a_subclass_may_have_a_parameter_that_is_not_here():
+    class Named(SoftmaxRegression):
+        def __init__(self, C=1.0, *, verbose=0):
+            super().__init__(C)
+            self.verbose = verbose
+
+    assert Named(verbose=2).verbose == 2
 
 
 @pytest.mark.parametrize("Cs", [[], [0.0], [-1.0, 1.0]])

@@ -92,6 +92,12 @@ def test_columns_are_promoted_to_a_floating_dtype_that_holds_them(library, dtype
     np.testing.assert_array_equal(array, np.stack(columns, axis=1).astype(expected))
 
 
+def test_half_precision_columns_stay_as_narrow_as_they_are():
+    data = pandas.DataFrame({"a": np.float16([0.5, 2.0]), "b": np.uint8([255, 1]), "c": [True, False]})
+    assert as_data("fit", data).dtype == np.float16
+    np.testing.assert_array_equal(as_data("fit", data), [[0.5, 255, 1], [2, 1, 0]])
+
+
 @pytest.mark.parametrize("dtype", ["Int64", "UInt8", "Float32", "boolean", "int64[pyarrow]", "double[pyarrow]"])
 def test_nullable_columns_without_a_gap_are_numbers(dtype):
     if "pyarrow" in dtype:

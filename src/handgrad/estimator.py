@@ -125,7 +125,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise ValueError(f"SoftmaxRegression: y must have two classes or more; got one class, {classes[0]!r}.")
         start = self._start(X.shape[1], classes)
         self.classes_ = classes
-        for_splitter, for_scorer = self._routed(sample_weight, params)
+        for_splitter, for_scorer = self._routed(None if sample_weight is None else weights, params)
         # Float64 data are fitted in float64 whatever JAX's default is, as scikit-learn does.
         with jax.enable_x64(X.dtype == np.float64):
             if self.Cs is not None:
