@@ -54,7 +54,8 @@ def test_training_on_lists_and_frames_is_training_on_their_arrays(function, targ
         params = run(data, given, series(library, w), (data[:5], given[:5]))
         jax.tree.map(np.testing.assert_array_equal, params, expected)
     lists = run(X.tolist(), targets.tolist(), w.tolist(), (X[:5].tolist(), targets[:5].tolist()))
-    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5), lists, expected)
+    # Lists hold float64, which is centred or cut otherwise: the same optimum to no more than tol tells.
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-3, atol=1e-3), lists, expected)
 
 
 def test_arrays_are_handed_on_untouched():

@@ -77,14 +77,17 @@ def as_array(function: str, values: Any, argument: str, advice: str = "Convert t
     return array
 
 
-def as_held_out(function: str, validation: Any, X: Any) -> tuple[Any, Any]:
-    """The pair (X, targets) of rows that are not trained on, whose columns must be named as those of X, as given."""
+def as_held_out(function: str, validation: Any, X: Any, required: str = "a pair (X, targets)") -> tuple[Any, Any]:
+    """The pair (X, targets) of rows that are not trained on, whose columns must be named as those of X, as given.
+
+    `required` is what the error says that validation must be.
+    """
     try:
         held_out, targets = validation
     except (TypeError, ValueError):
         length = f" of {len(validation)}" if hasattr(validation, "__len__") else ""
         raise ValueError(
-            f"{function}: validation must be a pair (X, targets); got a {type(validation).__name__}{length}."
+            f"{function}: validation must be {required}; got a {type(validation).__name__}{length}."
         ) from None
     names, others = _names(X), _names(held_out)
     if names and others and names != others:
