@@ -69,7 +69,7 @@ def test_best_bias_is_found_from_afar():
     Z, T = 3 * rng.normal(size=(500, 4)), np.eye(4)[rng.choice(4, 500, p=[0.9, 0.096, 0.002, 0.002])]
     w = rng.uniform(0, 1, 500) / 250
     for b in (np.zeros(4), np.array([30.0, -30, 5, 0]), np.array([0, 0, 0, 60.0])):
-        found = minimise_bias(Z, T, w, b)
+        found = minimise_bias(lambda: [(Z, T, w)], b)
         np.testing.assert_allclose(w @ (found.Y - T), 0, atol=1e-15)
         assert found.decrement < 1e-28
         assert found.kappa < 1e-10
@@ -79,7 +79,7 @@ def test_what_is_left_of_the_bias_is_counted():
     """Where rounding leaves ∇_b, its decrement bounds what f may still fall: at least half of λ² for small steps."""
     rng = np.random.default_rng(1)
     Z, T, w = rng.normal(size=(50, 3)), np.eye(3)[rng.integers(0, 3, 50)], np.full(50, 1 / 50)
-    best = minimise_bias(Z, T, w, np.zeros(3))
+    best = minimise_bias(lambda: [(Z, T, w)], np.zeros(3))
     lowest_loss = w @ losses(Z + best.b, T)
     for size in (1e-3, 1e-2, 1e-1):
         b = best.b + size * np.array([1, -1, 0.5])
@@ -91,7 +91,7 @@ def test_what_is_left_of_the_bias_is_counted():
 
 def test_a_tiny_loss_is_certified_beside_itself():
     """A class of share 1e-30: a difference of numbers near 1 would know nothing of it."""
-    found = minimise_bias(np.zeros((2, 2)), np.eye(2), np.array([1.0, 1e-30]), np.zeros(2))
+    found = minimise_bias(lambda: [(np.zeros((2, 2)), np.eye(2), np.array([1.0, 1e-30]))], np.zeros(2))
     np.testing.assert_allclose(found.b[1] - found.b[0], np.log(1e-30), rtol=1e-12)
     assert found.kappa < 1e-10
 

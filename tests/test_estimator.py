@@ -1,5 +1,7 @@
 """The estimator against scikit-learn: its check battery, its answers, its tools."""
 
+import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -10,7 +12,8 @@ import sklearn
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import get_scorer, make_scorer, matthews_corrcoef
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -26,7 +29,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import grids
 import handgrad
-from handgrad import SoftmaxRegression
+from handgrad import SoftmaxRegression, scikit
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::sklearn.exceptions.SkipTestWarning"
@@ -258,6 +261,181 @@ def test_float32_data_are_fitted_in_float32():
     X, y = load_iris(return_X_y=True)
     assert SoftmaxRegression().fit(X.astype(np.float32), y).coef_.dtype == np.float32
     assert SoftmaxRegression().fit(X, y).coef_.dtype == np.float64
+
+
+SCORES = {
+    "accuracy": "accuracy",
+    "roc_auc_ovr": "roc_auc_ovr",
+    "neg_log_loss": "neg_log_loss",
+    "scorer": make_scorer(matthews_corrcoef),
+}
+
+
+def test_scoring_chooses_what_grid_search_chooses():
+    X, y = load_iris(return_X_y=True)
+    y = np.array(["a", "b", "c"])[y]
+    settings = {"cv": StratifiedKFold(3, shuffle=True, random_state=0)}
+    Cs = [1e-3, 1.0, 30.0]
+    search = GridSearchCV(SoftmaxRegression(tol=1e-8), {"C": Cs}, scoring=SCORES, refit=False, **settings).fit(X, y)
+    for name, scoring in SCORES.items():
+        swept = SoftmaxRegression(Cs=Cs, scoring=scoring, tol=1e-8, **settings).fit(X, y)
+        expected = search.cv_results_[f"mean_test_{name}"]
+        np.testing.assert_allclose(swept.scores_, expected, rtol=1e-4, err_msg=name)
+        assert Cs[np.argmax(expected)] == swept.C_, name
+        assert swept.score(X, y) == np.mean(swept.predict(X) == y)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
+def test_a_scorer_gets_the_weights_and_models_of_the_classes_trained_on():
+    """The first fold is trained without class 2, the second holds class 0 alone out, the third has rows twice."""
+    X, y = load_iris(return_X_y=True)
+    weights = np.random.default_rng(0).uniform(0.5, 2, 150)
+    rows = np.arange(150)
+    cv = [(rows[y < 2], rows[::3]), (rows[20:], rows[:20]), (rows[::2].repeat(2), rows[1::2].repeat(2))]
+    Cs, scorer = [1e-3, 1.0], get_scorer("balanced_accuracy")
+    expected = np.zeros(2)
+    for train, test in cv:
+        for i, C in enumerate(Cs):
+            single = SoftmaxRegression(C=C, tol=1e-8).fit(X[train], y[train], weights[train])
+            expected[i] += scorer(single, X[test], y[test], sample_weight=weights[test]) / 3
+    seen = []
+
+    def scoring(model, X, y, sample_weight):
+        seen.append((model.C, tuple(model.classes_)))
+        return scorer(model, X, y, sample_weight=sample_weight)
+
+    swept = SoftmaxRegression(Cs=Cs, cv=cv, scoring=scoring, tol=1e-8).fit(X, y, weights)
+    np.testing.assert_allclose(swept.scores_, expected, rtol=1e-10)
+    equal = [SoftmaxRegression(Cs=Cs, cv=cv, scoring="accuracy").fit(X, y, weight).scores_ for weight in (1.0, None)]
+    np.testing.assert_allclose(*equal)
+    classes = [(0, 1), (0, 1, 2), (0, 1, 2)]
+    assert seen == [(C, present) for present in classes for C in Cs]
+
+
+def test_a_score_that_a_fold_does_not_allow_is_an_error_with_its_fold():
+    X, y = load_iris(return_X_y=True)
+    rows = np.arange(150)
+
+    def fit(train, scoring):
+        # Three folds of two Cs, as above: compiled once.
+        SoftmaxRegression(Cs=[1e-3, 1.0], cv=[(train, rows)] * 3, scoring=scoring).fit(X, y)
+
+    with pytest.raises(ValueError, match="classes") as caught:
+        fit(rows[y < 2], "roc_auc_ovr")
+    assert caught.value.__notes__ == [
+        "SoftmaxRegression: this is scoring='roc_auc_ovr' on fold 0, trained on the classes [0, 1], with [0, 1, 2] "
+        "held out."
+    ]
+    with pytest.raises(ValueError, match=r"a score must be a number; got nan for C=0.001 from scoring=<function"):
+        fit(rows, lambda *_: np.nan)
+    with pytest.raises(ValueError, match=r"a score needs two classes; got .* trained on the classes \[0\], with"):
+        fit(rows[y < 1], "accuracy")
+    with pytest.raises(ValueError, match="scoring chooses among Cs; got scoring='accuracy' without Cs"):
+        SoftmaxRegression(scoring="accuracy").fit(X, y)
+
+
+def test_a_scorer_gets_the_metadata_that_it_requests():
+    X, y = load_iris(return_X_y=True)
+    weights = np.where(y == 1, 9.0, 1.0)
+    settings = {"Cs": [1e-3, 1.0], "cv": StratifiedKFold(3)}
+    weighted = SoftmaxRegression(scoring="accuracy", **settings).fit(X, y, weights).scores_
+    with sklearn.config_context(enable_metadata_routing=True):
+        scores = []
+        for is_wanted in (True, False):
+            scorer = get_scorer("accuracy").set_score_request(sample_weight=is_wanted)
+            swept = SoftmaxRegression(scoring=scorer, **settings).set_fit_request(sample_weight=True)
+            scores.append(swept.fit(X, y, sample_weight=weights).scores_)
+        assert SoftmaxRegression(scoring="accuracy", **settings).fit(X, y).scores_[1] > 0.9
+    np.testing.assert_array_equal(scores[0], weighted)
+    assert scores[0][0] > scores[1][0] + 0.1
+
+
+def test_without_a_penalty_the_optimum_is_that_of_logistic_regression():
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y > 0], np.array(["a", "b", "c"])[y[y > 0]]
+    fitted = SoftmaxRegression(C=np.inf, tol=1e-9).fit(X, y)
+    expected = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10).fit(X, y)
+    np.testing.assert_allclose(fitted.coef_, expected.coef_, rtol=1e-4)
+    np.testing.assert_allclose(fitted.intercept_, expected.intercept_, rtol=1e-4)
+    assert fitted.gap_ == np.inf
+
+
+def test_without_a_penalty_classes_that_can_be_separated_are_said():
+    X, y = load_iris(return_X_y=True)
+    message = (
+        r"classes can be separated, 0 from the others.* \(C=inf is l2=0, and classes are numbered as in classes_.\)"
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        SoftmaxRegression(C=np.inf).fit(X, np.array(["a", "b", "c"])[y])
+    with pytest.raises(ValueError, match=r"Cs must be .*, finite; got \[1.0, inf\]. For no penalty fit C=numpy.inf"):
+        SoftmaxRegression(Cs=[1.0, np.inf]).fit(X, y)
+
+
+def test_random_state_shuffles_a_number_of_folds():
+    X, y = load_iris(return_X_y=True)
+    Cs = [1e-3, 1.0, 30.0]
+
+    def scores(**settings):
+        return SoftmaxRegression(Cs=Cs, **settings).fit(X, y).scores_
+
+    shuffled = scores(cv=3, random_state=7)
+    np.testing.assert_array_equal(shuffled, scores(cv=StratifiedKFold(3, shuffle=True, random_state=7)))
+    np.testing.assert_array_equal(scores(cv=3), scores(cv=StratifiedKFold(3)))
+    assert not np.array_equal(shuffled, scores(cv=3))
+    with pytest.raises(ValueError, match=r"random_state shuffles the folds .* got random_state=7 and cv=GroupKFold"):
+        scores(cv=GroupKFold(3), random_state=7)
+    np.testing.assert_array_equal(
+        SoftmaxRegression(random_state=7).fit(X, y).coef_, SoftmaxRegression().fit(X, y).coef_
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "advice"),
+    [
+        ("penalty", "l1", "The penalty is"),
+        ("penalty", None, "C=numpy.inf is none"),
+        ("solver", "saga", "There is one solver"),
+        ("multi_class", "ovr", "sklearn.multiclass.OneVsRestClassifier"),
+        ("l1_ratio", 0.5, "The penalty is"),
+        ("dual", True, "leave it out"),
+        ("n_jobs", -1, "uses the cores"),
+        ("intercept_scaling", 2.0, "not penalised"),
+        ("verbose", 1, "n_iter_ and gap_"),
+        ("refit", False, "comes with the sweep"),
+    ],
+)
+def test_a_parameter_of_logistic_regression_that_is_not_here_is_explained(parameter, value, advice):
+    got = (
+        f"SoftmaxRegression: {parameter} is a parameter of LogisticRegression, .* got {parameter}={value!r}. .*{advice}"
+    )
+    with pytest.raises(TypeError, match=got):
+        SoftmaxRegression(**{parameter: value})
+
+
+def test_every_parameter_of_logistic_regression_is_here_or_explained():
+    theirs = {*LogisticRegression().get_params(), *LogisticRegressionCV().get_params()}
+    ours = SoftmaxRegression().get_params().keys()
+    assert theirs - ours <= scikit.NOT_HERE.keys()
+    assert not ours & scikit.NOT_HERE.keys()
+
+
+def test_parameters_stay_visible_and_copies_work():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        SoftmaxRegression(colour=1)
+    assert list(inspect.signature(SoftmaxRegression).parameters)[:2] == ["C", "Cs"]
+    assert inspect.signature(SoftmaxRegression).parameters.keys() == SoftmaxRegression().get_params().keys()
+    estimator = SoftmaxRegression(2.0, scoring="accuracy", random_state=3)
+    for again in (pickle.loads(pickle.dumps(estimator)), clone(estimator), copy.deepcopy(estimator)):
+        assert again.get_params() == estimator.get_params()
+
+
+def test_a_subclass_may_have_a_parameter_that_is_not_here():
+    class Named(SoftmaxRegression):
+        def __init__(self, C=1.0, *, verbose=0):
+            super().__init__(C)
+            self.verbose = verbose
+
+    assert Named(verbose=2).verbose == 2
 
 
 @pytest.mark.parametrize("Cs", [[], [0.0], [-1.0, 1.0]])

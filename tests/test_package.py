@@ -26,14 +26,15 @@ MODULES = sorted(
 LAYERS = [
     ["app"],
     ["estimator", "public"],
+    ["scikit"],
     ["solvers", "check", "network"],
-    ["objective", "reference"],
+    ["objective", "reference", "rows"],
     ["initialization", "fused"],
     ["sweep"],
     ["head"],
     ["formulas", "compiled"],
     ["data", "validation"],
-    ["precision", "settings", "shapes"],
+    ["frames", "precision", "settings", "shapes"],
 ]
 
 

@@ -219,7 +219,7 @@ CASES = {
     ),
     "validation without targets": (
         lambda: handgrad.train(X, t, validation=(X,)),
-        "train: validation must be a pair (X, targets); got 1 items.",
+        "train: validation must be a pair (X, targets); got a tuple of 1.",
     ),
 }
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Self
 import jax
 import numpy as np
 import sklearn
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import check_cv
-from sklearn.utils import compute_class_weight
+from sklearn.metrics import check_scoring, get_scorer_names
+from sklearn.utils import Tags, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
@@ -18,6 +18,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
+from handgrad.scikit import choose_splitter, explains_what_is_not_here, scorer_means
+from handgrad.settings import show
 from handgrad.solvers.data import make_folds, numbers, prepare
 from handgrad.solvers.driver import begin_at
 from handgrad.solvers.fit import as_result, fit_in_silence
@@ -34,22 +36,31 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     vector, the difference of two, and penalises that; so does this estimator.
 
     Args:
-      C: inverse of the penalty's strength; l2 = 1/(C·Σ weights).
-      Cs: None, or the values of C to choose from by cross-validation; all folds and all values are then one program,
-        and the model is the one that it has fitted to all rows at the C that is chosen.
+      C: inverse of the penalty's strength; l2 = 1/(C·Σ weights). numpy.inf is no penalty; the fit then warns where the
+        classes can be separated, so that no optimum exists.
+      Cs: None, or the values of C, finite, to choose from by cross-validation; all folds and all values are then one
+        program, and the model is the one that it has fitted to all rows at the C that is chosen.
       cv: for Cs, what scikit-learn takes: a number of folds, a splitter, or pairs of training and test rows.
+      scoring: for Cs, by what C is chosen: the least mean cross-entropy, weighted, if None; or the largest mean of a
+        score of scikit-learn, by its name or as a scorer, which is given the sample weights as LogisticRegressionCV
+        gives them: all that there are, or with metadata routing those that it requests.
+      fit_intercept: whether there is an intercept; without one the features are not centred either.
       class_weight: None, "balanced", or a dictionary from class to weight.
       tol: relative gap at which a fit is done, see `handgrad.fit`.
       max_iter: iterations at most.
       warm_start: whether a fit starts where the last one ended.
+      random_state: for Cs, a seed by which a number of folds is shuffled; if None they are taken in the rows' order. A
+        splitter has its own, so that none is allowed with it. There is no chance in anything else.
 
     Attributes:
       classes_: the labels (n,).
       coef_, intercept_: (n, P) and (n,); (1, P) and (1,) for two classes.
       n_iter_: iterations, (1,).
-      gap_: a bound on the loss's distance from its minimum, relative to the loss.
+      gap_: a bound on the loss's distance from its minimum, relative to the loss; infinite without a penalty.
       C_, scores_: with Cs, the chosen C and the mean cross-entropy of each on the rows held out, the mean over folds. A
-        row of a class that its fold is not trained on is left out, with a warning, as is a fold without weight.
+        row of a class that its fold is not trained on is left out, with a warning, as is a fold without weight. With
+        scoring the mean of that score over the folds, of models whose classes_ are those that the fold is trained on;
+        `score` is the accuracy all the same.
       n_features_in_, feature_names_in_: as in scikit-learn.
 
     Example:
@@ -60,41 +71,57 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "C": [Interval(Real, 0, None, closed="neither")],
+        "C": [Interval(Real, 0, None, closed="right")],
         "Cs": ["array-like", None],
         "cv": ["cv_object"],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "fit_intercept": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "random_state": ["random_state"],
     }
 
+    @explains_what_is_not_here
     def __init__(
         self,
         C: float = 1.0,
         *,
         Cs: Any = None,
         cv: Any = 5,
+        scoring: Any = None,
+        fit_intercept: bool = True,
         class_weight: Any = None,
         tol: float = 1e-5,
         max_iter: int = 2000,
         warm_start: bool = False,
-    ):
+        random_state: Any = None,
+    ) -> None:
         self.C = C
         self.Cs = Cs
         self.cv = cv
+        self.scoring = scoring
+        self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.tol = tol
         self.max_iter = max_iter
         self.warm_start = warm_start
+        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:
         """Fit the model to data X (N, P) and labels y (N,), with sample weights (N,).
 
-        With Cs, further arguments are the splitter's: `groups`, or what its metadata routing asks for.
+        With Cs, further arguments are the splitter's: `groups`, or what its metadata routing, and the scorer's, asks
+        for.
         """
         self._validate_params()
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        if self.scoring is not None and self.Cs is None:
+            raise ValueError(
+                f"SoftmaxRegression: scoring chooses among Cs; got scoring={show(self.scoring)} without Cs. "
+                "Give Cs, or score the fit with sklearn.model_selection.cross_val_score."
+            )
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         classes, labels = np.unique(y, return_inverse=True)
@@ -102,12 +129,12 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             raise ValueError(f"SoftmaxRegression: y must have two classes or more; got one class, {classes[0]!r}.")
         start = self._start(X.shape[1], classes)
         self.classes_ = classes
-        for_splitter = self._for_splitter(sample_weight, params)
+        for_splitter, for_scorer = self._routed(None if sample_weight is None else weights, params)
         # Float64 data are fitted in float64 whatever JAX's default is, as scikit-learn does.
         with jax.enable_x64(X.dtype == np.float64):
             if self.Cs is not None:
-                folds = check_cv(self.cv, y, classifier=True).split(X, y, **for_splitter)
-                result = self._choose(X, labels, weights, list(folds), start)
+                folds = list(choose_splitter(self.cv, y, self.random_state).split(X, y, **for_splitter))
+                result = self._choose(X, labels, weights, folds, start, for_scorer)
             else:
                 weights = self._weighted(weights, labels)
                 result = fit_in_silence(
@@ -119,34 +146,49 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
                     num_classes=classes.size,
                     tol=self.tol,
                     max_iterations=self.max_iter,
+                    fit_intercept=self.fit_intercept,
                 )
             W, b = (np.asarray(array) for array in result.params)
         if not result.converged:
-            warnings.warn(f"SoftmaxRegression: {result.message}", ConvergenceWarning, stacklevel=2)
-        coef, intercept = W.T, b[0]
-        if classes.size == 2:
-            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
-        self.coef_, self.intercept_ = coef, intercept
+            names = " (C=inf is l2=0, and classes are numbered as in classes_.)" if result.l2 == 0 else ""
+            warnings.warn(f"SoftmaxRegression: {result.message}{names}", ConvergenceWarning, stacklevel=2)
+        self._set_coefficients(W, b)
         self.n_iter_ = np.array([result.iterations], dtype=np.int32)
-        self.gap_ = result.gap / result.loss if result.loss > 0 else 0.0
+        self.gap_ = result.gap / result.loss if result.loss > 0 else result.gap
         return self
 
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Who takes which metadata: this estimator sample weights, and its splitter what it asks for."""
-        to_splitter = MethodMapping().add(caller="fit", callee="split")
-        return MetadataRouter(owner=self).add_self_request(self).add(splitter=self.cv, method_mapping=to_splitter)
+    def _set_coefficients(self, W: np.ndarray, b: np.ndarray) -> None:
+        coef, intercept = W.T, b[0]
+        if self.classes_.size == 2:
+            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        self.coef_, self.intercept_ = coef, intercept
 
-    def _for_splitter(self, sample_weight: Any, params: dict[str, Any]) -> dict[str, Any]:
-        """What the splitter is given besides X and y."""
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Who takes which metadata: this estimator sample weights, its splitter and scorer what they ask for."""
+        to_splitter = MethodMapping().add(caller="fit", callee="split")
+        router = MetadataRouter(owner=self).add_self_request(self).add(splitter=self.cv, method_mapping=to_splitter)
+        if self.scoring is not None:
+            to_scorer = MethodMapping().add(caller="fit", callee="score")
+            router.add(scorer=check_scoring(self, self.scoring), method_mapping=to_scorer)
+        return router
+
+    def _routed(self, sample_weight: Any, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the splitter and the scorer are given besides X and y."""
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         if sklearn.get_config()["enable_metadata_routing"]:
-            given = params if sample_weight is None else params | {"sample_weight": sample_weight}
-            return process_routing(self, "fit", **given).splitter.split
+            routed = process_routing(self, "fit", **params, **weights)
+            return routed.splitter.split, {} if self.scoring is None else routed.scorer.score
         if unknown := params.keys() - {"groups"} or (params.keys() if self.Cs is None else ()):
             raise TypeError(
                 f"SoftmaxRegression: fit takes X, y and sample_weight, and groups with Cs; got {', '.join(unknown)}. "
                 "Other arguments of a splitter need sklearn.set_config(enable_metadata_routing=True)."
             )
-        return params
+        return params, weights
 
     def _weighted(self, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Weights times those of the classes."""
@@ -181,12 +223,21 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         return Params(W=W, b=b)
 
     def _choose(
-        self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray, folds: list[Any], start: Params | None
+        self,
+        X: np.ndarray,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        folds: list[Any],
+        start: Params | None,
+        for_scorer: dict[str, Any],
     ) -> FitResult:
         """C_ and scores_, and the fit of all rows at C_: every fold and every C in one program."""
         Cs = numbers(self.Cs)
         if Cs.ndim != 1 or Cs.size == 0 or not np.all((Cs > 0) & np.isfinite(Cs)):
-            raise ValueError(f"SoftmaxRegression: Cs must be one or more positive numbers; got {self.Cs!r}.")
+            inf = " For no penalty fit C=numpy.inf on its own." if np.isposinf(Cs).any() else ""
+            raise ValueError(
+                f"SoftmaxRegression: Cs must be one or more positive numbers, finite; got {self.Cs!r}.{inf}"
+            )
         everything = np.arange(labels.size)
         # How often each fold has each row: a bootstrap's training rows may be there twice.
         trained, held_out = (
@@ -194,10 +245,15 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
             for part in ([everything, *(train for train, _ in folds)], [test for _, test in folds])
         )
         by_fold = np.stack([self._weighted(weights * count, labels) for count in trained.T], axis=1)
-        data = prepare("SoftmaxRegression", X, labels, weights, None, None, self.classes_.size)
+        num_classes = self.classes_.size
+        data = prepare(
+            "SoftmaxRegression", X, labels, weights, None, None, num_classes, fit_intercept=self.fit_intercept
+        )
         selections = make_folds("SoftmaxRegression", data, by_fold)
-        held_out = weights[:, None] * held_out
-        scored = prepare_scores("SoftmaxRegression", data.parts, labels, held_out, selections.present[1:])
+        scored = None
+        if self.scoring is None:
+            held_out = weights[:, None] * held_out
+            scored = prepare_scores("SoftmaxRegression", data.parts, labels, held_out, selections.present[1:])
         l2s = self._l2(Cs[None], by_fold.sum(axis=0)[:, None], selections.present.sum(axis=1)[:, None])
         if start is not None:
             selections = begin_at(data, start, selections, float(l2s[0].max()))
@@ -210,15 +266,35 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
                 stacklevel=3,
             )
         W, b = (array[Cs.size :].reshape(len(folds), Cs.size, *array.shape[1:]) for array in answers.certified[:2])
-        self.scores_ = mean_scores(scored, [Params(*pair) for pair in zip(W, b, strict=True)])[0]
-        best = int(np.argmin(self.scores_))
+        fitted = [Params(*pair) for pair in zip(W, b, strict=True)]
+        if scored is not None:
+            self.scores_ = mean_scores(scored, fitted)[0]
+            best = int(np.argmin(self.scores_))
+        else:
+            models = [
+                self._models(params, present, Cs, X.shape[1])
+                for params, present in zip(fitted, selections.present[1:], strict=True)
+            ]
+            tests = [test for _, test in folds]
+            self.scores_ = scorer_means(self.scoring, models, tests, X, self.classes_[labels], for_scorer)
+            best = int(np.argmax(self.scores_))
         self.C_ = float(Cs[best])
         return as_result(data, answers, best, float(l2s[0, best]), tol=self.tol, max_iterations=self.max_iter)
+
+    def _models(self, params: Params, present: np.ndarray, Cs: np.ndarray, num_features: int) -> list[Self]:
+        """What fits at each of the Cs would have come to; `params` has all of theirs, with the classes present."""
+        models = []
+        for C, W, b in zip(Cs, *params, strict=True):
+            model = clone(self).set_params(C=float(C), Cs=None, scoring=None)
+            model.classes_, model.n_features_in_ = self.classes_[present], num_features
+            model._set_coefficients(W[:, present], b[:, present])
+            models.append(model)
+        return models
 
     def decision_function(self, X: Any) -> np.ndarray:
         """The logits (N, n), or for two classes the log-odds of the second (N,)."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         Z = X @ self.coef_.T + self.intercept_
         return Z[:, 0] if Z.shape[1] == 1 else Z
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from handgrad import validation
 from handgrad.formulas import Params
+from handgrad.frames import as_array, as_data, as_targets
 from handgrad.rows import Parts, Rows, is_sparse, locate, place
 from handgrad.rows.blocks import Block
 from handgrad.settings import as_float
@@ -72,6 +73,7 @@ def prepare(
         raise TypeError(
             f"{function}: data must be known, which they are not under jax.jit, vmap or grad. Call it outside of these."
         )
+    X, targets, weights = as_data(function, X), as_targets(function, targets), as_array(function, weights, "weights")
     check_data(function, "X", X)
     if params is not None:
         # JAX's arrays of any dtype are at hand here, whatever it computes in now.

@@ -16,6 +16,7 @@ from jax import Array
 
 from handgrad import validation
 from handgrad.formulas import Params
+from handgrad.frames import as_array, as_data
 from handgrad.rows import product
 from handgrad.shapes import Float
 from handgrad.solvers.certificate import softmax
@@ -70,6 +71,7 @@ def standard_errors(
     params: Params, sums: Params, X: Any, *, weights: Any, base: int, confidence: float
 ) -> Coefficients:
     """`FitResult.standard_errors`, for parameters that are a maximum of the likelihood with these target sums."""
+    X, weights = as_data("standard_errors", X), as_array("standard_errors", weights, "weights")
     validation.check_array("standard_errors", "X", X, "(N, P)")
     validation.check_finite("standard_errors", "X", X)
     if X.shape[1] != params.W.shape[0]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from handgrad import validation as checks
 from handgrad.formulas import Params
+from handgrad.frames import as_held_out
 from handgrad.rows import Parts, is_sparse, locate
 from handgrad.shapes import Float
 from handgrad.solvers.data import Data, Folds, check_data, make_folds, numbers, prepare
@@ -59,12 +60,15 @@ def fit_path(
       >>> bool(path.converged.all()), path.best
       (True, 1)
     """
+    has_folds = isinstance(validation, (int, np.integer)) and not isinstance(validation, bool)
+    if not (has_folds or validation is None):
+        validation = as_held_out("fit_path", validation, X, "a pair (X, targets) or a number of folds")
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit_path", X, targets, weights, class_weights, None, num_classes, **about)
     check_settings("fit_path", tol, max_iterations)
     l2s = _check_l2s(l2s)
     kept = np.ones((data.parts.num_rows, 1), bool)
-    if isinstance(validation, (int, np.integer)) and not isinstance(validation, bool):
+    if has_folds:
         kept = np.concatenate([kept, ~_folds(data, int(validation))], axis=1)
     folds = make_folds("fit_path", data, data.weights[:, None] * kept)
     scored = None
@@ -124,12 +128,7 @@ def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
 
 def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     """(X, targets) not trained on."""
-    try:
-        X, targets = given
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"fit_path: validation must be a pair (X, targets) or a number of folds; got {type(given).__name__}."
-        ) from None
+    X, targets = given
     check_data("fit_path", "validation X", X)
     if X.shape[1] != data.num_features:
         raise ValueError(f"fit_path: validation X must have {data.num_features} columns, as X; got {tuple(X.shape)}.")

@@ -17,6 +17,7 @@ from handgrad.compiled import narrow
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
 from handgrad.formulas.softmax import most_probable
+from handgrad.frames import as_array, as_data, as_held_out, as_targets
 from handgrad.initialization import init_params
 from handgrad.precision import wide_dtype
 
@@ -68,7 +69,8 @@ def train(
 
     Args:
       X: data, shape (N, P), floating; kept on the device whole. Of float64, where JAX has it not enabled, float32 is
-        kept, so a mean that is large beside the deviation is to be taken off before.
+        kept, so a mean that is large beside the deviation is to be taken off before. Lists and data frames of pandas
+        or polars are taken too, here as for targets, weights and validation.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
       optimizer: an optax transformation, which carries its own learning rate; the update above if None.
       learning_rate: η of the update above; 0.5 if None. Not allowed with an optimizer.
@@ -152,6 +154,9 @@ def train(
 
 def _check(X, targets, weights, params, num_classes, validation):
     """Check the arrays, look at their values once, and bring them to the device; params are a copy."""
+    if validation is not None:
+        validation = as_held_out("train", validation, X)
+    X, targets, weights = as_data("train", X), as_targets("train", targets), as_array("train", weights, "weights")
     checks.check_array("train", "X", X, "(N, P)")
     checks.check_finite("train", "X", X)
     X = jnp.asarray(narrow("train", "X", X))
@@ -169,9 +174,6 @@ def _check(X, targets, weights, params, num_classes, validation):
         weights = checks.host_weights("train", weights, X.shape[0], dtype=wide_dtype(X.dtype))
         weights = (weights / (weights.mean() or 1)).astype(wide_dtype(X.dtype))
     if validation is not None:
-        validation = tuple(validation)
-        if len(validation) != 2:
-            raise ValueError(f"train: validation must be a pair (X, targets); got {len(validation)} items.")
         checks.check_array("train", "validation X", validation[0], "(N, P)")
         checks.check_finite("train", "validation X", validation[0])
         validation = (jnp.asarray(narrow("train", "validation X", validation[0])), validation[1])

@@ -1,0 +1,91 @@
+"""What scikit-learn's users bring to the estimator: parameters that it has not, folds by a seed, scorers."""
+
+import functools
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, ParamSpec
+
+import numpy as np
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils.validation import _check_method_params
+
+from handgrad.settings import as_float, show
+
+P = ParamSpec("P")
+PENALTY = "The penalty is ‖W‖², of which C=numpy.inf is none; for ‖W‖₁ take LogisticRegression."
+NOT_HERE = {
+    "dual": "The data may have any shape; leave it out.",
+    "intercept_scaling": "The intercept is not penalised, so that its scale means nothing; leave it out.",
+    "l1_ratio": PENALTY,
+    "l1_ratios": PENALTY,
+    "multi_class": "All classes are fitted together; one against the rest is sklearn.multiclass.OneVsRestClassifier.",
+    "n_jobs": "All folds and all Cs are one program, which uses the cores that JAX has; leave it out.",
+    "penalty": PENALTY,
+    "refit": "The model of all rows at C_ comes with the sweep; leave it out.",
+    "solver": "There is one solver, to a proved optimum, see gap_; leave it out.",
+    "use_legacy_attributes": "C_ is a number, and scores_ has one for each of the Cs; leave it out.",
+    "verbose": "n_iter_ and gap_ say how the fit went, and a warning where it did not converge; leave it out.",
+}
+
+
+def explains_what_is_not_here(init: Callable[P, None]) -> Callable[P, None]:
+    """`__init__`, with a word on what LogisticRegression and LogisticRegressionCV have besides its parameters."""
+
+    # Not in __new__, which would refuse a subclass's own parameter of such a name. The signature stays __init__'s.
+    @functools.wraps(init)
+    def explaining(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name in NOT_HERE.keys() & kwargs.keys():
+            raise TypeError(
+                f"SoftmaxRegression: {name} is a parameter of LogisticRegression, not of this estimator; got "
+                f"{name}={show(kwargs[name])}. {NOT_HERE[name]}"
+            )
+        init(*args, **kwargs)
+
+    return explaining
+
+
+def choose_splitter(cv: Any, y: np.ndarray, random_state: Any) -> Any:
+    """The splitter that `cv` is or means: a number of folds, shuffled by the seed if there is one."""
+    if random_state is None:
+        return check_cv(cv, y, classifier=True)
+    if cv is not None and not isinstance(cv, Integral):
+        raise ValueError(
+            "SoftmaxRegression: random_state shuffles the folds where cv is their number; got "
+            f"random_state={show(random_state)} and cv={show(cv)}. Give it to the splitter instead."
+        )
+    return StratifiedKFold(5 if cv is None else cv, shuffle=True, random_state=random_state)
+
+
+def scorer_means(
+    scoring: Any, models: list[list[Any]], tests: list[np.ndarray], X: Any, y: np.ndarray, metadata: dict[str, Any]
+) -> np.ndarray:
+    """What a scorer says of each C's models on the rows that their fold holds out, in the mean over the folds.
+
+    Args:
+      scoring: a score's name, or a scorer.
+      models: of each fold, the fitted model of each C.
+      tests: of each fold, the rows held out.
+      X, y: all rows.
+      metadata: what the scorer is given besides, by its name; of arrays with a row for each of X's, those held out.
+    """
+    scores = np.empty((len(models), len(models[0])))
+    for fold, (of_fold, test) in enumerate(zip(models, tests, strict=True)):
+        trained, held_out = (show(classes.tolist()) for classes in (of_fold[0].classes_, np.unique(y[test])))
+        where = f"scoring={show(scoring)} on fold {fold}, trained on the classes {trained}, with {held_out} held out"
+        if of_fold[0].classes_.size < 2:
+            raise ValueError(f"SoftmaxRegression: a score needs two classes; got {where}. Stratify the folds.")
+        for i, model in enumerate(of_fold):
+            try:
+                given = _check_method_params(X, metadata, indices=test)
+                score = check_scoring(model, scoring)(model, X[test], y[test], **given)
+            except Exception as error:
+                error.add_note(f"SoftmaxRegression: this is {where}.")
+                raise
+            scores[fold, i] = as_float(score)
+            if np.isnan(scores[fold, i]):
+                raise ValueError(
+                    f"SoftmaxRegression: a score must be a number; got {show(score)} for C={model.C:g} from {where}. "
+                    "Stratify the folds, use fewer, or take a score that is defined there."
+                )
+    return scores.mean(axis=0)
