@@ -44,11 +44,11 @@ def test_soft_targets_count_by_their_shares():
 
 @pytest.mark.usefixtures("x64")
 def test_the_curvature_of_the_classes_is_renewed():
-    # With more features than rows there is only A's diagonal, and G has to follow: 22 iterations, 29 without.
-    rng = np.random.default_rng(0)
+    # With more features than rows there is only A's diagonal, and G has to follow: 35 iterations, 62 without.
+    rng = np.random.default_rng(2)
     X, W = rng.normal(size=(60, 130)), rng.normal(size=(130, 5)) / 4
     t = np.argmax(X @ W + [0, -2, -4, 1, 2] + rng.gumbel(size=(60, 5)), axis=1)
-    assert fit(X, t, l2=1e-2, tol=1e-8).iterations < 26
+    assert fit(X, t, l2=1e-2, tol=1e-8).iterations < 45
 
 
 @pytest.mark.usefixtures("x64")

@@ -36,9 +36,7 @@ TRAINING = {
     "train": lambda X, targets, weights, validation: (
         handgrad.train(X, targets, weights=weights, validation=validation, num_classes=3, epochs=2).params
     ),
-    "fit": lambda X, targets, weights, validation: (
-        handgrad.fit(X, targets, weights=weights, l2=0.1, num_classes=3).params
-    ),
+    "fit": lambda X, targets, weights, _: handgrad.fit(X, targets, weights=weights, l2=0.1, num_classes=3).params,
     "fit_path": lambda X, targets, weights, validation: (
         handgrad.fit_path(X, targets, weights=weights, l2s=[0.1, 1.0], validation=validation, num_classes=3).params
     ),

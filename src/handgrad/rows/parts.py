@@ -178,8 +178,8 @@ def _shards(function: str, X: jax.Array) -> tuple[Part, ...]:
         rows, columns = shard.index
         if not (columns.start in (None, 0) and columns.stop in (None, X.shape[1])):
             raise ValueError(
-                f"{function}: X must be sharded by rows alone, each device having all {X.shape[1]} columns of its rows; "
-                f"got {X.sharding}. Move it with jax.device_put(X, NamedSharding(mesh, PartitionSpec(axis)))."
+                f"{function}: X must be sharded by rows alone, each device having all {X.shape[1]} columns of its "
+                f"rows; got {X.sharding}. Move it with jax.device_put(X, NamedSharding(mesh, PartitionSpec(axis)))."
             )
         if shard.replica_id == 0:
             start, stop, _ = rows.indices(X.shape[0])

@@ -122,7 +122,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     sums = _sums(data, kept, V, weights, present, added)
 
     penalty = L2(given.strength * data.scale**2)
-    at_best, here, trace = sums.dV_best, sums.dV, sums.trace
+    at_best, here, trace = sums.at_best, sums.here, sums.trace
     loss = sums.loss + penalty.value(V[:, :-1])
     decrement, kappa = (np.array([minimum[i] for minimum in minima]) for i in (1, 2))
     left = 5 * np.sqrt(trace * decrement) + 4 * EPS * np.sqrt(trace)  # the latter for the rounding of the sums
@@ -158,8 +158,8 @@ class _Sums(NamedTuple):
     largest: Float[np.ndarray, " K"]  # the largest logit
     excess: Float[np.ndarray, " K"]  # f(b) − f(b*)
     trace: Float[np.ndarray, " K"]  # tr A
-    dV: Float[np.ndarray, "K P+1 C"]
-    dV_best: Float[np.ndarray, "K P+1 C"]
+    here: Float[np.ndarray, "K P+1 C"]  # the gradients of the mean loss
+    at_best: Float[np.ndarray, "K P+1 C"]
 
 
 def _sums(

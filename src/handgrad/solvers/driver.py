@@ -71,7 +71,13 @@ def solve_certified(
         at_zero = np.where(folds.present[f], 0, -ABSENT) * np.append(np.zeros(data.num_features), 1)[:, None]
         norms[fold == f] = gradient_norm(placed, at_zero, f)
     run = functools.partial(
-        _solve, data, folds, placed, lanes=max(1, min(len(l2), COLUMNS // data.num_classes)), l2=l2, strength=strength
+        _solve,
+        data,
+        folds,
+        placed,
+        num_lanes=max(1, min(len(l2), COLUMNS // data.num_classes)),
+        l2=l2,
+        strength=strength,
     )
     everything = np.arange(len(l2))
     goal = Tolerance(MARGIN * tol, 0.0, max_iterations)
@@ -132,7 +138,7 @@ def _solve(
     norms: np.ndarray,
     goal: Tolerance,
     *,
-    lanes: int,
+    num_lanes: int,
     l2: np.ndarray,
     strength: np.ndarray,
     callback: Any,
@@ -142,7 +148,7 @@ def _solve(
     # Without a penalty the gradient's norm ends a lane, of all problems the least.
     if (strength[which] == 0).any():
         goal = goal._replace(norm=goal.tol * float(norms[strength[which] == 0].min()))
-    solutions = solve(placed, problems, goal, lanes=lanes, callback=callback)
+    solutions = solve(placed, problems, goal, num_lanes=num_lanes, callback=callback)
     V = np.stack(solutions.V).astype(np.float64)
     # Numbers that have left the dtype's range say nothing: what is returned then is the start.
     V = np.where(np.isfinite(V).all(axis=(1, 2), keepdims=True), V, folds.starts[fold])

@@ -88,8 +88,8 @@ def check_affordable(function: str, data: Data) -> None:
     needed = 8 * data.parts.num_rows * data.num_features
     if data.parts.is_sparse and unknowns <= MOST_UNKNOWNS and needed > DENSE_BYTES:
         raise ValueError(
-            f"{function}: with l2=0 it has to be decided whether the loss has a minimum, for which sparse X is made dense: "
-            f"{needed} bytes, more than {DENSE_BYTES}. Take l2 > 0, however small, or fewer rows."
+            f"{function}: with l2=0 it has to be decided whether the loss has a minimum, for which sparse X is made "
+            f"dense: {needed} bytes, more than {DENSE_BYTES}. Take l2 > 0, however small, or fewer rows."
         )
 
 

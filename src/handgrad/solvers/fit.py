@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from handgrad import validation
@@ -152,7 +152,7 @@ def as_result(
     status = int(answers.status[index])
     ending = Ending(status, loss, gap, excess, norm, l2, tol, data.dtype, max_iterations, verdict)
     return FitResult(
-        params=Params(W=jnp.asarray(W), b=jnp.asarray(b)),
+        params=Params(*jax.device_put((W, b))),
         loss=loss,
         gap=gap,
         gradient_norm=norm,

@@ -59,6 +59,7 @@ class Plan(NamedTuple):
 
     features: bool  # A whole, not just its diagonal
     classes: str  # of G, `FULL` or `DIAGONAL`
+    always: bool  # whether G costs so little that each sweep takes it, rather than another program some of them
     blocks: bool
 
 
@@ -73,7 +74,7 @@ def plan(rows: Rows, num_classes: int, num_problems: int) -> Plan:
     features = P <= 64 or (P**2 <= 12 * N * C and 2 * P <= N)
     size = C * (P + 1) ** 2
     blocks = features and (size <= SMALL_BLOCKS or (1 if num_problems > 1 else 4) * size <= N * (P + 1))
-    return Plan(features, FULL if C <= MOST_CLASSES else DIAGONAL, blocks)
+    return Plan(features, FULL if C <= MOST_CLASSES else DIAGONAL, 4 * C <= P or C > MOST_CLASSES, blocks)
 
 
 def factor_features(moment: Any) -> tuple[np.ndarray, np.ndarray | None]:
@@ -104,7 +105,7 @@ def factor_classes(sums: Sums) -> tuple[np.ndarray, np.ndarray | None]:
 def with_blocks(curvature: Curvature, H: Float[Array, "C P+1 P+1"], l2: Float[np.ndarray, " K"]) -> Curvature:
     """With the inverses of the blocks, where they have any."""
     blocks = _invert(jnp.asarray(H), l2)
-    return curvature._replace(blocks=blocks if np.isfinite(np.asarray(blocks[:, 0, 0])).all() else None)
+    return curvature._replace(blocks=blocks if np.isfinite(np.asarray(blocks)[:, 0, 0]).all() else None)
 
 
 @jax.jit

@@ -35,26 +35,17 @@ class Solutions(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """The state of K lanes: where each is, the line it searches, and the pairs it remembers.
+    """The state of K lanes on the device: where each is, which way it goes, and the pairs it remembers.
 
     Gradients, directions, S and Y are in the eigenbasis of A.
     """
 
     penalty: L2
     present: Bool[Array, "K C"]  # the classes that are not left out
-    fresh: Bool[Array, " K"]  # whether the trial point is where a search begins anew, whatever its loss
     V: Float[Array, "K P+1 C"]
-    loss: Float[Array, " K"]
     gradient: Float[Array, "K P+1 C"]
     direction: Float[Array, "K P+1 C"]
     step: Float[Array, "K P+1 C"]  # the direction in the basis of V
-    slope: Float[Array, " K"]  # φ′(0) along it
-    alpha: Float[Array, " K"]  # the trial point is V + α·step
-    low: Float[Array, " K"]  # the bracket, and the slopes at its ends
-    low_slope: Float[Array, " K"]
-    high: Float[Array, " K"]
-    high_slope: Float[Array, " K"]
-    trials: Int[Array, " K"]
     S: Float[Array, "K m D"]  # the last steps s and changes y of the gradient, each in the slot that was oldest
     Y: Float[Array, "K m D"]
     SY: Float[Array, "K m m"]  # s_i·y_j
@@ -62,9 +53,8 @@ class Lanes(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the driver is told of each lane after a trial."""
+    """What the host is told of the trial points."""
 
-    accepted: Bool[Array, " K"]
-    failed: Bool[Array, " K"]  # no step is found along this line
     loss: Float[Array, " K"]
+    slope: Float[Array, " K"]  # along the direction that led there
     measure: Float[Array, " K"]  # about the gap; where there is no penalty ‖∇‖²

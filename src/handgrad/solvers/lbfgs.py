@@ -1,14 +1,8 @@
-r"""One step of L-BFGS in each of K lanes, once the loss and the gradient at their trial points are known.
+r"""The steps of L-BFGS in K lanes, in small compiled programs; what they decide by is decided on the host, in `search`.
 
 Each lane solves one problem, a penalty and weights, on data that all lanes share, so that one sweep over the rows
-serves them all. A step is tried whole first, and is taken if the slope there has shrunk to between −0.5 and 0.9 of what
-it was and the loss has not risen by more than rounding: the slope decides, since near the optimum the loss no longer
-shows a difference. The next trial is where the secant of the slopes crosses 0, held inside the bracket; F is convex.
-Where that fails twice, the slopes at many points of the line are taken from one reading of X, and the trial is where
-they cross 0.
-
-With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY, oldest first, and D its diagonal,
-the two loops of L-BFGS are two triangular systems:
+serves them all. With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY, oldest first, and
+D its diagonal, the two loops of L-BFGS are two triangular systems:
 
     R a = Sᵀ∇        r = M⁻¹(∇ − Y a)        Rᵀ δ = D a − Yᵀ r        direction = −(r + S δ)
 
@@ -16,14 +10,14 @@ M⁻¹ is the preconditioner of `kronecker`, times s·y / y·M⁻¹y of the newe
 iterations). Gradients, S and Y are kept in the eigenbasis of A, where M is all but diagonal.
 
 References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; Byrd, Nocedal and Schnabel,
-*Representations of quasi-Newton matrices* (1994); Hager and Zhang, *A new conjugate gradient method with guaranteed
-descent* (2005), section 4.
+*Representations of quasi-Newton matrices* (1994).
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from handgrad.rows import product
@@ -33,38 +27,22 @@ from handgrad.solvers.lanes import Lanes, Report
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.sums import Sums
 
-TRIALS = 20
-SHORT = 0.6  # a step after which the next is not tried whole
-GROWTH = 2  # but this many times as long
-POINTS = 12  # of a line whose slopes are taken together
 
-
-@functools.partial(jax.jit, static_argnames=("lanes", "memory"))
-def begin(V: Float[Array, "P+1 C"], *, lanes: int, memory: int) -> Lanes:
-    """Lanes in which nothing has been solved yet, for V of that shape and dtype."""
-    K, (width, C), dtype = lanes, V.shape, V.dtype
-    number, array = jnp.zeros(K, dtype), jnp.zeros((K, width, C), dtype)
-    pairs = jnp.zeros((K, memory, width * C), dtype)
+def begin(lanes: int, width: int, num_classes: int, memory: int, dtype: np.dtype) -> Lanes:
+    """Lanes in which nothing has been solved yet."""
+    array = np.zeros((lanes, width, num_classes), dtype)
+    pairs = np.zeros((lanes, memory, width * num_classes), dtype)
     return Lanes(
-        penalty=L2(number + 1),
-        present=jnp.ones((K, C), bool),
-        fresh=jnp.ones(K, bool),
+        penalty=L2(np.ones(lanes, dtype)),
+        present=np.ones((lanes, num_classes), bool),
         V=array,
-        loss=number,
         gradient=array,
         direction=array,
         step=array,
-        slope=number,
-        alpha=number,
-        low=number,
-        low_slope=number,
-        high=number + jnp.inf,
-        high_slope=number,
-        trials=jnp.zeros(K, jnp.int32),
         S=pairs,
         Y=pairs,
-        SY=jnp.zeros((K, memory, memory), dtype),
-        pairs=jnp.zeros(K, jnp.int32),
+        SY=np.zeros((lanes, memory, memory), dtype),
+        pairs=np.zeros(lanes, np.int32),
     )
 
 
@@ -72,157 +50,129 @@ def begin(V: Float[Array, "P+1 C"], *, lanes: int, memory: int) -> Lanes:
 def load(
     state: Lanes, trial: Array, chosen: Bool[Array, " K"], V: Array, penalty: L2, present: Array
 ) -> tuple[Lanes, Array]:
-    """The chosen lanes begin anew, at V."""
+    """The chosen lanes begin anew at V, which is to be tried."""
     state = state._replace(
-        fresh=state.fresh | chosen,
         penalty=L2(jnp.where(chosen, penalty.strength, state.penalty.strength)),
         present=jnp.where(chosen[:, None], present, state.present),
+        pairs=jnp.where(chosen, 0, state.pairs),
     )
     return state, _where(chosen, V, trial)
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
-def advance(state: Lanes, trial: Array, sums: Sums, curvature: Curvature) -> tuple[Lanes, Array, Report]:
-    """The lanes after their trials, the next trial points, and what the driver is to know."""
-    W, tiny = trial[:, :-1], jnp.finfo(trial.dtype).eps
-    loss = sums.loss + state.penalty.value(W)
-    raw = sums.gradient.at[:, :-1].add(state.penalty.gradient(W))
-    gradient = curvature.rotate(raw)
-    measure = _measure(state.penalty, curvature, sums.gradient, W)
-    finite = jnp.isfinite(loss) & jnp.isfinite(measure)
+@jax.jit
+def assess(state: Lanes, trial: Array, sums: Sums, curvature: Curvature) -> tuple[Array, Report]:
+    """The gradient at the trial points, and the numbers of it that the host decides by.
+
+    `measure` is what is to become small: with a penalty, about, the gap, and ‖∇‖² without one. The gap is that of W
+    were b at its minimum, and ½ ∇_b G⁺ ∇_b, what b is off.
+    """
+    W, dW, db = trial[:, :-1], sums.gradient[:, :-1], sums.gradient[:, -1]
+    penalty = state.penalty
+    gradient = curvature.rotate(sums.gradient.at[:, :-1].add(penalty.gradient(W)))
+    distance = penalty.distance(dW, W)
+    gap = penalty.gap(distance) + of_bias(curvature, db)
+    measure = jnp.where(penalty.strength > 0, gap, distance**2 + jnp.sum(db**2, axis=1))
     slope = jnp.sum(gradient * state.direction, axis=(1, 2))
-    risen = ~(loss <= state.loss + 8 * tiny * jnp.abs(state.loss))
-    shrunk = (slope >= 0.9 * state.slope) & (slope <= -0.5 * state.slope)
-    stepped = shrunk & ~risen & finite & ~state.fresh
-    accepted = stepped | (state.fresh & finite)
-    state = _narrow(state, slope, risen | (slope > 0), accepted)
-    s = _where(stepped, state.alpha, jnp.zeros_like(state.alpha))[:, None, None] * state.direction
-    state = _remember(state, s, gradient - state.gradient, stepped)
-    state = state._replace(
-        fresh=state.fresh & ~accepted,
-        V=_where(accepted, trial, state.V),
-        loss=_where(accepted, loss, state.loss),
-        gradient=_where(accepted, gradient, state.gradient),
-    )
-    direction = _direction(state, curvature)
-    slope = jnp.sum(state.gradient * direction, axis=(1, 2))
-    state = state._replace(
-        direction=_where(accepted, direction, state.direction),
-        step=_where(accepted, curvature.rotate_back(direction), state.step),
-        slope=_where(accepted, slope, state.slope),
-    )
-    failed = ~accepted & ((state.trials >= TRIALS) | state.fresh) | ~(state.slope < 0)
-    following = state.V + state.alpha[:, None, None] * state.step
-    return state, following, Report(accepted, failed, state.loss, measure)
+    return gradient, Report(sums.loss + penalty.value(W), slope, measure)
+
+
+def advance(
+    state: Lanes,
+    trial: Array,
+    gradient: Array,
+    curvature: Curvature,
+    accepted: Bool[np.ndarray, " K"],
+    taken: Float[np.ndarray, " K"],
+    alpha: Float[np.ndarray, " K"],
+) -> tuple[Lanes, Array, Float[Array, " K"]]:
+    """The lanes whose trial is accepted go there and turn; the next trial points, and the slopes of the directions.
+
+    `taken` is the part of the step that leads to the trial, 0 where a lane begins there; `alpha` is the next one.
+    """
+    # Three programs, since only the middle one is another when the preconditioner is.
+    state, a, vectors = _first_loop(state, trial, gradient, accepted, taken)
+    preconditioned = _precondition(curvature, state.penalty, state.present, vectors)
+    return _second_loop(state, curvature.Q, a, vectors, preconditioned, accepted, alpha)
 
 
 @jax.jit
-def points_along(state: Lanes) -> Float[Array, "K M"]:
-    """Points of the line of each lane: inside its bracket, however near to 0 the step may be, or ever further out."""
-    j = jnp.arange(1, POINTS + 1, dtype=state.alpha.dtype)[None]
-    low, high = state.low[:, None], state.high[:, None]
-    inside = low * (high / low) ** (j / (POINTS + 1))
-    near_zero = high * 10 ** (-j / 2)
-    outwards = jnp.maximum(low, 1) * 2**j
-    points = jnp.where(jnp.isfinite(high), jnp.where(low > 0, inside, near_zero), outwards)
-    return jnp.sort(points, axis=1)
+def move(state: Lanes, alpha: Float[Array, " K"]) -> Array:
+    """The trial points V + α·step."""
+    return _trial(state, alpha)
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
-def choose(
-    state: Lanes, trial: Array, chosen: Bool[Array, " K"], points: Float[Array, "K M"], slopes: Float[Array, "K M"]
-) -> tuple[Lanes, Array]:
-    """The chosen lanes with the bracket that the slopes of the mean loss at these points leave, and the trial there."""
-    linear, square = state.penalty.along(state.V[:, :-1], state.step[:, :-1])
-    slopes = slopes + linear[:, None] + points * square[:, None]
-    # The slope rises along the line: what is 0 or less comes first.
-    ends = jnp.concatenate([state.low[:, None], points, state.high[:, None]], axis=1)
-    at_low = jnp.where(state.low > 0, state.low_slope, state.slope)
-    rising = jnp.concatenate([at_low[:, None], slopes, state.high_slope[:, None]], axis=1)
-    last = jnp.sum(jnp.cumprod((slopes <= 0).astype(jnp.int32), axis=1), axis=1)[:, None]
-    low, low_slope, high, high_slope = (
-        jnp.take_along_axis(array, at, axis=1)[:, 0] for at in (last, last + 1) for array in (ends, rising)
-    )
-    secant = low - low_slope * (high - low) / (high_slope - low_slope)
-    inside = (secant > low) & (secant < high)
-    alpha = jnp.where(inside, secant, jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * low))
-    new = {"low": low, "low_slope": low_slope, "high": high, "high_slope": high_slope, "alpha": alpha}
-    state = state._replace(**{name: jnp.where(chosen, value, getattr(state, name)) for name, value in new.items()})
-    return state, state.V + state.alpha[:, None, None] * state.step
+@jax.jit
+def along(state: Lanes) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    """What the penalty adds to the slope at α = 0, and to its growth with α."""
+    return state.penalty.along(state.V[:, :-1], state.step[:, :-1])
 
 
-def _measure(penalty: L2, curvature: Curvature, dV: Array, W: Array) -> Float[Array, " K"]:
-    """What is to become small: with a penalty, about, the gap, and ‖∇‖² without one.
-
-    The gap is that of W were b at its minimum, and ½ ∇_b G⁺ ∇_b, what b is off.
-    """
-    distance, db = penalty.distance(dV[:, :-1], W), dV[:, -1]
-    gap = penalty.gap(distance) + of_bias(curvature, db)
-    return jnp.where(penalty.strength > 0, gap, distance**2 + jnp.sum(db**2, axis=1))
+def _trial(state: Lanes, alpha: Array) -> Array:
+    return state.V + alpha[:, None, None] * state.step
 
 
-def _narrow(state: Lanes, slope: Array, rising: Array, accepted: Array) -> Lanes:
-    """The bracket after a trial, and the next one; a whole step where a new line begins."""
-    low, low_slope = jnp.where(rising, state.low, state.alpha), jnp.where(rising, state.low_slope, slope)
-    high, high_slope = jnp.where(rising, state.alpha, state.high), jnp.where(rising, slope, state.high_slope)
-    closed = jnp.isfinite(high)
-    # Where nothing has risen yet the secant is that from 0 to here.
-    left, left_slope = jnp.where(closed, low, 0), jnp.where(closed & (low > 0), low_slope, state.slope)
-    right, right_slope = jnp.where(closed, high, state.alpha), jnp.where(closed, high_slope, slope)
-    secant = left - left_slope * (right - left) / (right_slope - left_slope)
-    least = jnp.where(closed, low + 0.1 * (high - low), 1.5 * state.alpha)
-    most = jnp.where(closed, high - 0.1 * (high - low), 10 * state.alpha)
-    following = jnp.where(jnp.isfinite(secant), jnp.clip(secant, least, most), (least + most) / 2)
-    # Where steps have become short the next one is likely to be short too.
-    first = jnp.where(state.fresh | (state.alpha > SHORT), 1, GROWTH * state.alpha)
-    return state._replace(
-        low=jnp.where(accepted, 0, low),
-        low_slope=jnp.where(accepted, 0, low_slope),
-        high=jnp.where(accepted, jnp.inf, high),
-        high_slope=jnp.where(accepted, 0, high_slope),
-        alpha=jnp.where(accepted, first, following),
-        trials=jnp.where(accepted, 0, state.trials + 1),
-    )
-
-
-def _remember(state: Lanes, s: Array, y: Array, stepped: Array) -> Lanes:
-    """The pair in place of the oldest, where it has positive curvature; no pairs where a lane begins anew."""
+def _remember(state: Lanes, s: Array, y: Array, accepted: Array) -> Lanes:
+    """The pair in place of the oldest, where it has positive curvature."""
     K, memory, _ = state.S.shape
-    sy = jnp.sum(s * y, axis=(1, 2))
-    pairs = jnp.where(state.fresh, 0, state.pairs)
-    slot = jnp.where(stepped & (sy > 0), pairs % memory, memory)  # which is out of range: nothing is written
+    good = accepted & (jnp.sum(s * y, axis=(1, 2)) > 0)
+    slot = jnp.where(good, state.pairs % memory, memory)  # which is out of range: nothing is written
     lane = jnp.arange(K, dtype=jnp.int32)
     S = state.S.at[lane, slot].set(s.reshape(K, -1), mode="drop")
     Y = state.Y.at[lane, slot].set(y.reshape(K, -1), mode="drop")
-    SY = state.SY.at[lane, :, slot].set(_times(S, y.reshape(K, -1)), mode="drop")
-    SY = SY.at[lane, slot].set(_times(Y, s.reshape(K, -1)), mode="drop")
-    return state._replace(S=S, Y=Y, SY=SY, pairs=pairs + (slot < memory).astype(jnp.int32))
+    here = slot[:, None] == jnp.arange(memory, dtype=jnp.int32)[None]
+    SY = jnp.where(here[:, None], _times(S, y.reshape(K, -1))[..., None], state.SY)
+    SY = jnp.where(here[..., None], _times(Y, s.reshape(K, -1))[:, None], SY)
+    return state._replace(S=S, Y=Y, SY=SY, pairs=state.pairs + good.astype(jnp.int32))
 
 
-def _direction(state: Lanes, curvature: Curvature) -> Float[Array, "K P+1 C"]:
-    shape = state.gradient.shape
+@functools.partial(jax.jit, donate_argnums=0)
+def _first_loop(state: Lanes, trial: Array, gradient: Array, accepted: Array, taken: Array):
+    """The lanes at their trials, a of R a = Sᵀ∇, and what is to be preconditioned: ∇ − Y a, and the newest y."""
+    state = _remember(state, taken[:, None, None] * state.direction, gradient - state.gradient, accepted)
+    state = state._replace(V=_where(accepted, trial, state.V), gradient=_where(accepted, gradient, state.gradient))
     K, memory, _ = state.S.shape
-    gradient = state.gradient.reshape(K, -1)
-    # The slots, oldest pair first; those that are empty come before and count for nothing.
+    flat = state.gradient.reshape(K, -1)
+    permutation, R, _ = _in_time(state)
+    a = _triangular(R, _times(permutation, _times(state.S, flat)))
+    newest = state.Y[jnp.arange(K, dtype=jnp.int32), (state.pairs - 1) % memory]
+    rest = flat - _times(state.Y.mT, _times(permutation.mT, a))
+    return state, a, jnp.stack([rest, newest]).reshape(2, *state.gradient.shape)
+
+
+@jax.jit
+def _precondition(curvature: Curvature, penalty: L2, present: Array, vectors: Float[Array, "2 K P+1 C"]) -> Array:
+    return jax.vmap(functools.partial(precondition, curvature, penalty.curvature(), present))(vectors)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _second_loop(state, Q, a, vectors, preconditioned, accepted, alpha):
+    """The directions, and the trials along them."""
+    shape, K = state.gradient.shape, len(a)
+    r, of_newest = preconditioned.reshape(2, K, -1)
+    permutation, R, there = _in_time(state)
+    diagonal = jnp.diagonal(R, axis1=1, axis2=2)
+    yMy = jnp.where(there[:, -1], jnp.sum(vectors[1].reshape(K, -1) * of_newest, axis=1), 0)
+    r = jnp.where(yMy > 0, diagonal[:, -1] * reciprocal(yMy), 1)[:, None] * r
+    delta = _triangular(R, diagonal * a - _times(permutation, _times(state.Y, r)), transpose=True)
+    direction = -(r + _times(state.S.mT, _times(permutation.mT, delta))).reshape(shape)
+    direction = _where(accepted, direction, state.direction)
+    state = state._replace(direction=direction, step=direction if Q is None else product(Q, direction))
+    return state, _trial(state, alpha), jnp.sum(state.gradient * direction, axis=(1, 2))
+
+
+def _in_time(state: Lanes) -> tuple[Float[Array, "K m m"], Float[Array, "K m m"], Bool[Array, "K m"]]:
+    """The matrix that puts slots in the order of time, the oldest pair first; R; and which pairs there are.
+
+    Those that are empty come before the others and count for nothing; R has 1 on its diagonal there.
+    """
+    memory = state.SY.shape[1]
     slots = jnp.arange(memory, dtype=jnp.int32)
     order = (state.pairs[:, None] + slots[None]) % memory
     there = slots[None] >= memory - state.pairs[:, None]
-    permutation = (there[..., None] & (order[..., None] == slots[None, None])).astype(gradient.dtype)
+    permutation = (there[..., None] & (order[..., None] == slots[None, None])).astype(state.SY.dtype)
     SY = product(product(permutation, state.SY), permutation.mT)
-    R = jnp.triu(SY) + (~there[..., None]).astype(SY.dtype) * jnp.eye(memory, dtype=SY.dtype)[None]
-    diagonal = jnp.diagonal(R, axis1=1, axis2=2)
-
-    def inverse(vectors: Array) -> Array:
-        of_one = functools.partial(precondition, curvature, state.penalty.curvature(), state.present)
-        return jax.vmap(of_one)(vectors.reshape(-1, *shape)).reshape(vectors.shape)
-
-    a = _triangular(R, _times(permutation, _times(state.S, gradient)))
-    newest = state.Y[jnp.arange(K, dtype=jnp.int32), order[:, -1]]
-    r, My = inverse(jnp.stack([gradient - _times(state.Y.mT, _times(permutation.mT, a)), newest]))
-    yMy = jnp.where(there[:, -1], jnp.sum(newest * My, axis=1), 0)
-    r = jnp.where(yMy > 0, diagonal[:, -1] * reciprocal(yMy), 1)[:, None] * r
-    delta = _triangular(R, diagonal * a - _times(permutation, _times(state.Y, r)), transpose=True)
-    return -(r + _times(state.S.mT, _times(permutation.mT, delta))).reshape(shape)
+    absent = (~there[..., None]).astype(SY.dtype)
+    return permutation, jnp.triu(SY) + absent * jnp.eye(memory, dtype=SY.dtype)[None], there
 
 
 def _times(matrices: Float[Array, "K m D"], vectors: Float[Array, "K D"]) -> Float[Array, "K m"]:

@@ -42,8 +42,9 @@ def fit_path(
       X, targets, weights, class_weights, num_classes, tol, max_iterations, fit_intercept, mesh: as in `fit`.
       l2s: the penalties, positive, in any order.
       validation: data and targets (X, targets) that are not trained on; or a number of folds k: the rows are then
-        dealt into k folds, class by class, and each penalty is fitted k more times, without a fold. A row of a class that was not trained on has an infinite loss with every penalty: it is left out of the
-        loss, with a warning, and so is a fold whose rows all weigh 0.
+        dealt into k folds, class by class, and each penalty is fitted k more times, without a fold. A row of a class
+        that was not trained on has an infinite loss with every penalty: it is left out of the loss, with a warning, and
+        so is a fold whose rows all weigh 0.
 
     Returns:
       PathResult; with validation its `best` and `best_params`.

@@ -4,8 +4,8 @@ With Z = X'V the logits of K problems and w the weights of each, of sum 1,
 
     loss Σ w l        gradient X'ᵀD, D = w(Y − T)        G = Σ w (diag y − y yᵀ)        A = Σ w x' x'ᵀ
 
-Loss, gradient and G come from one reading of X, block by block, and nothing of size N×C is kept. The Hessian of the mean
-loss is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ), near A ⊗ G where the two factors vary independently.
+Loss, gradient and G come from one reading of X, block by block, and nothing of size N×C is kept. The Hessian of the
+mean loss is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ), near A ⊗ G where the two factors vary independently.
 
 Each function takes a block, the block's targets and weights (n, F), what is `shared` (V and which column of the weights
 each problem has) and a static argument.
@@ -48,7 +48,7 @@ def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, cur
     return Sums(xp.sum(w * rows_loss, axis=0), block.transposed_times(D), shares, second)
 
 
-def feature_moment(block: Block, _: Any, weights: Any, shared: Any, dense: bool) -> Any:
+def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dense: bool) -> Any:
     """A with weights in the mean over the folds, or its diagonal."""
     w = weights.mean(axis=1)
     return block.second_moment(w) if dense else block.column_squares(w)

@@ -1,11 +1,12 @@
 """The solver: L-BFGS by sweeps over the rows, stepped from Python.
 
-A sweep gives the loss and the gradient of every lane at its trial point from one reading of X. Between sweeps the lanes
-advance in one small compiled program, and the host reads a few numbers of each: which have ended, and which problem a
-lane takes up next, started from the nearest that is solved. What is found here is as good as rounding allows; what is
-true of it `certificate` says.
+A sweep gives the loss and the gradient of every lane at its trial point from one reading of X. Between sweeps the host
+reads a few numbers of each lane, by which it decides what the lane does next, in a small compiled program, and which
+problem it takes up when one is done: started from the nearest that is solved. What is found here is as good as rounding
+allows; what is true of it `certificate` says.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,9 +16,10 @@ import numpy as np
 from handgrad.rows import Rows
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.kronecker import Curvature, factor_classes, factor_features, plan, with_blocks
-from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, Lanes, Problems, Solutions
-from handgrad.solvers.lbfgs import advance, begin, choose, load, points_along
+from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, Problems, Solutions
+from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move
 from handgrad.solvers.penalty import L2
+from handgrad.solvers.search import Line
 from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradient, rounding, slopes
 
 MEMORY = 8
@@ -25,7 +27,6 @@ LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs mor
 MEMORY_OF_LARGE = 4
 PAYBACK = 4
 PATIENCE = 40  # iterations without progress before the memory is dropped
-REJECTED = 2  # trials along a line before its slopes are taken at many points of it
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
 
 
@@ -72,30 +73,51 @@ class _Lane:
 
     def __init__(self, problem: int, start: Float[np.ndarray, "P+1 C"], strength: float, fold: int):
         self.problem, self.start, self.strength, self.fold = problem, start, strength, fold
+        self.line: Line | None = None  # where there is none the trial point is where the lane begins
         self.iterations = self.passes = 0
         self.stalled = 0  # iterations since there was progress
         self.strikes = 0
-        self.rejected = 0  # trials along the line that is searched
-        self.begins = True  # whether the trial point is where it begins
-        self.loss = self.measure = self.best = np.inf
+        self.loss = self.measure = self.best = math.inf
         self.done = self.stuck = False
 
-    def follow(
-        self, accepted: bool, failed: bool, loss: float, measure: float, tolerance: Tolerance, eps: float
-    ) -> None:
-        """A trial has been made."""
+    def accepts(self, loss: float, slope: float, measure: float, eps: float) -> bool:
+        """Whether the trial is accepted."""
         self.passes += 1
-        self.rejected += not accepted
+        if not (math.isfinite(loss) and math.isfinite(measure)):
+            loss = slope = math.nan
+        accepted = math.isfinite(loss) if self.line is None else self.line.accepts(loss, slope, eps)
         if accepted:
-            self.iterations += not self.begins
+            self.iterations += self.line is not None
             progress = loss < self.loss * (1 - 4 * eps) or measure < 0.8 * self.best
             self.stalled = 0 if progress else self.stalled + 1
-            self.begins, self.loss, self.measure = False, loss, measure
-            self.rejected = 0
-            self.best = min(self.best, measure)
-        small = measure <= (tolerance.tol * loss if self.strength > 0 else tolerance.norm**2)
-        self.done = accepted and small
-        self.stuck = failed or self.stalled >= PATIENCE
+            self.loss, self.measure, self.best = loss, measure, min(self.best, measure)
+        self.stuck = self.stalled >= PATIENCE or (not accepted and (self.line is None or self.line.is_lost))
+        return accepted
+
+    def turn(self, slope: float) -> None:
+        """Along a new line, whose slope this is: the trial was accepted."""
+        self.line = Line(self.loss, slope, self.following)
+        self.stuck |= self.line.is_lost
+
+    def begin_anew(self) -> None:
+        """Where it is, without its memory."""
+        self.line, self.stalled = None, 0
+
+    @property
+    def taken(self) -> float:
+        """The part of the step that leads to the trial point."""
+        return 0.0 if self.line is None else self.line.alpha
+
+    @property
+    def following(self) -> float:
+        """The first trial of the next line, the trial here being accepted."""
+        return 1.0 if self.line is None else self.line.following()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether G is to be renewed, as it is at 0, 1, 2, 4, 8, … iterations."""
+        number = 0 if self.line is None else self.iterations + 1
+        return number & (number - 1) == 0
 
     def ending(self, error: float, limit: int) -> int:
         """Why a lane that is stuck or out of iterations ends, if it does; `error` is its gradient's rounding, squared.
@@ -104,9 +126,8 @@ class _Lane:
         third time.
         """
         self.strikes += self.stuck
-        if self.strength > 0:
-            error /= 2 * self.strength
-        if self.strikes >= STRIKES or (self.strength > 0 and error > self.measure):
+        gap = error / (2 * self.strength) if self.strength > 0 else 0.0
+        if self.strikes >= STRIKES or gap > self.measure:
             return PRECISION
         return ITERATIONS if self.iterations >= limit else RUNNING
 
@@ -116,124 +137,166 @@ def solve(
     problems: Problems,
     tolerance: Tolerance,
     *,
-    lanes: int,
+    num_lanes: int,
     callback: Callable[[int, float, float], Any] | None = None,
 ) -> Solutions:
-    """Solve every problem, so many lanes of them at a time; the first ones are begun at their starts.
+    """Solve every problem, so many of them at a time; the first ones are begun at their starts.
 
     `callback` gets iteration, loss and gap of the first lane, after each of its iterations.
     """
-    J, K, C, dtype = len(problems.fold), lanes, data.num_classes, data.rows.dtype
-    width, eps = data.rows.shape[1] + 1, float(np.finfo(dtype).eps)
-    solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
-    lanes: list[Any] = [_next(problems, solutions, k) if k < J else None for k in range(K)]
-    memory = MEMORY if width * C <= LARGE else MEMORY_OF_LARGE
-    state = jax.device_put(begin(np.zeros((width, C), dtype), lanes=K, memory=memory), data.rows.home)
-    state, trial = _load(
-        state, np.zeros((K, width, C), dtype), problems, lanes, [lane and lane.start for lane in lanes]
-    )
-    taken = min(J, K)
-    how, curvature = plan(data.rows, C, J), Curvature(*data.features, None, None, None)
-    age, period = 0, max(8, width // (PAYBACK * K))
-    while any(lane is not None for lane in lanes):
-        fold = np.array([0 if lane is None else lane.fold for lane in lanes], np.int32)
-        renew = any(lane is not None and _is_due(lane) for lane in lanes)
-        sums = data.sum(loss_and_gradient, trial, fold, how.classes if renew else None)
+    solver = _Solver(data, problems, tolerance, num_lanes)
+    while busy := solver.busy():
+        iterations = solver.lanes[0].iterations if solver.lanes[0] is not None else 0
+        solver.sweep()
+        first = solver.lanes[0]
+        if callback is not None and first is not None and first.iterations > iterations:
+            callback(first.iterations, first.loss, first.measure)
+        solver.settle()
+        if any(lane.line is not None and lane.line.is_hard for _, lane in busy):
+            solver.look_along()
+    return solver.solutions
+
+
+class _Solver:
+    """K lanes, on the device and on the host, and what they have solved."""
+
+    def __init__(self, data: Placed, problems: Problems, tolerance: Tolerance, num_lanes: int):
+        self.data, self.problems, self.tolerance = data, problems, tolerance
+        J, width, C = len(problems.fold), data.rows.shape[1] + 1, data.num_classes
+        self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
+        self.waiting = iter(range(J))
+        self.lanes: list[_Lane | None] = [self._next() for _ in range(num_lanes)]
+        self.plan = plan(data.rows, C, J)
+        self.curvature = Curvature(*data.features, None, None, None)
+        self.age, self.period = 0, max(8, width // (PAYBACK * num_lanes))  # of the blocks, in iterations
+        memory = MEMORY if width * C <= LARGE else MEMORY_OF_LARGE
+        state = begin(num_lanes, width, C, memory, data.rows.dtype)
+        self.state, self.trial = jax.device_put((state, np.zeros_like(state.V)), data.rows.home)
+        self._load([None if lane is None else lane.start for lane in self.lanes])
+
+    def busy(self) -> list[tuple[int, _Lane]]:
+        """The lanes that have a problem, and their numbers."""
+        return [(k, lane) for k, lane in enumerate(self.lanes) if lane is not None]
+
+    def sweep(self) -> None:
+        """Read the rows once, and let each lane do what follows from what is found at its trial point."""
+        busy, dtype, home = self.busy(), self.data.rows.dtype, self.data.rows.home
+        renew = any(lane.is_due for _, lane in busy)
+        asked = self.plan.classes if renew or self.plan.always else None
+        sums = self._sum(loss_and_gradient, self.trial, asked)
         if renew:
-            g, U = jax.device_put(factor_classes(sums), data.rows.home)
-            curvature = curvature._replace(g=g, U=U)
-        if how.blocks and age >= period:
-            strengths = np.array([1.0 if lane is None else lane.strength for lane in lanes], dtype)
-            curvature, age = with_blocks(curvature, data.sum(class_moments, trial, fold), strengths), 0
-        state, trial, report = advance(state, trial, sums._replace(shares=None, second=None), curvature)
-        accepted, failed, loss, measure = (array.tolist() for array in map(np.asarray, report))
-        age += any(accepted)
-        for k, lane in enumerate(lanes):
-            if lane is None:
-                continue
-            before = lane.iterations
-            lane.follow(accepted[k], failed[k], loss[k], measure[k], tolerance, eps)
-            if callback is not None and k == 0 and lane.iterations > before:
-                callback(lane.iterations, loss[k], measure[k])
-        state, trial, taken = _settle(data, problems, tolerance, solutions, lanes, fold, state, trial, taken)
-        hard = np.array([lane is not None and lane.rejected >= REJECTED for lane in lanes])
-        if hard.any():
-            points = points_along(state)
-            state, trial = choose(state, trial, hard, points, data.sum(slopes, (state.V, state.step, points), fold))
-            for lane in lanes:
-                if lane is not None:
-                    lane.passes += 1
-    return solutions
+            g, U = jax.device_put(factor_classes(sums), home)
+            self.curvature = self.curvature._replace(g=g, U=U)
+        if self.plan.blocks and self.age >= self.period:
+            moments, self.age = self._sum(class_moments, self.trial), 0
+            self.curvature = with_blocks(self.curvature, moments, self._strengths())
+        sums = sums._replace(shares=None, second=None)
+        gradient, report = assess(self.state, self.trial, sums, self.curvature._replace(blocks=None))
+        found = np.stack([np.asarray(numbers, np.float64) for numbers in report]).T.tolist()
+        accepted, (taken, alpha) = np.zeros(len(self.lanes), bool), np.zeros((2, len(self.lanes)), dtype)
+        for k, lane in busy:
+            taken[k], following = lane.taken, lane.following
+            accepted[k] = lane.accepts(*found[k], float(np.finfo(dtype).eps))
+            alpha[k] = following if accepted[k] else lane.taken
+        if not accepted.any():
+            self.trial = move(self.state, alpha)
+            return
+        self.age += 1
+        self.state, self.trial, slope = advance(
+            self.state, self.trial, gradient, self.curvature, accepted, taken, alpha
+        )
+        slope = np.asarray(slope).tolist()
+        for k, lane in busy:
+            lane.done = bool(accepted[k]) and self._is_small(lane)
+            if accepted[k]:
+                lane.turn(slope[k])
 
+    def settle(self) -> None:
+        """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
+        busy, limit = self.busy(), self.tolerance.max_iterations
+        status = {k: CONVERGED for k, lane in busy if lane.done}
+        looked_at = [(k, lane) for k, lane in busy if not lane.done and (lane.stuck or lane.iterations >= limit)]
+        if looked_at:
+            errors = np.asarray(self._sum(rounding, self.state.V)).tolist()
+            status |= {k: lane.ending(errors[k], limit) for k, lane in looked_at}
+        ended = [(k, lane) for k, lane in busy if status.get(k, RUNNING) != RUNNING]
+        anew = [(k, lane) for k, lane in looked_at if lane.stuck and status[k] == RUNNING]
+        if not ended and not anew:
+            return
+        V = np.array(self.state.V)
+        starts: list[Any] = [None] * len(self.lanes)
+        for k, lane in ended + anew:
+            starts[k] = V[k] if math.isfinite(lane.loss) else lane.start
+        for k, lane in ended:
+            self.solutions.V[lane.problem] = starts[k]
+            self.solutions.iterations[lane.problem] = lane.iterations
+            self.solutions.passes[lane.problem] = lane.passes
+            self.solutions.status[lane.problem] = status[k]
+        for _, lane in anew:
+            lane.begin_anew()
+        for k, _ in ended:
+            self.lanes[k] = following = self._next()
+            starts[k] = None if following is None else following.start
+        self._load(starts)
 
-def _is_due(lane: _Lane) -> bool:
-    """G is renewed at 0, 1, 2, 4, 8, … iterations."""
-    following = 0 if lane.begins else lane.iterations + 1
-    return following & (following - 1) == 0
+    def look_along(self) -> None:
+        """Where a line is hard to search, the slopes at many of its points, from one reading of X."""
+        busy = [(k, lane) for k, lane in self.busy() if lane.line is not None]
+        points = np.ones((len(self.lanes), 1)) * np.arange(1, 1 + len(busy[0][1].line.points()))
+        for k, lane in busy:
+            points[k] = lane.line.points()
+        points = points.astype(self.data.rows.dtype)
+        linear, growth = (np.asarray(array, np.float64)[:, None] for array in along(self.state))
+        found = np.asarray(self._sum(slopes, (self.state.V, self.state.step, points)), np.float64)
+        found += linear + points * growth
+        alpha = np.zeros(len(self.lanes), points.dtype)
+        for k, lane in busy:
+            lane.passes += 1
+            if lane.line.is_hard:
+                lane.line.choose(points[k], found[k])
+            alpha[k] = lane.taken
+        self.trial = move(self.state, alpha)
 
+    def _sum(self, of: Callable[..., Any], V: Any, static: Any = None) -> Any:
+        fold = np.array([0 if lane is None else lane.fold for lane in self.lanes], np.int32)
+        return self.data.sum(of, V, fold, static)
 
-def _settle(data, problems, tolerance, solutions, lanes, fold, state, trial, taken):
-    """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
-    limit = tolerance.max_iterations
-    status = [RUNNING if lane is None or not lane.done else CONVERGED for lane in lanes]
-    looked_at = [
-        k
-        for k, lane in enumerate(lanes)
-        if lane is not None and not lane.done and (lane.stuck or lane.iterations >= limit)
-    ]
-    if looked_at:
-        errors = np.asarray(data.sum(rounding, state.V, fold)).tolist()
-        for k in looked_at:
-            status[k] = lanes[k].ending(errors[k], limit)
-    anew = [k for k in looked_at if status[k] == RUNNING and lanes[k].stuck]
-    ended = [k for k, ending in enumerate(status) if ending != RUNNING]
-    if not anew and not ended:
-        return state, trial, taken
-    V = np.array(state.V)
-    starts: list[Any] = [None] * len(lanes)
-    for k in anew:
-        lanes[k].begins, lanes[k].stalled, lanes[k].rejected = True, 0, 0
-        starts[k] = V[k] if np.isfinite(lanes[k].loss) else lanes[k].start
-    for k in ended:
-        lane = lanes[k]
-        where = V[k] if np.isfinite(lane.loss) else lane.start
-        for field, value in zip(solutions, (where, lane.iterations, lane.passes, status[k]), strict=True):
-            field[lane.problem] = value
-    for k in ended:
-        lanes[k] = _next(problems, solutions, taken) if taken < len(problems.fold) else None
-        if lanes[k] is not None:
-            taken, starts[k] = taken + 1, lanes[k].start
-    if any(start is not None for start in starts):
-        state, trial = _load(state, trial, problems, lanes, starts)
-    return state, trial, taken
+    def _strengths(self) -> np.ndarray:
+        return np.array([1.0 if lane is None else lane.strength for lane in self.lanes], self.data.rows.dtype)
 
+    def _is_small(self, lane: _Lane) -> bool:
+        return lane.measure <= (self.tolerance.tol * lane.loss if lane.strength > 0 else self.tolerance.norm**2)
 
-def _load(state: Lanes, trial: Any, problems: Problems, lanes: list[Any], starts: list[Any]) -> tuple[Lanes, Any]:
-    """The lanes that are given a start begin there."""
-    dtype, nothing = trial.dtype, np.zeros(trial.shape[1:], trial.dtype)
-    chosen = np.array([start is not None for start in starts])
-    V = np.stack([nothing if start is None else start for start in starts]).astype(dtype)
-    strengths = np.array([1.0 if lane is None else lane.strength for lane in lanes]).astype(dtype)
-    present = np.stack([present_classes(problems, 0 if lane is None else lane.problem) for lane in lanes])
-    return load(state, trial, chosen, V, L2(strengths), present)
+    def _load(self, starts: list[Any]) -> None:
+        """The lanes that are given a start begin there."""
+        chosen = np.array([start is not None for start in starts])
+        if not chosen.any():
+            return
+        V = np.zeros(self.trial.shape, self.trial.dtype)
+        for k in np.flatnonzero(chosen):
+            V[k] = starts[k]
+        present = [self._present(0 if lane is None else lane.problem) for lane in self.lanes]
+        strengths = L2(self._strengths())
+        self.state, self.trial = load(self.state, self.trial, chosen, V, strengths, np.stack(present))
 
+    def _next(self) -> _Lane | None:
+        """A lane of the next problem, if there is one, which begins at its start or at the nearest that is solved."""
+        number = next(self.waiting, None)
+        if number is None:
+            return None
+        problems = self.problems
+        fold, strength = int(problems.fold[number]), float(problems.penalty.strength[number])
+        V, present = problems.starts[number], self._present(number)
+        solved = np.flatnonzero(self.solutions.status != RUNNING)
+        if len(solved):
+            logs = np.log(np.maximum(problems.penalty.strength, np.finfo(float).tiny))
+            distance = np.abs(logs[number] - logs[solved]) + (problems.fold[solved] != fold)
+            nearest = solved[distance.argmin()]
+            # A class that this fold leaves out, or that it alone has, is put where it starts.
+            V = np.where(present & self._present(nearest), self.solutions.V[nearest], V)
+        V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)
+        return _Lane(number, V, strength, fold)
 
-def _next(problems: Problems, solutions: Solutions, number: int) -> _Lane:
-    """The lane of a problem, which starts at the start of its fold, or from the nearest penalty that is solved."""
-    fold, strength = int(problems.fold[number]), float(problems.penalty.strength[number])
-    V, present = problems.starts[number], present_classes(problems, number)
-    solved = np.flatnonzero(solutions.status != RUNNING)
-    if len(solved):
-        logs = np.log(np.maximum(problems.penalty.strength, np.finfo(float).tiny))
-        distance = np.abs(logs[number] - logs[solved]) + (problems.fold[solved] != fold)
-        nearest = solved[distance.argmin()]
-        # A class that this fold leaves out, or that it alone has, is put where it starts.
-        known = present & present_classes(problems, nearest)
-        V = np.where(known, solutions.V[nearest], V)
-    V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)
-    return _Lane(number, V, strength, fold)
-
-
-def present_classes(problems: Problems, number: int) -> Bool[np.ndarray, " C"]:
-    """Which classes are not left out of a problem."""
-    return problems.starts[number][-1] > -ABSENT / 2
+    def _present(self, number: int) -> Bool[np.ndarray, " C"]:
+        """Which classes are not left out of a problem."""
+        return self.problems.starts[number][-1] > -ABSENT / 2
