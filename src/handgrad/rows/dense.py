@@ -1,4 +1,4 @@
-"""Dense rows on one device or on several: each device sweeps its own, and what travels are sums over them.
+"""Dense rows on one device or on several, of one process or of many: each device sweeps its own.
 
 Rows lie in chunks, and a compiled program goes over a chunk in blocks of rows, so that each block is read from memory
 once though it is multiplied twice. It is told how many of a chunk's rows count, and knows nothing of how many there are
@@ -7,12 +7,14 @@ in all: small data, and the last chunk of large data, are padded to few sizes.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from handgrad.rows.blocks import DenseBlock
 from handgrad.rows.parts import Parts
@@ -28,44 +30,38 @@ OTHER_BYTES = 2**28
 ALIGNED = 64  # rows, so that a chunk of an aligned array is aligned and is not copied
 
 
-class Chunk(NamedTuple):
-    """Rows on a device, of which the first `num_rows` count."""
-
-    X: Array
-    num_rows: Array
-
-
 class DenseRows:
-    """The rows of this process on their devices."""
+    """The rows of this process on their devices, every device having as many chunks as the others."""
 
     def __init__(self, parts: Parts, centre: Float[np.ndarray, " P"], scale: float, one: float, dtype: np.dtype):
-        self.parts, self.dtype = parts, np.dtype(dtype)
-        self.shape = parts.shape
-        self.home = parts.parts[0].device  # where sums come to
-        self._chunks, self._ranges = [], []
-        self._about = {}
-        for rows, part in zip(parts.slices(), parts.parts, strict=True):
-            on_cpu = part.device.platform == "cpu"
-            for start, stop, size in _chunks_of(part, on_cpu):
-                X = _padded(part.X, start, stop, size, keep=not on_cpu)
-                put = jax.device_put(X, part.device)
-                self._chunks.append(Chunk(put, jax.device_put(np.int32(stop - start), part.device)))
-                self._ranges.append((slice(rows.start + start, rows.start + stop), size, part.device))
-            about = np.asarray(centre, self.dtype), np.asarray(scale, self.dtype), np.asarray(one, self.dtype)
-            self._about[part.device] = jax.device_put(about, part.device)
+        self.parts, self.dtype, self.shape = parts, np.dtype(dtype), parts.shape
+        devices = parts.devices
+        self.home = next(device for device in devices if device.process_index == jax.process_index())
+        self.mesh = None if len(devices) == 1 else Mesh(np.array(devices), ("rows",))
+        self._on_cpu = self.home.platform == "cpu"
+        about = tuple(np.asarray(number, self.dtype) for number in (centre, scale, one))
+        self._about = jax.device_put(about, self.home) if self.mesh is None else self._replicated(about)
+        most = int(parts.gather(np.array(max(part.num_rows for part in parts.parts))).max())
+        row_bytes = parts.shape[1] * parts.dtype.itemsize
+        stays = isinstance(parts.parts[0].X, jax.Array) and not self._on_cpu  # cut on its device it would be copied
+        self._chunks = [(0, most, most)] if stays else _chunks_of(most, row_bytes)
+        self._X = [
+            self._assembled([_padded(part.X, *chunk, keep=stays) for part in parts.parts]) for chunk in self._chunks
+        ]
+        self._num_rows = [
+            self._assembled([np.int32([np.clip(part.num_rows, start, stop) - start]) for part in parts.parts])
+            for start, stop, _ in self._chunks
+        ]
 
     def place(self, by_row: np.ndarray) -> list[Array]:
         """An array with an entry for each row of this process, on the devices of the rows."""
-        placed = []
-        for rows, size, device in self._ranges:
-            padding = [(0, size - (rows.stop - rows.start))] + [(0, 0)] * (by_row.ndim - 1)
-            placed.append(jax.device_put(np.pad(by_row[rows], padding), device))
-        return placed
+        pieces = [by_row[rows] for rows in self.parts.slices()]
+        return [self._assembled([_padded(piece, *chunk, keep=False) for piece in pieces]) for chunk in self._chunks]
 
     def sum(
         self, of: Callable[..., Any], by_row: tuple[list[Array], ...], shared: Any, *, columns: int, static: Any = None
     ) -> Any:
-        """Σ over the blocks of of(block, *by_row, shared, static), on the first device; over all processes.
+        """Σ over the blocks of all devices of of(block, *by_row, shared, static), on the home device.
 
         Args:
           of: a function of a block, what the rows' arrays have for it, `shared` and `static`, which gives a tree of
@@ -75,31 +71,63 @@ class DenseRows:
           columns: how many numbers a row has in what `of` makes of it, which blocks are cut by.
           static: what the compiled program depends on; hashable.
         """
-        sent = {device: shared if len(self._about) == 1 else jax.device_put(shared, device) for device in self._about}
-        totals: dict[Any, Any] = {}
-        for index, (chunk, (_, _, device)) in enumerate(zip(self._chunks, self._ranges, strict=True)):
-            own = tuple(array[index] for array in by_row)
-            block_rows = _block_rows(chunk.X.shape, columns, self.dtype, device.platform == "cpu")
-            part = _sum_chunk(of, static, block_rows, self._about[device], chunk, own, sent[device])
-            totals[device] = part if device not in totals else _add(totals[device], part)
-        return _over_devices_and_processes(self.parts, totals)
+        shared, total = self._replicated(shared), None
+        for index, X in enumerate(self._X):
+            own = X, self._num_rows[index], *(array[index] for array in by_row)
+            rows = _block_rows(self._chunks[index][2], self.shape[1], columns, self.dtype, self._on_cpu)
+            part = _sum_chunk(of, static, rows, self.mesh, self._about, own, shared)
+            total = part if total is None else _add(total, part)
+        return total if self.mesh is None else jax.tree.map(lambda array: array.addressable_data(0), total)
+
+    def _assembled(self, pieces: list[Any]) -> Array:
+        """One array of the pieces of this process's devices, each where it belongs."""
+        devices = [part.device for part in self.parts.parts]
+        if self.mesh is None:
+            return jax.device_put(pieces[0], devices[0])
+        shape = (pieces[0].shape[0] * self.mesh.size, *pieces[0].shape[1:])
+        placed = [jax.device_put(piece, device) for piece, device in zip(pieces, devices, strict=True)]
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(self.mesh, P("rows")), placed)
+
+    def _replicated(self, tree: Any) -> Any:
+        """The same arrays for every device."""
+        if self.mesh is None:
+            return tree
+        everywhere = NamedSharding(self.mesh, P())
+
+        def of_leaf(leaf: Any) -> Array:
+            placed = [jax.device_put(leaf, part.device) for part in self.parts.parts]
+            return jax.make_array_from_single_device_arrays(np.shape(leaf), everywhere, placed)
+
+        return jax.tree.map(of_leaf, tree)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _sum_chunk(of: Any, static: Any, block_rows: int, about: Any, chunk: Chunk, by_row: Any, shared: Any) -> Any:
-    centre, scale, one = about
-    last = jnp.maximum(chunk.num_rows - block_rows, 0)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _sum_chunk(of: Any, static: Any, block_rows: int, mesh: Mesh | None, about: Any, own: Any, shared: Any) -> Any:
+    if mesh is None:
+        return _sum_blocks(of, static, block_rows, about, own, shared)
+
+    def of_device(about: Any, own: Any, shared: Any) -> Any:
+        # Sums of the size of the parameters are all that travels.
+        return jax.lax.psum(_sum_blocks(of, static, block_rows, about, own, shared), "rows")
+
+    specs = P(), P("rows"), P()
+    return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)(about, own, shared)
+
+
+def _sum_blocks(of: Any, static: Any, block_rows: int, about: Any, own: Any, shared: Any) -> Any:
+    (centre, scale, one), (X, (num_rows,), *by_row) = about, own
+    last = jnp.maximum(num_rows - block_rows, 0)
 
     def block(start: Array) -> Any:
         # The last block reaches back, so that it is whole; what it has of the one before does not count in it.
         at = jnp.minimum(start, last)
-        X, *own = (jax.lax.dynamic_slice_in_dim(array, at, block_rows) for array in (chunk.X, *by_row))
+        cut, *arrays = (jax.lax.dynamic_slice_in_dim(array, at, block_rows) for array in (X, *by_row))
         fresh = at + jnp.arange(block_rows, dtype=jnp.int32) >= start
-        own[-1] = jnp.where(fresh.reshape(-1, *[1] * (own[-1].ndim - 1)), own[-1], 0)
-        return of(DenseBlock((X.astype(centre.dtype) - centre[None]) * scale, one), *own, shared, static)
+        arrays[-1] = jnp.where(fresh.reshape(-1, *[1] * (arrays[-1].ndim - 1)), arrays[-1], 0)
+        return of(DenseBlock((cut.astype(centre.dtype) - centre[None]) * scale, one), *arrays, shared, static)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(block, jnp.int32(0)))
-    num_blocks = (chunk.num_rows + block_rows - 1) // block_rows
+    num_blocks = (num_rows + block_rows - 1) // block_rows
     return jax.lax.fori_loop(0, num_blocks, lambda i, sums: jax.tree.map(jnp.add, sums, block(i * block_rows)), zeros)
 
 
@@ -108,22 +136,8 @@ def _add(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _over_devices_and_processes(parts: Parts, totals: dict[Any, Any]) -> Any:
-    """Sums of size of the parameters are all that travels."""
-    home, *others = totals
-    total = totals[home]
-    for device in others:
-        total = _add(total, jax.device_put(totals[device], home))
-    if parts.num_processes == 1:
-        return total
-    return jax.device_put(parts.sum(jax.tree.map(np.asarray, total)), home)
-
-
-def _chunks_of(part: Any, on_cpu: bool) -> list[tuple[int, int, int]]:
-    """The chunks of a part: first row, row after the last, and how many rows it is padded to."""
-    num_rows, row_bytes = part.num_rows, part.X.shape[1] * part.X.dtype.itemsize
-    if isinstance(part.X, jax.Array) and not on_cpu:
-        return [(0, num_rows, num_rows)]  # cut there it would be copied
+def _chunks_of(num_rows: int, row_bytes: int) -> list[tuple[int, int, int]]:
+    """The chunks of a device's rows: first row, row after the last, and how many rows it is padded to."""
     rows = max(ALIGNED, CHUNK_BYTES // row_bytes // ALIGNED * ALIGNED)
     whole = [(start, start + rows, rows) for start in range(0, num_rows - rows + 1, rows)]
     left = num_rows - len(whole) * rows
@@ -140,19 +154,18 @@ def _padded_rows(num_rows: int, row_bytes: int) -> int:
 
 
 def _padded(X: Any, start: int, stop: int, size: int, *, keep: bool) -> Any:
-    if keep and isinstance(X, jax.Array):
+    """Rows from start to stop, as far as there are any, and rows of zeros."""
+    if keep and X.shape[0] == size:
         return X
-    host = np.asarray(X)[start:stop]
-    if size == stop - start:
+    host = np.asarray(X[start:stop] if isinstance(X, np.ndarray) else np.asarray(X)[start:stop])
+    if len(host) == size:
         return host
-    padded = np.zeros((size, host.shape[1]), host.dtype)
-    padded[: stop - start] = host
+    padded = np.zeros((size, *host.shape[1:]), host.dtype)
+    padded[: len(host)] = host
     return padded
 
 
-def _block_rows(shape: tuple[int, int], columns: int, dtype: np.dtype, on_cpu: bool) -> int:
-    limit = CPU_BYTES if on_cpu else OTHER_BYTES
-    rows = max(1, min(limit // (shape[1] * dtype.itemsize), limit // (columns * dtype.itemsize)))
-    if rows >= shape[0]:
-        return shape[0]
-    return max(1, rows // ALIGNED * ALIGNED)
+def _block_rows(rows: int, num_features: int, columns: int, dtype: np.dtype, on_cpu: bool) -> int:
+    limit = (CPU_BYTES if on_cpu else OTHER_BYTES) // dtype.itemsize
+    block = max(1, min(limit // num_features, limit // columns))
+    return rows if block >= rows else max(1, block // ALIGNED * ALIGNED)

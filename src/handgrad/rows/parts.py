@@ -42,6 +42,7 @@ class Parts(NamedTuple):
     dtype: np.dtype
     is_sparse: bool
     num_processes: int  # that hold rows of it
+    devices: tuple[Any, ...]  # of all processes, in the order of their rows
 
     @property
     def num_rows(self) -> int:
@@ -105,7 +106,7 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
     if is_sparse(X):
         csr = to_csr(X)
         part = Part(slice(0, X.shape[0]), csr, None, csr.T.tocsr())
-        return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1)
+        return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1, ())
     shape, dtype = tuple(X.shape), np.dtype(X.dtype)
     if isinstance(X, jax.Array) and len(X.sharding.device_set) > 1:
         if mesh is not None:
@@ -113,10 +114,11 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
                 f"{function}: mesh is for data on the host; got X on {len(X.sharding.device_set)} devices."
             )
         processes = 1 if X.is_fully_addressable else jax.process_count()
-        return Parts(_shards(function, X), shape, dtype, False, processes)
+        parts, holders = _shards(function, X)
+        return Parts(parts, shape, dtype, False, processes, holders)
     if mesh is None:
         device = next(iter(X.sharding.device_set)) if isinstance(X, jax.Array) else _default_device()
-        return Parts((Part(slice(0, shape[0]), X, device),), shape, dtype, False, 1)
+        return Parts((Part(slice(0, shape[0]), X, device),), shape, dtype, False, 1, (device,))
     devices = mesh.devices.ravel()
     if any(device.process_index != jax.process_index() for device in devices):
         raise ValueError(
@@ -130,7 +132,7 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
         for start, end, device in zip([0, *ends], ends, devices, strict=False)
         if end > start
     )
-    return Parts(parts, shape, dtype, False, 1)
+    return Parts(parts, shape, dtype, False, 1, tuple(part.device for part in parts))
 
 
 def is_sparse(X: Any) -> bool:
@@ -171,22 +173,26 @@ def _default_device() -> Any:
     return jax.config.jax_default_device or jax.local_devices()[0]
 
 
-def _shards(function: str, X: jax.Array) -> tuple[Part, ...]:
-    """The parts of an array that lies on several devices; of rows that several hold, one counts."""
-    parts = []
-    for shard in X.addressable_shards:
-        rows, columns = shard.index
-        if not (columns.start in (None, 0) and columns.stop in (None, X.shape[1])):
+def _shards(function: str, X: jax.Array) -> tuple[tuple[Part, ...], tuple[Any, ...]]:
+    """The parts of an array that lies on several devices, and their devices; of rows that several hold, one counts."""
+    holders: dict[tuple[int, int], Any] = {}
+    for device, (rows, columns) in X.sharding.devices_indices_map(X.shape).items():
+        if columns.indices(X.shape[1])[:2] != (0, X.shape[1]):
             raise ValueError(
                 f"{function}: X must be sharded by rows alone, each device having all {X.shape[1]} columns of its "
                 f"rows; got {X.sharding}. Move it with jax.device_put(X, NamedSharding(mesh, PartitionSpec(axis)))."
             )
-        if shard.replica_id == 0:
-            start, stop, _ = rows.indices(X.shape[0])
-            parts.append(Part(slice(start, stop), shard.data, shard.device))
+        start, stop, _ = rows.indices(X.shape[0])
+        if start < stop and ((start, stop) not in holders or device.id < holders[start, stop].id):
+            holders[start, stop] = device
+    shards = {shard.device: shard.data for shard in X.addressable_shards}
+    ranges = sorted(holders)
+    parts = tuple(
+        Part(slice(*rows), shards[holders[rows]], holders[rows]) for rows in ranges if holders[rows] in shards
+    )
     if not parts:
         raise ValueError(f"{function}: X must have rows on every process that calls; this one has none. Shard X anew.")
-    return tuple(sorted((part for part in parts if part.num_rows), key=lambda part: part.rows.start))
+    return parts, tuple(holders[rows] for rows in ranges)
 
 
 def _rows_of_shards(array: jax.Array, rows: slice) -> np.ndarray:

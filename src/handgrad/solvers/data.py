@@ -79,16 +79,15 @@ def prepare(
         # JAX's arrays of any dtype are at hand here, whatever it computes in now.
         validation.check_params(function, jax.tree.map(_widened, params))
     parts = locate(function, X, mesh)
-    targets, num_rows = _seen(parts, targets)
+    seen, num_rows = _seen(parts, targets)
     if num_classes is None:
-        num_classes = validation.count_classes(function, targets) if params is None else params[0].shape[1]
+        num_classes = validation.count_classes(function, seen) if params is None else params[0].shape[1]
         num_classes = int(parts.gather(np.array(num_classes)).max())
     validation.check_positive_integer(function, "num_classes", num_classes)
     if params is not None:
         _check_start(function, params, X, num_classes)
-    validation.check_targets(function, targets, num_rows, num_classes)
-    weights, num_rows = _seen(parts, weights)
-    validation.check_weights(function, weights, num_rows)
+    validation.check_targets(function, seen, num_rows, num_classes)
+    validation.check_weights(function, *_seen(parts, weights))
     w = np.ones(parts.num_rows) if weights is None else parts.of_rows(weights).astype(np.float64)
     w, unit = _divided(parts, w)
     T = parts.of_rows(targets)

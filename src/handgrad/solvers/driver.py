@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from handgrad.formulas import Params
 from handgrad.shapes import Bool, Float, Int
@@ -60,6 +61,20 @@ def solve_certified(
       l2: the penalties.
       tol, max_iterations, callback: as in `fit`.
     """
+    # The rows' own devices are what counts, whatever mesh the caller has set.
+    with jax.set_mesh(Mesh(np.empty((), object), ())):
+        return _solve_certified(data, folds, fold, l2, tol, max_iterations, callback)
+
+
+def _solve_certified(
+    data: Data,
+    folds: Folds,
+    fold: np.ndarray,
+    l2: np.ndarray,
+    tol: float,
+    max_iterations: int,
+    callback: Callable[..., None] | None,
+) -> Answers:
     placed = place(data.rows, data.targets, folds.weights, data.num_classes)
     # Both sides of l2' = l2·s² may be beyond the dtype: the solver then works without a penalty, or with a huge one.
     limits = np.finfo(data.dtype)

@@ -19,7 +19,7 @@ from handgrad.solvers.kronecker import Curvature, factor_classes, factor_feature
 from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, Problems, Solutions
 from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move
 from handgrad.solvers.penalty import L2
-from handgrad.solvers.search import Line
+from handgrad.solvers.search import POINTS, Line
 from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradient, rounding, slopes
 
 MEMORY = 8
@@ -145,15 +145,14 @@ def solve(
     `callback` gets iteration, loss and gap of the first lane, after each of its iterations.
     """
     solver = _Solver(data, problems, tolerance, num_lanes)
-    while busy := solver.busy():
+    while solver.busy():
         iterations = solver.lanes[0].iterations if solver.lanes[0] is not None else 0
         solver.sweep()
         first = solver.lanes[0]
         if callback is not None and first is not None and first.iterations > iterations:
             callback(first.iterations, first.loss, first.measure)
         solver.settle()
-        if any(lane.line is not None and lane.line.is_hard for _, lane in busy):
-            solver.look_along()
+        solver.look_along()
     return solver.solutions
 
 
@@ -241,20 +240,21 @@ class _Solver:
 
     def look_along(self) -> None:
         """Where a line is hard to search, the slopes at many of its points, from one reading of X."""
-        busy = [(k, lane) for k, lane in self.busy() if lane.line is not None]
-        points = np.ones((len(self.lanes), 1)) * np.arange(1, 1 + len(busy[0][1].line.points()))
-        for k, lane in busy:
-            points[k] = lane.line.points()
-        points = points.astype(self.data.rows.dtype)
+        busy = [(k, lane, lane.line) for k, lane in self.busy() if lane.line is not None]
+        if not any(line.is_hard for _, _, line in busy):
+            return
+        points = np.ones((len(self.lanes), POINTS), self.data.rows.dtype)
+        for k, _, line in busy:
+            points[k] = line.points()
         linear, growth = (np.asarray(array, np.float64)[:, None] for array in along(self.state))
         found = np.asarray(self._sum(slopes, (self.state.V, self.state.step, points)), np.float64)
         found += linear + points * growth
         alpha = np.zeros(len(self.lanes), points.dtype)
-        for k, lane in busy:
+        for k, lane, line in busy:
             lane.passes += 1
-            if lane.line.is_hard:
-                lane.line.choose(points[k], found[k])
-            alpha[k] = lane.taken
+            if line.is_hard:
+                line.choose(points[k], found[k])
+            alpha[k] = line.alpha
         self.trial = move(self.state, alpha)
 
     def _sum(self, of: Callable[..., Any], V: Any, static: Any = None) -> Any:
