@@ -37,8 +37,8 @@ def _trace(function: Callable[..., Any], structure: Any, leaves: list[Any]) -> A
 
 _choice = Primitive("if_on_one_cpu")
 _choice.multiple_results = True
-_choice.def_abstract_eval(lambda *_, one, many: many.out_avals)
-_choice.def_impl(lambda *leaves, one, many: jaxpr_as_fun(many)(*leaves))
+_choice.def_abstract_eval(lambda *_, many, **__: many.out_avals)
+_choice.def_impl(lambda *leaves, many, **_: jaxpr_as_fun(many)(*leaves))
 
 
 def _lower(context: Any, *values: Any, one: Any, many: Any) -> Any:
