@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import handgrad
-from handgrad import Params, objective
+from handgrad import Params
 from handgrad.data import load_digits
 from measure import interleaved, machine, median_ratio
 
@@ -225,18 +225,22 @@ def bench_scaled():
 
 
 def bench_objective():
-    rng = np.random.default_rng(0)
-    X, t = jnp.asarray(rng.normal(size=(60000, 784)), jnp.float32), jnp.asarray(rng.integers(0, 10, 60000), jnp.int32)
-    params = Params(W=jnp.asarray(rng.normal(size=(784, 10)) / 28, jnp.float32), b=jnp.zeros((1, 10)))
+    def by_optax(params, X, t, w):
+        losses = optax.softmax_cross_entropy_with_integer_labels(X @ params.W + params.b, t)
+        return losses.mean() if w is None else (w * losses).sum() / w.sum()
 
-    def by_optax(params, X, t):
-        return optax.softmax_cross_entropy_with_integer_labels(X @ params.W + params.b, t).mean()
-
-    ours, theirs = jax.jit(objective.value_and_gradient), jax.jit(jax.value_and_grad(by_optax))
-    timed = interleaved({"ours": lambda: ours(params, X, t), "optax": lambda: theirs(params, X, t)}, 41)
-    medians = [1e3 * statistics.median(timed[name]) for name in ("ours", "optax")]
-    ratio = median_ratio(timed["optax"], timed["ours"])
-    print(f"\nvalue and gradient (60000, 784, 10): {medians[0]:.1f} ms, optax {medians[1]:.1f} ms, ratio {ratio:.2f}")
+    functions = {"handgrad": handgrad.value_and_gradient, "optax": jax.jit(jax.value_and_grad(by_optax))}
+    print("\nvalue and gradient, float32 | handgrad, ms | jax.value_and_grad of optax, ms | handgrad / optax")
+    for N, P, C in ((60000, 784, 10), (256, 784, 10), (1797, 64, 10), (8192, 1024, 1000)):
+        rng = np.random.default_rng(0)
+        X, t = jnp.asarray(rng.normal(size=(N, P)), jnp.float32), jnp.asarray(rng.integers(0, C, N), jnp.int32)
+        params = Params(W=jnp.asarray(rng.normal(size=(P, C)) / P**0.5, jnp.float32), b=jnp.zeros((1, C)))
+        for rows, w in (("", None), ("weighted", jnp.asarray(rng.uniform(0.1, 2, N), jnp.float32))):
+            calls = {name: functools.partial(function, params, X, t, w) for name, function in functions.items()}
+            timed = interleaved(calls, 21 if N > 5000 else 301)
+            ours, theirs = (1e3 * statistics.median(timed[name]) for name in functions)
+            ratio = median_ratio(timed["handgrad"], timed["optax"])
+            print(f"{(N, P, C)!s:<19}{rows:<9}| {ours:8.2f} | {theirs:8.2f} | {ratio:.2f}", flush=True)
 
 
 PARTS = {

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -30,9 +31,9 @@ LAYERS = [
     ["solvers", "check", "network"],
     ["objective", "reference", "rows"],
     ["initialization", "fused"],
-    ["sweep"],
+    ["sweep", "rows_sweep"],
     ["head"],
-    ["formulas", "compiled"],
+    ["formulas", "compiled", "lowering"],
     ["data", "validation"],
     ["frames", "precision", "settings", "shapes"],
 ]
@@ -46,7 +47,7 @@ def test_the_formulas_stand_compiled_under_the_same_names():
     for name in formulas.__all__:
         function = getattr(handgrad, name)
         if name not in ("Params", "Layer"):
-            assert function.__wrapped__ is getattr(formulas, name)
+            assert inspect.unwrap(function) is getattr(formulas, name)
             assert hasattr(function, "lower")
 
 

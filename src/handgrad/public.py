@@ -12,6 +12,7 @@ from handgrad.fused import linear_cross_entropy as linear_cross_entropy
 from handgrad.initialization import init_params as init_params
 from handgrad.network import dense as dense
 from handgrad.network import init_network as init_network
+from handgrad.rows_sweep import value_and_gradient as _value_and_gradient
 from handgrad.solvers.fit import fit as fit
 from handgrad.solvers.inference import Coefficients as Coefficients
 from handgrad.solvers.path import fit_path as fit_path
@@ -32,7 +33,7 @@ logit_gradient = _compiled(_formulas.logit_gradient)
 loss = _compiled(_formulas.loss)
 forward = _compiled(_formulas.forward)
 gradient = _compiled(_formulas.gradient, ["recompute"])
-value_and_gradient = _compiled(_formulas.value_and_gradient, ["recompute"])
+value_and_gradient = _compiled(_value_and_gradient, ["recompute"])
 hessian_vector_product = _compiled(_formulas.hessian_vector_product)
 sgd_step = _compiled(_formulas.sgd_step)
 predict = _compiled(_formulas.predict)

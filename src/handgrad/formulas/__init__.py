@@ -15,7 +15,8 @@ These letters stand for these arrays and for nothing else. Everything follows fr
 with them the mean over the rows, sum(l)/N, becomes sum(w·l)/sum(w), and 1/N in each formula becomes w/sum(w).
 
 The source is written against the Python array API standard: the arrays that come in decide the library, be it JAX,
-NumPy, PyTorch, CuPy or array-api-strict. Under the names `handgrad.*` stand the same functions compiled by `jax.jit`.
+NumPy, PyTorch, CuPy or array-api-strict. Under the names `handgrad.*` stand the same functions compiled by `jax.jit`;
+`handgrad.value_and_gradient` on one CPU as a sweep over blocks of rows, which gives the same but for rounding.
 
 Precision: softmax, log-sum-exp and Y − T are computed in float32 where the input is narrower (float16, bfloat16), and
 only then rounded; the matrix products are computed in the dtype of the input, at the library's default precision.

@@ -151,11 +151,14 @@ def residual(
 ) -> Float[Array, "N C"]:
     """Y − T, times w where there are weights, in float32 or wider; the arguments are taken as checked."""
     Y = softmax(widen(xp, Z))
+    return times_weights(xp, Y - target_distributions(xp, targets, Z.shape[1], Y.dtype), weights)
+
+
+def target_distributions(xp: Any, targets: Array, num_classes: int, dtype: Any) -> Float[Array, "N C"]:
+    """T of either kind of targets, in the dtype, float32 or wider; NaN in a row that has no distribution."""
     if targets.ndim == 1:
-        T = _one_hot(xp, targets, Z.shape[1], Y.dtype)
-    else:
-        T = distributions(xp, targets, Y.dtype)
-    return times_weights(xp, Y - T, weights)
+        return _one_hot(xp, targets, num_classes, dtype)
+    return distributions(xp, targets, dtype)
 
 
 def times_weights(xp: Any, rows: Float[Array, "N ..."], weights: Shaped[Array, " N"] | None) -> Float[Array, "N ..."]:

@@ -60,15 +60,15 @@ def log_softmax(Z: Float[Array, "N C"]) -> Float[Array, "N C"]:
 
 
 def shifted_exponentials(
-    xp: Any, Z: Float[Array, "N C"]
+    xp: Any, Z: Float[Array, "N C"], axis: int = 1
 ) -> tuple[Float[Array, "N 1"], Float[Array, "N C"], Float[Array, "N 1"]]:
     """Each row's maximum m, exp(Z − m), and the sum of that: all that softmax and log-sum-exp are made of.
 
-    log Σ exp(Z) = m + log(sum).
+    log Σ exp(Z) = m + log(sum). With axis=0, of Zᵀ.
     """
-    maximum = xp.max(Z, axis=1, keepdims=True)
+    maximum = xp.max(Z, axis=axis, keepdims=True)
     exponentials = xp.exp(Z - maximum)
-    return maximum, exponentials, xp.sum(exponentials, axis=1, keepdims=True)
+    return maximum, exponentials, xp.sum(exponentials, axis=axis, keepdims=True)
 
 
 def softmax_derivative(xp: Any, Y: Float[Array, "N C"], dZ: Float[Array, "N C"]) -> Float[Array, "N C"]:

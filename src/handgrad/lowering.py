@@ -1,0 +1,57 @@
+"""Which program is compiled where: what only the compiler knows, since a traced array does not say where it lies."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import mlir
+
+
+def if_on_one_cpu(then: Callable[..., Any], otherwise: Callable[..., Any], *arguments: Any) -> Any:
+    """What `then` computes in a program for one CPU, and what `otherwise` does in any other: they give the same.
+
+    Within a `shard_map` over all axes of its mesh each device has a program of its own. Under `vmap` it is `otherwise`.
+    Neither is differentiated here: this stands below a rule of differentiation.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def choose(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+        one, _ = _trace(then, structure, leaves)
+        many, result = _trace(otherwise, structure, leaves)
+        return jax.tree.unflatten(jax.tree.structure(result), _choice.bind(*leaves, one=one, many=many))
+
+    @choose.def_vmap
+    def batched(axis_size: int, in_batched: Any, *arguments: Any) -> Any:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+        result = jax.vmap(otherwise, axes, axis_size=axis_size)(*arguments)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return choose(*arguments)
+
+
+def _trace(function: Callable[..., Any], structure: Any, leaves: list[Any]) -> Any:
+    return jax.make_jaxpr(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), return_shape=True)(*leaves)
+
+
+_choice = Primitive("if_on_one_cpu")
+_choice.multiple_results = True
+_choice.def_abstract_eval(lambda *_, many, **__: many.out_avals)
+_choice.def_impl(lambda *leaves, many, **_: jaxpr_as_fun(many)(*leaves))
+
+
+def _lower(context: Any, *values: Any, one: Any, many: Any) -> Any:
+    chosen = one if _is_for_one_cpu(context.module_context) else many
+    return mlir.lower_fun(jaxpr_as_fun(chosen), multiple_results=True)(context, *values)
+
+
+mlir.register_lowering(_choice, _lower)
+
+
+def _is_for_one_cpu(module: Any) -> bool:
+    # Where JAX should name these otherwise one day, it is the program that is right anywhere.
+    devices = getattr(module, "axis_context", None)
+    mesh, manual_axes = getattr(devices, "mesh", None), getattr(devices, "manual_axes", None)
+    alone = getattr(devices, "num_devices", None) == 1 or (mesh is not None and manual_axes == set(mesh.axis_names))
+    return alone and tuple(getattr(module, "platforms", ())) == ("cpu",)
