@@ -1,34 +1,37 @@
-"""The loss of each row and Y − T, on the last axis, for targets that are known to be right: what a solver sums."""
+"""The loss of each row and Y − T, for K problems at once and targets that are known to be right: what a solver sums.
+
+Arrays are (K, C, n), with the classes before the rows, so that all operations run along the rows.
+"""
 
 from typing import Any
 
 from handgrad.shapes import Float
 
 
-def losses(xp: Any, Z: Float[Any, "n K C"], targets: Any) -> tuple[Float[Any, "n K"], Float[Any, "n K C"]]:
+def losses(xp: Any, Z: Float[Any, "K C n"], targets: Any) -> tuple[Float[Any, "K n"], Float[Any, "K C n"]]:
     """Each row's cross-entropy in each of K problems, and Y.
 
     Args:
       xp: the array library.
-      Z: logits (n, K, C).
+      Z: logits (K, C, n).
       targets: labels (n,), or distributions (n, C) whose rows sum to 1.
     """
-    maximum = xp.max(Z, axis=-1, keepdims=True)
+    maximum = xp.max(Z, axis=1, keepdims=True)
     exponentials = xp.exp(Z - maximum)
-    total = xp.sum(exponentials, axis=-1, keepdims=True)
+    total = xp.sum(exponentials, axis=1, keepdims=True)
     # Σ T (m − Z) + log Σ exp(Z − m): no difference of large numbers where the target's logit is the largest.
-    if targets.ndim == 2:
-        below = xp.sum(targets[:, None, :] * (maximum - Z), axis=-1)
-    else:
-        # A gather takes a quarter of the time of a sum over a comparison with 0 … C−1.
-        labels = xp.broadcast_to(targets[:, None, None], (*Z.shape[:2], 1))
-        below = (maximum - xp.take_along_axis(Z, labels, axis=-1))[..., 0]
-    return below + xp.log(total[..., 0]), exponentials / total
+    below = xp.sum(one_hot(xp, targets, Z.shape[1], Z.dtype)[None] * (maximum - Z), axis=1)
+    return below + xp.log(total[:, 0]), exponentials / total
 
 
-def residual(xp: Any, Y: Float[Any, "n K C"], targets: Any) -> Float[Any, "n K C"]:
+def residual(xp: Any, Y: Float[Any, "K C n"], targets: Any) -> Float[Any, "K C n"]:
     """Y − T."""
+    return Y - one_hot(xp, targets, Y.shape[1], Y.dtype)[None]
+
+
+def one_hot(xp: Any, targets: Any, num_classes: int, dtype: Any) -> Float[Any, "C n"]:
+    """Tᵀ, of labels or of distributions."""
     if targets.ndim == 2:
-        return Y - targets[:, None, :]
-    classes = xp.arange(Y.shape[-1], dtype=targets.dtype)
-    return Y - xp.astype(targets[:, None] == classes[None, :], Y.dtype)[:, None, :]
+        return targets.T
+    classes = xp.arange(num_classes, dtype=targets.dtype)
+    return xp.astype(targets[None, :] == classes[:, None], dtype)

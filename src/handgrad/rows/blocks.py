@@ -1,7 +1,9 @@
 """Some rows of X, dense or sparse, and the five operations on them that everything else is made of.
 
 A block stands for x' = s(x − μ), the rows about a centre and at a scale, with a column of ones at the end, or of zeros
-where there is no intercept. V (K, P+1, C) holds the parameters of K problems, the bias as last row.
+where there is no intercept. V (K, P+1, C) holds the parameters of K problems, the bias as last row. What has a number
+for each row, class and problem is (K, C, n): of 60,000 rows of 784 features VᵀXᵀ takes 7.4 ms where XV takes 9.9, and
+DᵀX 6 where XᵀD takes 23, and a softmax runs along the rows.
 
 Blocks are of JAX's arrays, inside a compiled program, or of NumPy's, as sparse ones always are.
 """
@@ -14,15 +16,17 @@ import numpy as np
 
 from handgrad.shapes import Float
 
+CENTRED_ROWS = 2**12
+
 
 class Block(Protocol):
     """Rows of X, n of them."""
 
     def times(self, V: Any) -> Any:
-        """X'V, the logits of K problems, (n, K, C)."""
+        """(X'V)ᵀ, the logits of K problems, (K, C, n)."""
 
     def transposed_times(self, D: Any) -> Any:
-        """X'ᵀD (K, P+1, C) for D (n, K, C)."""
+        """(DX')ᵀ (K, P+1, C) for D (K, C, n)."""
 
     def second_moment(self, s: Any) -> Any:
         """Σ s x' x'ᵀ (P+1, P+1), for s (n,)."""
@@ -50,20 +54,14 @@ class DenseBlock(NamedTuple):
 
     def times(self, V: Any) -> Any:
         K, width, C = V.shape
-        Z = product(self.X, V[:, :-1].transpose(1, 0, 2).reshape(width - 1, K * C))
-        return (Z + self.one * V[:, -1].reshape(1, K * C)).reshape(-1, K, C)
+        flat = V.transpose(0, 2, 1).reshape(K * C, width)
+        return (product(flat[:, :-1], self.X.T) + self.one * flat[:, -1:]).reshape(K, C, -1)
 
     def transposed_times(self, D: Any) -> Any:
-        n, K, C = D.shape
-        flat = D.reshape(n, K * C)
-        if K * C < 32 and not isinstance(D, np.ndarray):
-            # DᵀX takes the CPU half the time of XᵀD where there are few columns; the barrier keeps the compiler from
-            # turning (DᵀX)ᵀ back into XᵀD.
-            G = jax.lax.optimization_barrier(product(flat.T, self.X)).reshape(K, C, -1).transpose(0, 2, 1)
-        else:
-            G = product(self.X.T, flat).reshape(-1, K, C).transpose(1, 0, 2)
+        K, C, n = D.shape
         xp = np if isinstance(D, np.ndarray) else jnp
-        return xp.concatenate([G, (self.one * xp.sum(D, axis=0))[:, None]], axis=1)
+        G = product(D.reshape(K * C, n), self.X).reshape(K, C, -1)
+        return xp.concatenate([G, self.one * xp.sum(D, axis=2, keepdims=True)], axis=2).transpose(0, 2, 1)
 
     def second_moment(self, s: Any) -> Any:
         xp = np if isinstance(self.X, np.ndarray) else jnp
@@ -100,18 +98,17 @@ class SparseBlock(NamedTuple):
         if self.scale != 1:
             Z *= self.scale
         Z += self.one * columns[-1]
-        return Z.reshape(-1, K, C)
+        return Z.T.reshape(K, C, -1)
 
     def transposed_times(self, D: np.ndarray) -> np.ndarray:
-        D = np.asarray(D)
-        n, K, C = D.shape
-        flat = D.reshape(n, K * C)
-        total = flat.sum(axis=0)
+        K, C, n = D.shape
+        columns = np.ascontiguousarray(D.reshape(K * C, n).T)
+        total = columns.sum(axis=0)
         G = np.empty((len(self.centre) + 1, K * C), D.dtype)
-        G[:-1] = self.XT @ flat
-        if self.centre.any():
-            for column in range(K * C):  # no P×KC temporary
-                G[:-1, column] -= self.centre * total[column]
+        G[:-1] = self.XT @ columns
+        for start in range(0, len(self.centre), CENTRED_ROWS):  # without a second array of that size
+            rows = slice(start, start + CENTRED_ROWS)
+            G[:-1][rows] -= np.outer(self.centre[rows], total)
         if self.scale != 1:
             G[:-1] *= self.scale
         G[-1] = self.one * total

@@ -100,17 +100,17 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     # Kept where that is cheap, else computed anew each time that they are gone over.
     kept = None
     if 8 * data.parts.num_rows * K * C <= LOGIT_BYTES:
-        kept = np.empty((data.parts.num_rows, K, C))
+        kept = np.empty((K, C, data.parts.num_rows))
         for rows, block in data.blocks():
-            kept[rows] = block.times(without_bias)
+            kept[..., rows] = block.times(without_bias)
 
     def pieces(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
         if kept is not None:
-            yield _restrict(kept[:, k], _distributions(data, slice(None)), weights[:, k], present[k])
+            yield _restrict(kept[k].T, _distributions(data, slice(None)), weights[:, k], present[k])
             return
         for rows, block in data.blocks():
-            Z = block.times(without_bias[k : k + 1])[:, 0]
+            Z = block.times(without_bias[k : k + 1])[0].T
             yield _restrict(Z, _distributions(data, rows), weights[rows, k], present[k])
 
     minima = [Minimum(V[k, -1, present[k]], 0.0, 0.0) for k in range(K)]
@@ -172,24 +172,24 @@ def _sums(
     loss, largest, excess, trace = np.zeros((4, K))
     total = np.zeros(((1 + moved) * K, *V.shape[1:]))
     for rows, block in data.blocks():
-        Z = block.times(V) if kept is None else kept[rows] + V[:, -1]
+        Z = block.times(V) if kept is None else kept[..., rows] + V[:, -1, :, None]
         T, w = _distributions(data, rows), weights[rows]
         trace += block.row_squares() @ w
-        D = np.zeros((len(Z), (1 + moved) * K, C))
+        D = np.zeros(((1 + moved) * K, C, len(T)))
         for k in range(K):
             counted = w[:, k] > 0
             if not counted.any():
                 continue
             at_rows = np.ix_(counted, present[k])
-            best, own, weight = Z[:, k][at_rows], T[at_rows], w[counted, k]
+            best, own, weight = Z[k].T[at_rows], T[at_rows], w[counted, k]
             Y, u = softmax(best), added[k, present[k]]
             excess[k] += weight @ rise(Y, own, u)
-            D[:, k][at_rows] = weight[:, None] * residual(Y, own)
+            D[k].T[at_rows] = weight[:, None] * residual(Y, own)
             at = best + u
             loss[k] += weight @ losses(at, own)
             largest[k] = max(largest[k], np.abs(at).max())
             if moved:
-                D[:, K + k][at_rows] = weight[:, None] * residual(softmax(at), own)
+                D[K + k].T[at_rows] = weight[:, None] * residual(softmax(at), own)
         total += block.transposed_times(D)
     largest = data.parts.gather(largest).max(axis=0)
     loss, excess, trace, total = data.parts.sum((loss, excess, trace, total))

@@ -87,8 +87,8 @@ def _score(scored: Scored, fold: int, params: Params) -> Float[np.ndarray, "2 J"
         w, counted = scored.weights[rows, fold], scored.counted[rows, fold]
         if not w.any():
             continue
-        Z, T, known = np.where(classes, block.times(V), -np.inf), scored.T[rows], counted > 0
-        right = Z.argmax(axis=2) == T.argmax(axis=1)[:, None]
-        of_loss = [counted[known] @ losses(Z[known, j][:, classes], T[known][:, classes]) for j in range(len(V))]
-        sums += np.stack([np.array(of_loss), w @ right])
+        Z, T, known = np.where(classes[:, None], block.times(V), -np.inf), scored.T[rows], counted > 0
+        right = Z.argmax(axis=1) == T.argmax(axis=1)
+        of_loss = [counted[known] @ losses(logits.T[known][:, classes], T[known][:, classes]) for logits in Z]
+        sums += np.stack([np.array(of_loss), right @ w])
     return scored.parts.sum(sums)

@@ -62,7 +62,7 @@ def target_sums(data: Data) -> Params:
     T = data.targets if data.targets.ndim == 2 else np.eye(data.num_classes)[data.targets]
     wT = data.unit * data.weights[:, None] * T
     b = wT.sum(axis=0, keepdims=True)
-    about_centre = sum(block.transposed_times(wT[rows][:, None])[0, :-1] for rows, block in data.blocks())
+    about_centre = sum(block.transposed_times(wT[rows].T[None])[0, :-1] for rows, block in data.blocks())
     about_centre, b = data.parts.sum((about_centre, b))
     return Params(W=about_centre / data.scale + data.centre[:, None] * b, b=b)
 

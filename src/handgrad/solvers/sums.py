@@ -36,16 +36,13 @@ class Sums(NamedTuple):
 def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, curvature: str | None) -> Sums:
     """The loss and its gradient, and what G is made of: `FULL`, its diagonal, or nothing."""
     xp, w, _, rows_loss, Y = _at(block, targets, weights, shared)
-    D = w[..., None] * residual(xp, Y, targets)
+    D = w[:, None] * residual(xp, Y, targets)
     shares = second = None
     if curvature is not None:
-        wY = w[..., None] * Y
-        shares = xp.sum(wY, axis=0)
-        if curvature == FULL:
-            second = product(wY.transpose(1, 2, 0), Y.transpose(1, 0, 2))
-        else:
-            second = xp.sum(wY * Y, axis=0)
-    return Sums(xp.sum(w * rows_loss, axis=0), block.transposed_times(D), shares, second)
+        wY = w[:, None] * Y
+        shares = xp.sum(wY, axis=2)
+        second = product(wY, Y.transpose(0, 2, 1)) if curvature == FULL else xp.sum(wY * Y, axis=2)
+    return Sums(xp.sum(w * rows_loss, axis=1), block.transposed_times(D), shares, second)
 
 
 def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dense: bool) -> Any:
@@ -57,10 +54,10 @@ def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dens
 def class_moments(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "C P+1 P+1"]:
     """Σ w y_c (1 − y_c) x' x'ᵀ, the block of the Hessian of each class, in the mean over the problems."""
     xp, w, _, _, Y = _at(block, targets, weights, shared)
-    scales = xp.mean(w[..., None] * Y * (1 - Y), axis=1)
+    scales = xp.mean(w[:, None] * Y * (1 - Y), axis=0)
     if xp is np:
-        return np.stack([block.second_moment(scale) for scale in scales.T])
-    return jax.lax.map(block.second_moment, scales.T)
+        return np.stack([block.second_moment(scale) for scale in scales])
+    return jax.lax.map(block.second_moment, scales)
 
 
 def slopes(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "K M"]:
@@ -73,8 +70,8 @@ def slopes(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Fl
     dZ = block.times(direction)
 
     def slope(alpha: Any) -> Any:
-        _, Y = losses(xp, Z + alpha[None, :, None] * dZ, targets)
-        return xp.sum(w * xp.sum(residual(xp, Y, targets) * dZ, axis=2), axis=0)
+        _, Y = losses(xp, Z + alpha[:, None, None] * dZ, targets)
+        return xp.sum(w * xp.sum(residual(xp, Y, targets) * dZ, axis=1), axis=1)
 
     if xp is np:
         return np.stack([slope(alpha) for alpha in points.T], axis=1)
@@ -90,13 +87,13 @@ def rounding(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> 
         ‖δ∇_W‖² ≈ u² Σ_i w_i² ‖x_i‖² Σ_c (y + y(1 − y)|Z|)²_ic
     """
     xp, w, Z, _, Y = _at(block, targets, weights, shared)
-    errors = xp.sum((Y + Y * (1 - Y) * abs(Z)) ** 2, axis=2)
-    return (xp.finfo(Z.dtype).eps / 2) ** 2 * xp.sum(w**2 * block.row_squares()[:, None] * errors, axis=0)
+    errors = xp.sum((Y + Y * (1 - Y) * abs(Z)) ** 2, axis=1)
+    return (xp.finfo(Z.dtype).eps / 2) ** 2 * xp.sum(w**2 * block.row_squares()[None] * errors, axis=1)
 
 
 def _at(block: Block, targets: Any, weights: Any, shared: Any) -> tuple[Any, ...]:
-    """The array library, each problem's weights, logits, losses and Y."""
+    """The array library, each problem's weights (K, n), logits, losses and Y."""
     V, fold = shared
     xp = np if isinstance(weights, np.ndarray) else jnp
     Z = block.times(V)
-    return xp, weights[:, fold], Z, *losses(xp, Z, targets)
+    return xp, weights.T[fold], Z, *losses(xp, Z, targets)
