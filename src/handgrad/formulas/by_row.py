@@ -1,6 +1,6 @@
-"""The loss of each row and Y − T, for K problems at once and targets that are known to be right: what a solver sums.
+"""The loss of each row and Y − T, for targets that are known to be right: what a solver sums.
 
-Arrays are (K, C, n), with the classes before the rows, so that all operations run along the rows.
+Arrays are (C, n), with the classes before the rows, so that all operations run along the rows.
 """
 
 from typing import Any
@@ -8,29 +8,29 @@ from typing import Any
 from handgrad.shapes import Float
 
 
-def losses(xp: Any, Z: Float[Any, "K C n"], targets: Any) -> tuple[Float[Any, "K n"], Float[Any, "K C n"]]:
-    """Each row's cross-entropy in each of K problems, and Y.
+def losses(xp: Any, Z: Float[Any, "C n"], targets: Any) -> tuple[Float[Any, " n"], Float[Any, "C n"]]:
+    """Each row's cross-entropy, and Y.
 
     Args:
       xp: the array library.
-      Z: logits (K, C, n).
+      Z: logits (C, n).
       targets: labels (n,), or distributions (n, C) whose rows sum to 1.
     """
-    maximum = xp.max(Z, axis=1, keepdims=True)
+    maximum = xp.max(Z, axis=0, keepdims=True)
     exponentials = xp.exp(Z - maximum)
-    total = xp.sum(exponentials, axis=1, keepdims=True)
+    total = xp.sum(exponentials, axis=0, keepdims=True)
     # Σ T (m − Z) + log Σ exp(Z − m): no difference of large numbers where the target's logit is the largest.
-    below = xp.sum(one_hot(xp, targets, Z.shape[1], Z.dtype)[None] * (maximum - Z), axis=1)
-    return below + xp.log(total[:, 0]), exponentials / total
+    below = xp.sum(one_hot(xp, targets, len(Z), Z.dtype) * (maximum - Z), axis=0)
+    return below + xp.log(total[0]), exponentials / total
 
 
-def residual(xp: Any, Y: Float[Any, "K C n"], targets: Any) -> Float[Any, "K C n"]:
+def residual(xp: Any, Y: Float[Any, "C n"], targets: Any) -> Float[Any, "C n"]:
     """Y − T."""
-    return Y - one_hot(xp, targets, Y.shape[1], Y.dtype)[None]
+    return Y - one_hot(xp, targets, len(Y), Y.dtype)
 
 
 def one_hot(xp: Any, targets: Any, num_classes: int, dtype: Any) -> Float[Any, "C n"]:
-    """Tᵀ, of labels or of distributions."""
+    """T, of labels or of distributions."""
     if targets.ndim == 2:
         return targets.T
     classes = xp.arange(num_classes, dtype=targets.dtype)

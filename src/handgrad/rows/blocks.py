@@ -55,6 +55,8 @@ class DenseBlock(NamedTuple):
     def times(self, V: Any) -> Any:
         K, width, C = V.shape
         flat = V.transpose(0, 2, 1).reshape(K * C, width)
+        if not isinstance(flat, np.ndarray):
+            flat = jax.lax.optimization_barrier(flat)  # else VᵀXᵀ is turned back into (XV)ᵀ
         return (product(flat[:, :-1], self.X.T) + self.one * flat[:, -1:]).reshape(K, C, -1)
 
     def transposed_times(self, D: Any) -> Any:

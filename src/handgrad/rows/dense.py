@@ -25,7 +25,7 @@ LEAST_ROWS = 2**11  # to which small data are padded, or these bytes
 LEAST_BYTES = 2**22
 # Of a block of X, widened, and of what has C columns. On a CPU both then stay in the cache; elsewhere a block is what
 # keeps all of a device at work.
-CPU_BYTES = 3 * 2**20
+CPU_BYTES = 2**22
 OTHER_BYTES = 2**28
 ALIGNED = 64  # rows, so that a chunk of an aligned array is aligned and is not copied
 
