@@ -4,14 +4,13 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import grids
 import handgrad
 import oracles_fit
-from handgrad import fit, objective
+from handgrad import fit
 from handgrad.data import load_digits
 
 
@@ -263,19 +262,6 @@ def test_data_that_are_not_known_are_refused():
 
 
 # --- Memory, and MNIST-10k -----------------------------------------------------------------------------------------
-
-
-def test_value_and_gradient_in_blocks_is_that_of_the_formulas(dtype):
-    rng = np.random.default_rng(0)
-    X, t = rng.normal(size=(1003, 700)).astype(dtype), rng.integers(0, 4, 1003)
-    params = handgrad.Params(*(jnp.asarray(rng.normal(size=s).astype(dtype) / 30) for s in ((700, 4), (1, 4))))
-    w = rng.uniform(0, 1, 1003).astype(dtype)
-    loss, dL = objective.value_and_gradient(params, jnp.asarray(X), jnp.asarray(t), l2=0.3, weights=jnp.asarray(w))
-    expected, dW, db = oracles_fit.objective(*params, X, np.eye(4)[t], 0.3, w)
-    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-14}
-    np.testing.assert_allclose(loss, expected, **tolerance)
-    np.testing.assert_allclose(dL.W, dW, **tolerance)
-    np.testing.assert_allclose(dL.b[0], db, **tolerance)
 
 
 @pytest.mark.parametrize(("C", "expected"), [pytest.param(1.0, 0.15207877, marks=pytest.mark.slow), (0.01, 0.50309646)])

@@ -13,19 +13,19 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import grids
 import handgrad
 import oracles
-from handgrad import Layer, Params, formulas, rows_sweep
+from handgrad import Layer, Params, formulas, layer_sweep
 
 BY_AUTOGRAD = jax.jit(jax.value_and_grad(oracles.jax_loss))
 
 
 @pytest.fixture
 def blocks_of_four(monkeypatch):
-    monkeypatch.setattr(rows_sweep, "_block_rows", lambda *_: 4)
+    monkeypatch.setattr(layer_sweep, "_block_rows", lambda *_: 4)
 
 
 def compiled():
     """The function that `handgrad.value_and_gradient` compiles, with a cache of its own."""
-    return jax.jit(lambda *arguments: rows_sweep.value_and_gradient(*arguments))
+    return jax.jit(lambda *arguments: layer_sweep.value_and_gradient(*arguments))
 
 
 def arguments_of(shape, dtype, **kinds):
@@ -166,7 +166,7 @@ def test_it_is_differentiable_by_everything_and_twice(dtype, kinds, blocks_of_fo
         }
 
     def ours(part):
-        return lambda params, X, w=None: rows_sweep.value_and_gradient(params, X, targets, w)[part]
+        return lambda params, X, w=None: layer_sweep.value_and_gradient(params, X, targets, w)[part]
 
     def oracle(params, X, w=None):
         return oracles.jax_loss(params, X, targets, w)
@@ -236,7 +236,7 @@ def test_each_device_sweeps_its_own_rows_within_shard_map(checked, blocks_of_fou
 
     def local(params, X, t):
         params = jax.lax.pcast(params, "rows", to="varying")
-        return jax.lax.pmean(rows_sweep.value_and_gradient(params, X, t), "rows")
+        return jax.lax.pmean(layer_sweep.value_and_gradient(params, X, t), "rows")
 
     specs = {"in_specs": (PartitionSpec(), rows, rows), "out_specs": PartitionSpec()}
     function = jax.jit(jax.shard_map(local, mesh=mesh, check_vma=checked, **specs))

@@ -10,9 +10,9 @@ from handgrad.formulas import Params as Params
 from handgrad.fused import RowStatistics as RowStatistics
 from handgrad.fused import linear_cross_entropy as linear_cross_entropy
 from handgrad.initialization import init_params as init_params
+from handgrad.layer_sweep import value_and_gradient as _value_and_gradient
 from handgrad.network import dense as dense
 from handgrad.network import init_network as init_network
-from handgrad.rows_sweep import value_and_gradient as _value_and_gradient
 from handgrad.solvers.fit import fit as fit
 from handgrad.solvers.inference import Coefficients as Coefficients
 from handgrad.solvers.path import fit_path as fit_path

@@ -22,6 +22,10 @@ CENTRED_ROWS = 2**12
 class Block(Protocol):
     """Rows of X, n of them."""
 
+    @property
+    def X(self) -> Any:  # noqa: N802
+        """The rows as they are held."""
+
     def times(self, V: Any) -> Any:
         """(X'V)ᵀ, the logits of K problems, (K, C, n)."""
 

@@ -49,7 +49,7 @@ class DenseRows:
             self._assembled([_padded(part.X, *chunk, keep=stays) for part in parts.parts]) for chunk in self._chunks
         ]
         self._num_rows = [
-            self._assembled([np.int32([np.clip(part.num_rows, start, stop) - start]) for part in parts.parts])
+            self._assembled([np.array([np.clip(part.num_rows, start, stop) - start], np.int32) for part in parts.parts])
             for start, stop, _ in self._chunks
         ]
 

@@ -146,10 +146,12 @@ def to_csr(X: Any) -> Any:
     import scipy.sparse
 
     if not hasattr(X, "tocsr"):
+        values, indices = np.asarray(X.data), np.asarray(X.indices)
+        if X.dtype.itemsize == 2 and X.dtype.kind not in "iu":  # which SciPy has no sparse arrays of
+            values = values.astype(np.float32)
         if hasattr(X, "indptr"):  # BCSR
-            X = scipy.sparse.csr_array(tuple(map(np.asarray, (X.data, X.indices, X.indptr))), shape=X.shape)
+            X = scipy.sparse.csr_array((values, indices, np.asarray(X.indptr)), shape=X.shape)
         else:  # BCOO, whose padding lies outside
-            values, indices = np.asarray(X.data), np.asarray(X.indices)
             inside = np.all(indices < np.asarray(X.shape), axis=1)
             X = scipy.sparse.coo_array((values[inside], tuple(indices[inside].T)), shape=X.shape)
     csr = scipy.sparse.csr_array(X)
@@ -157,8 +159,8 @@ def to_csr(X: Any) -> Any:
         csr = csr.copy()
         csr.sum_duplicates()
     if csr.nnz < 2**31 and max(csr.shape) < 2**31:  # which a product reads in less time
-        indices = (array.astype(np.int32, copy=False) for array in (csr.indices, csr.indptr))
-        csr = scipy.sparse.csr_array((csr.data, *indices), shape=csr.shape)
+        small = [array.astype(np.int32, copy=False) for array in (csr.indices, csr.indptr)]
+        csr = scipy.sparse.csr_array((csr.data, *small), shape=csr.shape)
     return csr
 
 
@@ -170,12 +172,13 @@ def in_dtype(X: Any, dtype: Any) -> Any:
 
 
 def _default_device() -> Any:
-    return jax.config.jax_default_device or jax.local_devices()[0]
+    return next(iter(jax.device_put(np.float32(0)).devices()))
 
 
 def _shards(function: str, X: jax.Array) -> tuple[tuple[Part, ...], tuple[Any, ...]]:
     """The parts of an array that lies on several devices, and their devices; of rows that several hold, one counts."""
     holders: dict[tuple[int, int], Any] = {}
+    device: Any
     for device, (rows, columns) in X.sharding.devices_indices_map(X.shape).items():
         if columns.indices(X.shape[1])[:2] != (0, X.shape[1]):
             raise ValueError(

@@ -27,8 +27,9 @@ References: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019); D
 iterative scaling for log-linear models* (1972).
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
 
     minima = [Minimum(V[k, -1, present[k]], 0.0, 0.0) for k in range(K)]
     if data.intercept:
-        minima = [minimise_bias(lambda k=k: pieces(k), minima[k].b, data.parts.sum) for k in range(K)]
+        minima = [minimise_bias(functools.partial(pieces, k), minima[k].b, data.parts.sum) for k in range(K)]
     biases = [_rounded(data, W[k], V[k, -1], minima[k].b, present[k]) for k in range(K)]
     b, best, added = map(np.stack, zip(*biases, strict=True))
     V[:, -1] = best
@@ -240,7 +241,7 @@ def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Ca
         step, spread = newton.step, float(np.ptp(newton.step))
         kappa = np.sqrt(newton.resistance * newton.decrement)
         # From here on rounding decides.
-        if not kappa > 1e-13 or (spread < 1e-3 and newton.decrement > before / 2):
+        if not kappa > newton.enough or (spread < 1e-3 and newton.decrement > before / 2):
             break
         before = newton.decrement
         if spread > 0.5 and number % 2 == 0:
@@ -253,23 +254,29 @@ def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Ca
 
 
 class _Newton(NamedTuple):
-    """−G⁺∇f, bounds on λ² and on R, and Σ w y."""
+    """−G⁺∇f, bounds on λ² and on R, Σ w y, and the κ below which nothing is to be gained."""
 
     step: Float[np.ndarray, " C"]
     decrement: float
     resistance: float
     mean: Float[np.ndarray, " C"]
+    enough: float = 1e-13
 
 
 def _newton_step(pieces: Pieces, b: np.ndarray, shares: np.ndarray, over_processes: Callable) -> _Newton:
     whole, hub = len(b) <= WHOLE_CLASSES, int(shares.argmax())
 
+    held: list[Any] = []
+
     def sums(Z, T, w):
         Y = softmax(Z + b)
+        if not whole and Y.nbytes + sum(array.nbytes for array, _ in held) <= LOGIT_BYTES:
+            held.append((Y, w))
         wY = w[:, None] * Y
         return w @ residual(Y, T), wY.sum(axis=0), wY.T @ (Y if whole else Y[:, hub])
 
-    gradient, mean, second = over_processes(tuple(map(sum, zip(*(sums(*piece) for piece in pieces()), strict=True))))
+    found = [sums(*piece) for piece in pieces()]
+    gradient, mean, second = over_processes(tuple(map(sum, zip(*found, strict=True))))
     nothing = _Newton(np.zeros_like(mean), 0.0, np.inf, mean)
     if not mean.all():
         return nothing
@@ -278,8 +285,9 @@ def _newton_step(pieces: Pieces, b: np.ndarray, shares: np.ndarray, over_process
 
     def times(v):
         """Gv."""
-        mixed = (Y.T @ (w * (Y @ v)) for Y, w in ((softmax(Z + b), w) for Z, _, w in pieces()))
-        return mean * v - over_processes(sum(mixed))
+        all_held = len(held) == len(found)
+        Ys = held if all_held else ((softmax(Z + b), w) for Z, _, w in pieces())
+        return mean * v - over_processes(sum(Y.T @ (w * (Y @ v)) for Y, w in Ys))
 
     return _by_conjugate_gradients(times, gradient, mean, second, hub)
 
@@ -316,7 +324,7 @@ def _by_conjugate_gradients(
     """
     with np.errstate(divide="ignore"):
         resistance = 2 * float(np.max(1 / np.delete(conductance, hub)))
-    step, residue = np.zeros_like(gradient), -gradient
+    step, residue = np.zeros_like(gradient), gradient.mean() - gradient
     z = residue / mean
     direction, product = z - z.mean(), residue @ z
     first = np.abs(residue).sum()
@@ -336,7 +344,7 @@ def _by_conjugate_gradients(
     left = np.sqrt(resistance) * np.abs(residue).sum() / 2
     # gᵀG⁺g ≤ (‖Gδ‖ + ‖g + Gδ‖)² in the norm of G⁺, and δᵀGδ = −(g + r)ᵀδ.
     decrement = (np.sqrt(max(float(-(gradient + residue) @ step), 0.0)) + left) ** 2
-    return _Newton(step - step.mean(), float(decrement), resistance, mean)
+    return _Newton(step - step.mean(), float(decrement), resistance, mean, enough=1e-5)
 
 
 # --- Softmax and products in float64 -------------------------------------------------------------------------------
@@ -365,7 +373,9 @@ def losses(Z: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"]) -> Float[np
     return np.einsum("nc,nc->n", T, below) + np.log1p(others.sum(axis=1))
 
 
-def _restrict(Z: np.ndarray, T: np.ndarray, w: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, ...]:
+def _restrict(
+    Z: np.ndarray, T: np.ndarray, w: np.ndarray, classes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the rows that have weight, these classes."""
     rows = w > 0
     if not rows.all():

@@ -39,10 +39,10 @@ class Curvature(NamedTuple):
     Q is None where A's diagonal serves, U where G's does, and `blocks` until there are any.
     """
 
-    a: Float[Array, " P+1"]
-    Q: Float[Array, "P+1 P+1"] | None
-    g: Float[Array, "K C"]
-    U: Float[Array, "K C C"] | None
+    a: Float[Any, " P+1"]
+    Q: Float[Any, "P+1 P+1"] | None
+    g: Float[Any, "K C"]
+    U: Float[Any, "K C C"] | None
     blocks: Float[Array, "C P+1 P+1"] | None
 
     def rotate(self, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:

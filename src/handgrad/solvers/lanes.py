@@ -1,10 +1,9 @@
 """The problems of the solver, and the state of each of its lanes, in which one of them is being solved."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jax import Array
 
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.penalty import L2
@@ -22,7 +21,7 @@ class Problems(NamedTuple):
 
     penalty: L2
     fold: Int[np.ndarray, " J"]
-    starts: Sequence[Float[np.ndarray, "P+1 C"]]
+    starts: Sequence[Any] | np.ndarray
 
 
 class Solutions(NamedTuple):
@@ -41,20 +40,20 @@ class Lanes(NamedTuple):
     """
 
     penalty: L2
-    present: Bool[Array, "K C"]  # the classes that are not left out
-    V: Float[Array, "K P+1 C"]
-    gradient: Float[Array, "K P+1 C"]
-    direction: Float[Array, "K P+1 C"]
-    step: Float[Array, "K P+1 C"]  # the direction in the basis of V
-    S: Float[Array, "K m D"]  # the last steps s and changes y of the gradient, each in the slot that was oldest
-    Y: Float[Array, "K m D"]
-    SY: Float[Array, "K m m"]  # s_i·y_j
-    pairs: Int[Array, " K"]  # how many there have been
+    present: Bool[Any, "K C"]  # the classes that are not left out
+    V: Float[Any, "K P+1 C"]
+    gradient: Float[Any, "K P+1 C"]
+    direction: Float[Any, "K P+1 C"]
+    step: Float[Any, "K P+1 C"]  # the direction in the basis of V
+    S: Float[Any, "K m D"]  # the last steps s and changes y of the gradient, each in the slot that was oldest
+    Y: Float[Any, "K m D"]
+    SY: Float[Any, "K m m"]  # s_i·y_j
+    pairs: Int[Any, " K"]  # how many there have been
 
 
 class Report(NamedTuple):
     """What the host is told of the trial points."""
 
-    loss: Float[Array, " K"]
-    slope: Float[Array, " K"]  # along the direction that led there
-    measure: Float[Array, " K"]  # about the gap; where there is no penalty ‖∇‖²
+    loss: Float[Any, " K"]
+    slope: Float[Any, " K"]  # along the direction that led there
+    measure: Float[Any, " K"]  # about the gap; where there is no penalty ‖∇‖²

@@ -61,24 +61,26 @@ def fit_path(
       >>> bool(path.converged.all()), path.best
       (True, 1)
     """
-    has_folds = isinstance(validation, (int, np.integer)) and not isinstance(validation, bool)
-    if not (has_folds or validation is None):
+    num_folds = None
+    if isinstance(validation, (int, np.integer)) and not isinstance(validation, bool):
+        num_folds, validation = int(validation), None
+    elif validation is not None:
         validation = as_held_out("fit_path", validation, X, "a pair (X, targets) or a number of folds")
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit_path", X, targets, weights, class_weights, None, num_classes, **about)
     check_settings("fit_path", tol, max_iterations)
     l2s = _check_l2s(l2s)
     kept = np.ones((data.parts.num_rows, 1), bool)
-    if has_folds:
-        kept = np.concatenate([kept, ~_folds(data, int(validation))], axis=1)
+    if num_folds is not None:
+        kept = np.concatenate([kept, ~_folds(data, num_folds)], axis=1)
     folds = make_folds("fit_path", data, data.weights[:, None] * kept)
     scored = None
     if kept.shape[1] > 1:
         held_out = data.weights[:, None] * ~kept[:, 1:]
         scored = prepare_scores("fit_path", data.parts, data.targets, held_out, folds.present[1:])
     elif validation is not None:
-        parts, targets = _check_validation(data, validation)
-        scored = prepare_scores("fit_path", parts, targets, np.ones((len(targets), 1)), folds.present)
+        rows, labels = _check_validation(data, validation)
+        scored = prepare_scores("fit_path", rows, labels, np.ones((len(labels), 1)), folds.present)
     fitted = solve_folds(data, folds, np.broadcast_to(l2s, (len(folds.present), l2s.size)), tol, max_iterations)
     converged = fitted.converged.reshape(-1, l2s.size)
     if not converged.all():

@@ -166,7 +166,7 @@ class _Solver:
         self.waiting = iter(range(J))
         self.lanes: list[_Lane | None] = [self._next() for _ in range(num_lanes)]
         self.plan = plan(data.rows, C, J)
-        self.curvature = Curvature(*data.features, None, None, None)
+        self.curvature = Curvature(*data.features, np.ones((num_lanes, C), data.rows.dtype), None, None)
         self.age, self.period = 0, max(8, width // (PAYBACK * num_lanes))  # of the blocks, in iterations
         memory = MEMORY if width * C <= LARGE else MEMORY_OF_LARGE
         state = begin(num_lanes, width, C, memory, data.rows.dtype)
@@ -180,6 +180,7 @@ class _Solver:
     def sweep(self) -> None:
         """Read the rows once, and let each lane do what follows from what is found at its trial point."""
         busy, dtype, home = self.busy(), self.data.rows.dtype, self.data.rows.home
+        eps = float(np.finfo(dtype).eps)
         renew = any(lane.is_due for _, lane in busy)
         asked = self.plan.classes if renew or self.plan.always else None
         sums = self._sum(loss_and_gradient, self.trial, asked)
@@ -195,20 +196,21 @@ class _Solver:
         accepted, (taken, alpha) = np.zeros(len(self.lanes), bool), np.zeros((2, len(self.lanes)), dtype)
         for k, lane in busy:
             taken[k], following = lane.taken, lane.following
-            accepted[k] = lane.accepts(*found[k], float(np.finfo(dtype).eps))
+            loss, slope, measure = found[k]
+            accepted[k] = lane.accepts(loss, slope, measure, eps)
             alpha[k] = following if accepted[k] else lane.taken
         if not accepted.any():
             self.trial = move(self.state, alpha)
             return
         self.age += 1
-        self.state, self.trial, slope = advance(
+        self.state, self.trial, turned = advance(
             self.state, self.trial, gradient, self.curvature, accepted, taken, alpha
         )
-        slope = np.asarray(slope).tolist()
+        slopes_there = np.asarray(turned).tolist()
         for k, lane in busy:
             lane.done = bool(accepted[k]) and self._is_small(lane)
             if accepted[k]:
-                lane.turn(slope[k])
+                lane.turn(slopes_there[k])
 
     def settle(self) -> None:
         """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
