@@ -249,8 +249,8 @@ class _Solver:
         for k, _, line in busy:
             points[k] = line.points()
         linear, growth = (np.asarray(array, np.float64)[:, None] for array in along(self.state))
-        found = np.asarray(self._sum(slopes, (self.state.V, self.state.step, points)), np.float64)
-        found += linear + points * growth
+        of_loss = np.asarray(self._sum(slopes, (self.state.V, self.state.step, points)), np.float64)
+        found = of_loss + linear + points * growth
         alpha = np.zeros(len(self.lanes), points.dtype)
         for k, lane, line in busy:
             lane.passes += 1
