@@ -108,11 +108,11 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     def pieces(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
         if kept is not None:
-            yield _restrict(kept[k].T, _distributions(data, slice(None)), weights[:, k], present[k])
+            yield _restrict(kept[k].T, data.distributions(), weights[:, k], present[k])
             return
         for rows, block in data.blocks():
             Z = block.times(without_bias[k : k + 1])[0].T
-            yield _restrict(Z, _distributions(data, rows), weights[rows, k], present[k])
+            yield _restrict(Z, data.distributions(rows), weights[rows, k], present[k])
 
     minima = [Minimum(V[k, -1, present[k]], 0.0, 0.0) for k in range(K)]
     if data.intercept:
@@ -174,7 +174,7 @@ def _sums(
     total = np.zeros(((1 + moved) * K, *V.shape[1:]))
     for rows, block in data.blocks():
         Z = block.times(V) if kept is None else kept[..., rows] + V[:, -1, :, None]
-        T, w = _distributions(data, rows), weights[rows]
+        T, w = data.distributions(rows), weights[rows]
         trace += block.row_squares() @ w
         D = np.zeros(((1 + moved) * K, C, len(T)))
         for k in range(K):
@@ -381,13 +381,3 @@ def _restrict(
     if not rows.all():
         Z, T, w = Z[rows], T[rows], w[rows]
     return (Z, T, w) if classes.all() else (Z[:, classes], T[:, classes], w)
-
-
-def _distributions(data: Data, rows: slice) -> Float[np.ndarray, "n C"]:
-    """T of some rows."""
-    targets = data.targets[rows]
-    if targets.ndim == 2:
-        return targets
-    T = np.zeros((len(targets), data.num_classes))
-    T[np.arange(len(targets)), targets] = 1
-    return T

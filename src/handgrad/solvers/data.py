@@ -51,6 +51,10 @@ class Data(NamedTuple):
         """The dtype in which the solver computes, and that of the parameters."""
         return self.rows.dtype
 
+    def distributions(self, rows: slice = slice(None)) -> Float[np.ndarray, "n C"]:
+        """T of some rows of this process."""
+        return one_hot(self.targets[rows], self.num_classes)
+
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """s(X − μ) in float64, block by block of this process's rows."""
         return self.parts.blocks(self.centre, self.scale, float(self.intercept))
@@ -233,6 +237,15 @@ def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.nd
             f"to weight; got {class_weights!r}."
         )
     return each
+
+
+def one_hot(targets: np.ndarray, num_classes: int) -> Float[np.ndarray, "N C"]:
+    """T, of labels or of distributions."""
+    if targets.ndim == 2:
+        return targets
+    T = np.zeros((len(targets), num_classes))
+    T[np.arange(len(targets)), targets] = 1
+    return T
 
 
 def numbers(values: Any) -> np.ndarray:

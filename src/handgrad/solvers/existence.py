@@ -58,8 +58,7 @@ def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P+1 C"]) -> Verdict:
     rows, classes = weights > 0, np.flatnonzero(folds.present[0])
     if not rows.any() or len(classes) < 2:
         return Verdict(exists=True)
-    T = data.targets if data.targets.ndim == 2 else np.eye(data.num_classes)[data.targets]
-    T = T[rows][:, classes]
+    T = data.distributions()[rows][:, classes]
     Z = np.concatenate([block.times(V[None, :, classes])[0].T for _, block in data.blocks()])[rows]
     if data.parts.num_processes == 1 and _gains(Z, T > 0).min() > 1e-12 * np.abs(Z).max():
         return Verdict(exists=False, separated=tuple(classes.tolist()))

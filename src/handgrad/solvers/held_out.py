@@ -9,6 +9,7 @@ from handgrad.formulas import Params
 from handgrad.rows import Parts
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.certificate import losses
+from handgrad.solvers.data import one_hot
 
 
 class Scored(NamedTuple):
@@ -39,8 +40,7 @@ def prepare_scores(
     Raises:
       ValueError: nothing is left.
     """
-    T = targets if targets.ndim == 2 else np.eye(present.shape[1])[targets]
-    T, weights = T.astype(np.float64), weights.astype(np.float64)
+    T, weights = one_hot(targets, present.shape[1]).astype(np.float64), weights.astype(np.float64)
     lacks = (~present).T.astype(np.float64)
     unknown = (T @ lacks > 0) & (weights > 0)
     counted = np.where(unknown, 0, weights)

@@ -59,8 +59,7 @@ class Coefficients(NamedTuple):
 
 def target_sums(data: Data) -> Params:
     """XᵀT and 1ᵀT with the weights as they were given. At a maximum of the likelihood Y has the same sums as T."""
-    T = data.targets if data.targets.ndim == 2 else np.eye(data.num_classes)[data.targets]
-    wT = data.unit * data.weights[:, None] * T
+    wT = data.unit * data.weights[:, None] * data.distributions()
     b = wT.sum(axis=0, keepdims=True)
     about_centre = sum(block.transposed_times(wT[rows].T[None])[0, :-1] for rows, block in data.blocks())
     about_centre, b = data.parts.sum((about_centre, b))
