@@ -43,6 +43,7 @@ class Lanes(NamedTuple):
     present: Bool[Any, "K C"]  # the classes that are not left out
     V: Float[Any, "K P+1 C"]
     gradient: Float[Any, "K P+1 C"]
+    g: Float[Any, "K C"]  # Σ w y(1 − y)
     direction: Float[Any, "K P+1 C"]
     step: Float[Any, "K P+1 C"]  # the direction in the basis of V
     S: Float[Any, "K m D"]  # the last steps s and changes y of the gradient, each in the slot that was oldest

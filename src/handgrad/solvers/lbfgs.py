@@ -22,7 +22,7 @@ from jax import Array
 
 from handgrad.rows import product
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import Curvature, of_bias, precondition, reciprocal
+from handgrad.solvers.kronecker import Curvature, precondition, reciprocal, rotate, rotate_back
 from handgrad.solvers.lanes import Lanes, Report
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.sums import Sums
@@ -37,6 +37,7 @@ def begin(lanes: int, width: int, num_classes: int, memory: int, dtype: np.dtype
         present=np.ones((lanes, num_classes), bool),
         V=array,
         gradient=array,
+        g=np.zeros((lanes, num_classes), dtype),
         direction=array,
         step=array,
         S=pairs,
@@ -60,17 +61,17 @@ def load(
 
 
 @jax.jit
-def assess(state: Lanes, trial: Array, sums: Sums, curvature: Curvature) -> tuple[Array, Report]:
+def assess(state: Lanes, trial: Array, sums: Sums, Q: Array | None) -> tuple[Array, Report]:
     """The gradient at the trial points, and the numbers of it that the host decides by.
 
     `measure` is what is to become small: with a penalty, about, the gap, and ‖∇‖² without one. The gap is that of W
-    were b at its minimum, and ½ ∇_b G⁺ ∇_b, what b is off.
+    were b at its minimum, and ½ Σ ∇_b²/g, what b is off.
     """
     W, dW, db = trial[:, :-1], sums.gradient[:, :-1], sums.gradient[:, -1]
     penalty = state.penalty
-    gradient = curvature.rotate(sums.gradient.at[:, :-1].add(penalty.gradient(W)))
+    gradient = rotate(Q, sums.gradient.at[:, :-1].add(penalty.gradient(W)))
     distance = penalty.distance(dW, W)
-    gap = penalty.gap(distance) + of_bias(curvature, db)
+    gap = penalty.gap(distance) + jnp.sum(db**2 * reciprocal(sums.g), axis=1) / 2
     measure = jnp.where(penalty.strength > 0, gap, distance**2 + jnp.sum(db**2, axis=1))
     slope = jnp.sum(gradient * state.direction, axis=(1, 2))
     return gradient, Report(sums.loss + penalty.value(W), slope, measure)
@@ -80,6 +81,7 @@ def advance(
     state: Lanes,
     trial: Array,
     gradient: Array,
+    g: Array,
     curvature: Curvature,
     accepted: Bool[np.ndarray, " K"],
     taken: Float[np.ndarray, " K"],
@@ -90,8 +92,8 @@ def advance(
     `taken` is the part of the step that leads to the trial, 0 where a lane begins there; `alpha` is the next one.
     """
     # Three programs, since only the middle one is another when the preconditioner is.
-    state, a, vectors = _first_loop(state, trial, gradient, accepted, taken)
-    preconditioned = _precondition(curvature, state.penalty, state.present, vectors)
+    state, a, vectors = _first_loop(state, trial, gradient, g, accepted, taken)
+    preconditioned = _precondition(curvature, state.g, state.penalty, state.present, vectors)
     return _second_loop(state, curvature.Q, a, vectors, preconditioned, accepted, alpha)
 
 
@@ -126,10 +128,11 @@ def _remember(state: Lanes, s: Array, y: Array, accepted: Array) -> Lanes:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _first_loop(state: Lanes, trial: Array, gradient: Array, accepted: Array, taken: Array):
+def _first_loop(state: Lanes, trial: Array, gradient: Array, g: Array, accepted: Array, taken: Array):
     """The lanes at their trials, a of R a = Sᵀ∇, and what is to be preconditioned: ∇ − Y a, and the newest y."""
     state = _remember(state, taken[:, None, None] * state.direction, gradient - state.gradient, accepted)
-    state = state._replace(V=_where(accepted, trial, state.V), gradient=_where(accepted, gradient, state.gradient))
+    V, gradient, g = map(functools.partial(_where, accepted), (trial, gradient, g), (state.V, state.gradient, state.g))
+    state = state._replace(V=V, gradient=gradient, g=g)
     K, memory, _ = state.S.shape
     flat = state.gradient.reshape(K, -1)
     permutation, R, _ = _in_time(state)
@@ -140,8 +143,10 @@ def _first_loop(state: Lanes, trial: Array, gradient: Array, accepted: Array, ta
 
 
 @jax.jit
-def _precondition(curvature: Curvature, penalty: L2, present: Array, vectors: Float[Array, "2 K P+1 C"]) -> Array:
-    return jax.vmap(functools.partial(precondition, curvature, penalty.curvature(), present))(vectors)
+def _precondition(
+    curvature: Curvature, g: Array, penalty: L2, present: Array, vectors: Float[Array, "2 K P+1 C"]
+) -> Array:
+    return jax.vmap(functools.partial(precondition, curvature, g, penalty.curvature(), present))(vectors)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -156,7 +161,7 @@ def _second_loop(state, Q, a, vectors, preconditioned, accepted, alpha):
     delta = _triangular(R, diagonal * a - _times(permutation, _times(state.Y, r)), transpose=True)
     direction = -(r + _times(state.S.mT, _times(permutation.mT, delta))).reshape(shape)
     direction = _where(accepted, direction, state.direction)
-    state = state._replace(direction=direction, step=direction if Q is None else product(Q, direction))
+    state = state._replace(direction=direction, step=rotate_back(Q, direction))
     return state, _trial(state, alpha), jnp.sum(state.gradient * direction, axis=(1, 2))
 
 

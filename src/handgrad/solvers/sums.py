@@ -2,10 +2,10 @@ r"""What a solver asks of the rows: sums over them of a function of a block, giv
 
 With Z = X'V the logits of K problems and w the weights of each, of sum 1,
 
-    loss Σ w l        gradient X'ᵀD, D = w(Y − T)        G = Σ w (diag y − y yᵀ)        A = Σ w x' x'ᵀ
+    loss Σ w l        gradient X'ᵀD, D = w(Y − T)        g = Σ w y(1 − y)        A = Σ w x' x'ᵀ
 
-Loss, gradient and G come from one reading of X, block by block, and nothing of size N×C is kept. The Hessian of the
-mean loss is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ), near A ⊗ G where the two factors vary independently.
+Loss, gradient and g come from one reading of X, block by block, and nothing of size N×C is kept. The Hessian of the
+mean loss is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ), near A ⊗ diag g where the two factors vary independently.
 
 Each function takes a block, the block's targets and weights (n, F), what is `shared` (V and which column of the weights
 each problem has) and a static argument.
@@ -21,32 +21,25 @@ from handgrad.formulas.by_row import losses, residual
 from handgrad.rows import Block, product
 from handgrad.shapes import Float
 
-FULL, DIAGONAL = "full", "diagonal"
-
 
 class Sums(NamedTuple):
-    """Of K problems; `shares` Σ w y, and `second` Σ w y yᵀ or its diagonal, where they were asked for."""
+    """Of K problems."""
 
     loss: Float[Any, " K"]
     gradient: Float[Any, "K P+1 C"]
-    shares: Float[Any, "K C"] | None
-    second: Float[Any, "K C C"] | Float[Any, "K C"] | None
+    g: Float[Any, "K C"]
 
 
-def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, curvature: str | None) -> Sums:
-    """The loss and its gradient, and what G is made of: `FULL`, its diagonal, or nothing."""
+def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Sums:
+    """The loss, its gradient, and the diagonal of G = Σ w (diag y − y yᵀ)."""
     xp, w = _weights(weights, shared[1])
 
     def of_problem(Z: Any, w: Any) -> tuple[Any, ...]:
         rows_loss, Y = losses(xp, Z, targets)
-        wY = w[None] * Y
-        sums = (xp.sum(w * rows_loss), w[None] * residual(xp, Y, targets))
-        if curvature is None:
-            return *sums, None, None
-        return *sums, xp.sum(wY, axis=1), product(wY, Y.T) if curvature == FULL else xp.sum(wY * Y, axis=1)
+        return xp.sum(w * rows_loss), w[None] * residual(xp, Y, targets), xp.sum(w[None] * Y * (1 - Y), axis=1)
 
-    loss, D, shares, second = _each(of_problem, xp, block.times(shared[0]), w)
-    return Sums(loss, block.transposed_times(D), shares, second)
+    loss, D, g = _each(of_problem, xp, block.times(shared[0]), w)
+    return Sums(loss, block.transposed_times(D), g)
 
 
 def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dense: bool) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from handgrad.rows import Rows
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import Curvature, factor_classes, factor_features, plan, with_blocks
+from handgrad.solvers.kronecker import Curvature, factor_features, takes_blocks, takes_features, with_blocks
 from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, Problems, Solutions
 from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move
 from handgrad.solvers.penalty import L2
@@ -58,7 +58,7 @@ def place(rows: Rows, targets: np.ndarray, weights: Float[np.ndarray, "N F"], nu
     targets = targets.astype(np.int32 if targets.ndim == 1 else rows.dtype)
     placed = Placed(rows, rows.place(targets), rows.place(weights.astype(rows.dtype)), num_classes)
     nothing = np.zeros((1, rows.shape[1] + 1, num_classes), rows.dtype)
-    moment = placed.sum(feature_moment, nothing, np.zeros(1, np.int32), plan(rows, num_classes, 1).features)
+    moment = placed.sum(feature_moment, nothing, np.zeros(1, np.int32), takes_features(rows, num_classes))
     return placed._replace(features=jax.device_put(factor_features(moment), rows.home))
 
 
@@ -113,12 +113,6 @@ class _Lane:
         """The first trial of the next line, the trial here being accepted."""
         return 1.0 if self.line is None else self.line.following()
 
-    @property
-    def is_due(self) -> bool:
-        """Whether G is to be renewed, as it is at 0, 1, 2, 4, 8, … iterations."""
-        number = 0 if self.line is None else self.iterations + 1
-        return number & (number - 1) == 0
-
     def ending(self, error: float, limit: int) -> int:
         """Why a lane that is stuck or out of iterations ends, if it does; `error` is its gradient's rounding, squared.
 
@@ -165,8 +159,8 @@ class _Solver:
         self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
         self.waiting = iter(range(J))
         self.lanes: list[_Lane | None] = [self._next() for _ in range(num_lanes)]
-        self.plan = plan(data.rows, C, J)
-        self.curvature = Curvature(*data.features, np.ones((num_lanes, C), data.rows.dtype), None, None)
+        self.takes_blocks = takes_blocks(data.rows, C, J)
+        self.curvature = Curvature(*data.features, None)
         self.age, self.period = 0, max(8, width // (PAYBACK * num_lanes))  # of the blocks, in iterations
         memory = MEMORY if width * C <= LARGE else MEMORY_OF_LARGE
         state = begin(num_lanes, width, C, memory, data.rows.dtype)
@@ -179,19 +173,13 @@ class _Solver:
 
     def sweep(self) -> None:
         """Read the rows once, and let each lane do what follows from what is found at its trial point."""
-        busy, dtype, home = self.busy(), self.data.rows.dtype, self.data.rows.home
+        busy, dtype = self.busy(), self.data.rows.dtype
         eps = float(np.finfo(dtype).eps)
-        renew = any(lane.is_due for _, lane in busy)
-        asked = self.plan.classes if renew or self.plan.always else None
-        sums = self._sum(loss_and_gradient, self.trial, asked)
-        if renew:
-            g, U = jax.device_put(factor_classes(sums), home)
-            self.curvature = self.curvature._replace(g=g, U=U)
-        if self.plan.blocks and self.age >= self.period:
+        sums = self._sum(loss_and_gradient, self.trial)
+        if self.takes_blocks and self.age >= self.period:
             moments, self.age = self._sum(class_moments, self.trial), 0
             self.curvature = with_blocks(self.curvature, moments, self._strengths())
-        sums = sums._replace(shares=None, second=None)
-        gradient, report = assess(self.state, self.trial, sums, self.curvature._replace(blocks=None))
+        gradient, report = assess(self.state, self.trial, sums, self.curvature.Q)
         found = np.stack([np.asarray(numbers, np.float64) for numbers in report]).T.tolist()
         accepted, (taken, alpha) = np.zeros(len(self.lanes), bool), np.zeros((2, len(self.lanes)), dtype)
         for k, lane in busy:
@@ -204,7 +192,7 @@ class _Solver:
             return
         self.age += 1
         self.state, self.trial, turned = advance(
-            self.state, self.trial, gradient, self.curvature, accepted, taken, alpha
+            self.state, self.trial, gradient, sums.g, self.curvature, accepted, taken, alpha
         )
         slopes_there = np.asarray(turned).tolist()
         for k, lane in busy:
