@@ -114,8 +114,8 @@ def devices(num_rows):
     from jax.sharding import NamedSharding, PartitionSpec
 
     import handgrad
-    from measure import collectives
     from handgrad.rows import dense
+    from measure import collectives
 
     rng = np.random.default_rng(0)
     t = rng.integers(0, 10, int(num_rows))
