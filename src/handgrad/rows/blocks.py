@@ -67,8 +67,10 @@ class DenseBlock(NamedTuple):
 
     def second_moment(self, s: Any) -> Any:
         xp = np if isinstance(self.X, np.ndarray) else jnp
-        X = xp.concatenate([self.X, self.one * xp.ones_like(self.X[:, :1])], axis=1)
-        return product((X * s[:, None]).T, X)
+        last = self.one * product(s[None], self.X)
+        total = xp.sum(s)[None, None] * self.one
+        # Not of [X, 1], which would be a copy of X.
+        return xp.block([[product((self.X * s[:, None]).T, self.X), last.T], [last, total]])
 
     def column_squares(self, s: Any) -> Any:
         xp = np if isinstance(self.X, np.ndarray) else jnp

@@ -20,7 +20,6 @@ that has gone on for about as long as they take.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -102,17 +101,26 @@ def factor_classes(sums: Sums) -> tuple[np.ndarray, np.ndarray | None]:
     return np.where(g > floor, g, 0).astype(second.dtype), U.astype(second.dtype)
 
 
-def with_blocks(curvature: Curvature, H: Float[Array, "C P+1 P+1"], l2: Float[np.ndarray, " K"]) -> Curvature:
-    """With the inverses of the blocks, where they have any."""
-    blocks = _invert(jnp.asarray(H), l2)
-    return curvature._replace(blocks=blocks if np.isfinite(np.asarray(blocks)[:, 0, 0]).all() else None)
-
-
-@jax.jit
-def _invert(H: Float[Array, "C P+1 P+1"], l2: Float[Array, " K"]) -> Float[Array, "C P+1 P+1"]:
-    """H_c⁻¹ of each class, for the geometric mean of the penalties; neighbours on a path differ little."""
-    mean = jnp.exp(jnp.mean(jnp.log(l2)))
-    return jax.lax.map(lambda block: _inverse(mean, block), H)
+def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray, "C P+1 P+1"] | None:
+    """H_c⁻¹ of each class, the bias not penalised, for the geometric mean of the penalties: neighbours on a path differ
+    little. None where rounding has made one of them indefinite.
+    """
+    blocks = np.array(moments)
+    with np.errstate(divide="ignore"):
+        mean = np.exp(np.mean(np.log(l2)))
+    ridge = 8 * blocks.shape[1] * np.finfo(blocks.dtype).eps  # what rounding can hide, in units of the diagonal
+    for c, moment in enumerate(blocks):
+        H = moment.astype(np.float64)
+        H[np.arange(len(H) - 1), np.arange(len(H) - 1)] += mean
+        diagonal = H.diagonal()
+        scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
+        H = scale[:, None] * H * scale + ridge * np.eye(len(H))
+        try:
+            np.linalg.cholesky(H)
+        except np.linalg.LinAlgError:
+            return None
+        blocks[c] = scale[:, None] * np.linalg.inv(H) * scale
+    return blocks
 
 
 def precondition(
@@ -141,19 +149,6 @@ def of_bias(curvature: Curvature, db: Float[Array, "K C"]) -> Float[Array, " K"]
     if curvature.U is not None:
         db = product(db[:, None], curvature.U)[:, 0]
     return jnp.sum(db**2 * reciprocal(curvature.g), axis=1) / 2
-
-
-def _inverse(l2: Float[Array, ""], H: Float[Array, "P+1 P+1"]) -> Float[Array, "P+1 P+1"]:
-    """(H + l2·I)⁻¹, the bias not penalised."""
-    H += l2 * jnp.diag(_penalised(H[0]))
-    # In units that make the diagonal 1 the inverse loses least to rounding; the ridge is what rounding can hide.
-    scale = jnp.sqrt(reciprocal(jnp.diagonal(H)))
-    scale = scale[:, None] * scale[None]
-    eye = jnp.eye(H.shape[0], dtype=H.dtype)
-    ridge = 8 * H.shape[0] * jnp.finfo(H.dtype).eps
-    root = jnp.linalg.cholesky(H * scale + ridge * eye, symmetrize_input=False)
-    inverse_root = jax.lax.linalg.triangular_solve(root, eye, left_side=True, lower=True)
-    return product(inverse_root.T, inverse_root) * scale
 
 
 def reciprocal(values: Array) -> Array:

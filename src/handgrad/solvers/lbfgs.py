@@ -14,11 +14,13 @@ References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import SingleDeviceSharding
 
 from handgrad.rows import product
 from handgrad.shapes import Bool, Float
@@ -44,6 +46,27 @@ def begin(lanes: int, width: int, num_classes: int, memory: int, dtype: np.dtype
         SY=np.zeros((lanes, memory, memory), dtype),
         pairs=np.zeros(lanes, np.int32),
     )
+
+
+def programs(state: Lanes, curvature: Curvature, device: Any) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The programs of an iteration, and their arguments as shapes, those of the lanes being on the device."""
+    there = SingleDeviceSharding(device)
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), tree)
+
+    state, curvature = shapes(state), shapes(curvature)
+    V, strength = state.V, state.penalty.strength
+    pairs = jax.ShapeDtypeStruct(state.SY.shape[:2], V.dtype, sharding=there)
+    vectors = jax.ShapeDtypeStruct((2, *V.shape), V.dtype, sharding=there)
+    chosen = jax.ShapeDtypeStruct(state.pairs.shape, bool)
+    steps = jax.ShapeDtypeStruct(strength.shape, V.dtype)
+    return [
+        (_first_loop, (state, V, V, chosen, steps)),
+        (_second_loop, (state, curvature.Q, pairs, vectors, vectors, chosen, steps)),
+        (assess, (state, V, Sums(strength, V, None, None), curvature)),
+        (_precondition, (curvature, state.penalty, state.present, vectors)),
+    ]
 
 
 @functools.partial(jax.jit, donate_argnums=(0, 1))
