@@ -77,7 +77,7 @@ def by_sklearn(solver, tolerances, dtype, X, t, l2):
 
     X = X.astype(dtype)
     for tol in tolerances:
-        model = LogisticRegression(C=1 / (l2 * len(X)), solver=solver, tol=tol, max_iter=20000)
+        model = LogisticRegression(C=1 / (l2 * X.shape[0]), solver=solver, tol=tol, max_iter=20000)
         spent, _ = seconds(functools.partial(model.fit, X, t))
         yield spent, model.coef_.T, model.intercept_
 

@@ -46,6 +46,15 @@ def product(a: Any, b: Any) -> Any:
     return a @ b if isinstance(a, np.ndarray) else jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def inner(a: Any, b: Any) -> Any:
+    """⟨a, b⟩ for each of the K along the first axis.
+
+    By a product: XLA's CPU adds up the sum of a·b one number after another, 35 ms for 2.6 million instead of 1.
+    """
+    K = len(a)
+    return product(a.reshape(K, 1, -1), b.reshape(K, -1, 1))[:, 0, 0]
+
+
 class DenseBlock(NamedTuple):
     """Rows that are centred and scaled already."""
 
