@@ -1,8 +1,10 @@
-"""What the benchmarks share: interleaved timing, and the machine's name."""
+"""What the benchmarks share: interleaved timing, the machine's name, what travels in a compiled program."""
 
+import math
 import os
 import platform
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -43,6 +45,17 @@ def machine() -> str:
     device = jax.devices()[0]
     name = device.device_kind if device.platform != "cpu" else f"{_processor()}, {os.cpu_count()} cores"
     return f"{name}; Python {platform.python_version()}, jax {jax.__version__}"
+
+
+def collectives(program: str) -> list[tuple[str, int]]:
+    """The collectives in the text of a compiled program: the kind of each, and how many elements it gives."""
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all"
+    found = re.findall(rf"= (\S+|\([^=]*?\)) ({kinds})(?:-start)?\(", program)
+    return [(kind, sum(map(_elements, re.findall(r"\w+\[([\d,]*)\]", shapes)))) for shapes, kind in found]
+
+
+def _elements(shape: str) -> int:
+    return math.prod(int(size) for size in shape.split(",") if size)
 
 
 def _processor() -> str:

@@ -10,10 +10,15 @@ def one_hot(targets, num_classes):
     return targets.astype(np.float64) if targets.ndim == 2 else np.eye(num_classes)[targets]
 
 
+def in_float64(X):
+    """Dense or SciPy's sparse X."""
+    return X.astype(np.float64) if hasattr(X, "tocsr") else np.asarray(X, np.float64)
+
+
 def objective(W, b, X, T, l2, weights=None):
     """Mean cross-entropy + (l2/2)‖W‖², and its gradient."""
-    X, W = np.asarray(X, np.float64), np.asarray(W, np.float64)
-    w = np.ones(len(X)) if weights is None else np.asarray(weights, np.float64)
+    X, W = in_float64(X), np.asarray(W, np.float64)
+    w = np.ones(X.shape[0]) if weights is None else np.asarray(weights, np.float64)
     w = w / w.sum()
     Z = X @ W + np.asarray(b, np.float64).reshape(1, -1)
     D = w[:, None] * (softmax(Z, axis=1) - T)
@@ -24,11 +29,13 @@ def objective(W, b, X, T, l2, weights=None):
 def relative_gap(W, b, X, targets, l2, weights=None):
     """‖∇_W‖²/(2·l2·F) with b minimised exactly: a bound on (F − min F)/F that no library had a word in."""
     T = one_hot(targets, W.shape[1])
-    w = np.ones(len(X)) if weights is None else np.asarray(weights, np.float64)
+    X = in_float64(X)
+    w = np.ones(X.shape[0]) if weights is None else np.asarray(weights, np.float64)
     w = w / w.sum()
     b = np.asarray(b, np.float64).reshape(-1)
+    without_bias = X @ np.asarray(W, np.float64)
     for _ in range(30):
-        Y = softmax(np.asarray(X, np.float64) @ np.asarray(W, np.float64) + b, axis=1)
+        Y = softmax(without_bias + b, axis=1)
         db = w @ (Y - T)
         G = np.diag(w @ Y) - (w[:, None] * Y).T @ Y
         b = b - np.linalg.pinv(G, rcond=1e-12, hermitian=True) @ db

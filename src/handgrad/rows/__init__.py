@@ -3,6 +3,7 @@
 from typing import Any
 
 from handgrad.rows.blocks import Block as Block
+from handgrad.rows.blocks import inner as inner
 from handgrad.rows.blocks import product as product
 from handgrad.rows.dense import DenseRows
 from handgrad.rows.parts import Parts as Parts

@@ -50,6 +50,15 @@ def product(a: Any, b: Any) -> Any:
     return a @ b if isinstance(a, np.ndarray) else jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def inner(a: Any, b: Any) -> Any:
+    """⟨a, b⟩ for each of the K along the first axis.
+
+    By a product: XLA's CPU adds up the sum of a·b one number after another, 35 ms for 2.6 million instead of 1.
+    """
+    K = len(a)
+    return product(a.reshape(K, 1, -1), b.reshape(K, -1, 1))[:, 0, 0]
+
+
 class DenseBlock(NamedTuple):
     """Rows that are centred and scaled already."""
 
@@ -71,8 +80,10 @@ class DenseBlock(NamedTuple):
 
     def second_moment(self, s: Any) -> Any:
         xp = np if isinstance(self.X, np.ndarray) else jnp
-        X = xp.concatenate([self.X, self.one * xp.ones_like(self.X[:, :1])], axis=1)
-        return product((X * s[:, None]).T, X)
+        last = self.one * product(s[None], self.X)
+        total = xp.sum(s)[None, None] * self.one
+        # Not of [X, 1], which would be a copy of X.
+        return xp.block([[product((self.X * s[:, None]).T, self.X), last.T], [last, total]])
 
     def column_squares(self, s: Any) -> Any:
         xp = np if isinstance(self.X, np.ndarray) else jnp

@@ -5,23 +5,22 @@ The Hessian is Σ_i w_i x_i x_iᵀ ⊗ (diag y_i − y_i y_iᵀ). Where what x i
     A ⊗ G        A = Σ w x xᵀ        G = Σ w (diag y − y yᵀ)
 
 Of G its diagonal g serves as well as all of it: as many iterations on digits, MNIST, a hundred classes, and classes
-that are rare. With A = Q diag(a) Qᵀ the inverse of A ⊗ diag g + l2·I divides by a_p g_c + l2 in the basis of Q. Features of
-any scale and correlation then cost a solver no iterations. A is taken once, its eigenvectors on the host in float64; g
-is new at each point. A solver that keeps its gradients in the basis of Q pays two products P×P×C an iteration for it.
-Where features are many A's diagonal serves.
+that are rare. With A = Q diag(a) Qᵀ the inverse of A ⊗ diag g + l2·I divides by a_p g_c + l2 in the basis of Q.
+Features of any scale and correlation then cost a solver no iterations. A is taken once, its eigenvectors on the host in
+float64; g is new at each point. A solver that keeps its gradients in the basis of Q pays two products P×P×C an
+iteration for it. Where features are many A's diagonal serves.
 
 Where the penalty is weak, or a rare feature is large, how sure y is goes with x. Then each class's own block,
 
     H_c = Σ_i w_i x_i x_iᵀ y_ic (1 − y_ic) + l2·I
 
 is far nearer, although the blocks leave the classes unrelated: 200 pixels multiplied by 10^U(−3, 3) take 120
-iterations, and with A ⊗ diag g alone more than 1500. Blocks cost C products N×P×P, so that they are made only for a fit that has
-gone on for about as long as they take.
+iterations, and with A ⊗ diag g alone more than 1500. Blocks cost C products N×P×P, so that they are made only for a fit
+that has gone on for about as long as they take.
 """
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -84,17 +83,26 @@ def factor_features(moment: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return a, Q
 
 
-def with_blocks(curvature: Curvature, H: Float[Array, "C P+1 P+1"], l2: Float[np.ndarray, " K"]) -> Curvature:
-    """With the inverses of the blocks, where they have any."""
-    blocks = _invert(jnp.asarray(H), l2)
-    return curvature._replace(blocks=blocks if np.isfinite(np.asarray(blocks)[:, 0, 0]).all() else None)
-
-
-@jax.jit
-def _invert(H: Float[Array, "C P+1 P+1"], l2: Float[Array, " K"]) -> Float[Array, "C P+1 P+1"]:
-    """H_c⁻¹ of each class, for the geometric mean of the penalties; neighbours on a path differ little."""
-    mean = jnp.exp(jnp.mean(jnp.log(l2)))
-    return jax.lax.map(lambda block: _inverse(mean, block), H)
+def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray, "C P+1 P+1"] | None:
+    """H_c⁻¹ of each class, the bias not penalised, for the geometric mean of the penalties: neighbours on a path differ
+    little. None where rounding has made one of them indefinite.
+    """
+    blocks = np.array(moments)
+    with np.errstate(divide="ignore"):
+        mean = np.exp(np.mean(np.log(l2)))
+    ridge = 8 * blocks.shape[1] * np.finfo(blocks.dtype).eps  # what rounding can hide, in units of the diagonal
+    for c, moment in enumerate(blocks):
+        H = moment.astype(np.float64)
+        H[np.arange(len(H) - 1), np.arange(len(H) - 1)] += mean
+        diagonal = H.diagonal()
+        scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
+        H = scale[:, None] * H * scale + ridge * np.eye(len(H))
+        try:
+            np.linalg.cholesky(H)
+        except np.linalg.LinAlgError:
+            return None
+        blocks[c] = scale[:, None] * np.linalg.inv(H) * scale
+    return blocks
 
 
 def precondition(
@@ -118,19 +126,6 @@ def precondition(
     mask = present[:, None].astype(V.dtype)
     V = V * mask
     return V - mask * (jnp.sum(V, axis=2, keepdims=True) / jnp.sum(mask, axis=2, keepdims=True))
-
-
-def _inverse(l2: Float[Array, ""], H: Float[Array, "P+1 P+1"]) -> Float[Array, "P+1 P+1"]:
-    """(H + l2·I)⁻¹, the bias not penalised."""
-    H += l2 * jnp.diag(_penalised(H[0]))
-    # In units that make the diagonal 1 the inverse loses least to rounding; the ridge is what rounding can hide.
-    scale = jnp.sqrt(reciprocal(jnp.diagonal(H)))
-    scale = scale[:, None] * scale[None]
-    eye = jnp.eye(H.shape[0], dtype=H.dtype)
-    ridge = 8 * H.shape[0] * jnp.finfo(H.dtype).eps
-    root = jnp.linalg.cholesky(H * scale + ridge * eye, symmetrize_input=False)
-    inverse_root = jax.lax.linalg.triangular_solve(root, eye, left_side=True, lower=True)
-    return product(inverse_root.T, inverse_root) * scale
 
 
 def reciprocal(values: Array) -> Array:

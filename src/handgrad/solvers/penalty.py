@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from handgrad.rows import inner
 from handgrad.shapes import Float
 
 
@@ -12,7 +13,7 @@ class L2(NamedTuple):
 
     def value(self, W: Float[Any, "K P C"]) -> Float[Any, " K"]:
         """(l2/2)‖W‖²."""
-        return self.strength / 2 * (W**2).sum(axis=(1, 2))
+        return self.strength / 2 * inner(W, W)
 
     def gradient(self, W: Float[Any, "K P C"]) -> Float[Any, "K P C"]:
         """l2·W."""
@@ -20,7 +21,7 @@ class L2(NamedTuple):
 
     def along(self, W: Float[Any, "K P C"], dW: Float[Any, "K P C"]) -> tuple[Float[Any, " K"], Float[Any, " K"]]:
         """The slope of (l2/2)‖W + α·dW‖² at α = 0, and by how much it grows with α."""
-        return tuple(self.strength * (array * dW).sum(axis=(1, 2)) for array in (W, dW))
+        return self.strength * inner(W, dW), self.strength * inner(dW, dW)
 
     def curvature(self) -> Float[Any, " K"]:
         """l2, the second derivative in every entry of W."""
@@ -28,7 +29,8 @@ class L2(NamedTuple):
 
     def distance(self, dW: Float[Any, "K P C"], W: Float[Any, "K P C"]) -> Float[Any, " K"]:
         """How far −dW, dW being the gradient of the loss, is from a subgradient at W: ‖dW + l2·W‖."""
-        return ((dW + self.gradient(W)) ** 2).sum(axis=(1, 2)) ** 0.5
+        gradient = dW + self.gradient(W)
+        return inner(gradient, gradient) ** 0.5
 
     def gap(self, distance: Float[Any, " K"]) -> Float[Any, " K"]:
         """A bound on F − min F at that distance, F being l2-strongly convex in W: distance²/(2·l2); NaN or ∞ at 0."""

@@ -6,8 +6,10 @@ problem it takes up when one is done: started from the nearest that is solved. W
 allows; what is true of it `certificate` says.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +17,9 @@ import numpy as np
 
 from handgrad.rows import Rows
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import Curvature, factor_features, takes_blocks, takes_features, with_blocks
+from handgrad.solvers.kronecker import Curvature, factor_features, invert_blocks, takes_blocks, takes_features
 from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, Problems, Solutions
-from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move
+from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move, programs
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.search import POINTS, Line
 from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradient, rounding, slopes
@@ -60,6 +62,26 @@ def place(rows: Rows, targets: np.ndarray, weights: Float[np.ndarray, "N F"], nu
     nothing = np.zeros((1, rows.shape[1] + 1, num_classes), rows.dtype)
     moment = placed.sum(feature_moment, nothing, np.zeros(1, np.int32), takes_features(rows, num_classes))
     return placed._replace(features=jax.device_put(factor_features(moment), rows.home))
+
+
+@functools.cache
+def compile_ahead(
+    width: int, num_classes: int, num_lanes: int, dtype: np.dtype, features: bool, device: Any
+) -> list[Future[Any]]:
+    """Compile the programs of an iteration in threads, while this one looks at the rows and compiles the sweep."""
+    shapes = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
+    curvature = Curvature(shapes((width,)), shapes((width, width)) if features else None, None)
+    state = jax.eval_shape(lambda: begin(num_lanes, width, num_classes, _memory(width, num_classes), dtype))
+    # Lowered in this thread, since what is compiled is found again by this thread's settings.
+    lowered = [function.lower(*arguments) for function, arguments in programs(state, curvature, device)]
+    pool = ThreadPoolExecutor()
+    futures = [pool.submit(program.compile) for program in lowered]
+    pool.shutdown(wait=False)
+    return futures
+
+
+def _memory(width: int, num_classes: int) -> int:
+    return MEMORY if width * num_classes <= LARGE else MEMORY_OF_LARGE
 
 
 def gradient_norm(data: Placed, V: Float[np.ndarray, "P+1 C"], fold: int) -> float:
@@ -159,11 +181,13 @@ class _Solver:
         self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
         self.waiting = iter(range(J))
         self.lanes: list[_Lane | None] = [self._next() for _ in range(num_lanes)]
+        self.compiled = compile_ahead(
+            width, C, num_lanes, data.rows.dtype, takes_features(data.rows, C), data.rows.home
+        )
         self.takes_blocks = takes_blocks(data.rows, C, J)
         self.curvature = Curvature(*data.features, None)
         self.age, self.period = 0, max(8, width // (PAYBACK * num_lanes))  # of the blocks, in iterations
-        memory = MEMORY if width * C <= LARGE else MEMORY_OF_LARGE
-        state = begin(num_lanes, width, C, memory, data.rows.dtype)
+        state = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
         self.state, self.trial = jax.device_put((state, np.zeros_like(state.V)), data.rows.home)
         self._load([None if lane is None else lane.start for lane in self.lanes])
 
@@ -178,7 +202,9 @@ class _Solver:
         sums = self._sum(loss_and_gradient, self.trial)
         if self.takes_blocks and self.age >= self.period:
             moments, self.age = self._sum(class_moments, self.trial), 0
-            self.curvature = with_blocks(self.curvature, moments, self._strengths())
+            blocks = invert_blocks(moments, self._strengths())
+            self.curvature = self.curvature._replace(blocks=jax.device_put(blocks, self.data.rows.home))
+        wait(self.compiled)
         gradient, report = assess(self.state, self.trial, sums, self.curvature.Q)
         found = np.stack([np.asarray(numbers, np.float64) for numbers in report]).T.tolist()
         accepted, (taken, alpha) = np.zeros(len(self.lanes), bool), np.zeros((2, len(self.lanes)), dtype)
