@@ -3,7 +3,7 @@
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 port, number, out = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
 
-import handgrad
+import handgrad  # noqa: E402
 
 
 def problem():

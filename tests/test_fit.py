@@ -9,8 +9,8 @@ import pytest
 
 import grids
 import handgrad
+import kinds
 import oracles_fit
-from handgrad import fit
 from handgrad.data import load_digits
 
 
@@ -30,6 +30,32 @@ def generated(num_rows=200, P=5, C=3):
 # Of each kind of targets and of weights one.
 FITS = (True, False, False), (False, True, False), (False, False, True)
 
+# On which kinds of rows a test runs by default, beside dense ones.
+BY_DEFAULT = {
+    "test_finds_the_minimum_that_scipy_finds": ["csr"],
+    "test_reaches_the_published_objective_on_digits": ["bfloat16", "auto"],
+    "test_features_of_any_scale_are_fitted": ["mesh"],
+    "test_diagonal_preconditioner_serves_where_features_are_many": ["explicit"],
+    "test_class_weights_multiply_the_weights_of_rows": ["bcoo"],
+    "test_rows_of_weight_zero_do_not_count": ["coo"],
+    "test_warm_start_is_done_at_once": ["int8"],
+    "test_callback_sees_every_iteration": ["uint16"],
+    "test_says_that_precision_is_the_end": ["csc"],
+    "test_says_that_iterations_are_the_end": ["jax", "float16"],
+    "test_separable_classes_are_named": ["bcsr"],
+}
+
+
+def pytest_generate_tests(metafunc):
+    kinds.over_kinds(metafunc, "fit", BY_DEFAULT)
+
+
+@pytest.fixture
+def fit(request):
+    """`handgrad.fit` of X as one of the kinds of rows."""
+    return kinds.on_kind(request.param, handgrad.fit)
+
+
 # --- The optimum ---------------------------------------------------------------------------------------------------
 
 
@@ -40,7 +66,7 @@ FITS = (True, False, False), (False, True, False), (False, False, True)
         [2, 3], [False, True], [False, True], quick=lambda C, weighted, soft: (C == 2, weighted, soft) in FITS
     ),
 )
-def test_finds_the_minimum_that_scipy_finds(C, weighted, soft):
+def test_finds_the_minimum_that_scipy_finds(fit, C, weighted, soft):
     X, T, t, w = generated(C=C)
     targets, weights = T if soft else t, w if weighted else None
     result = fit(X, targets, l2=1e-2, weights=weights, tol=1e-10)
@@ -62,7 +88,7 @@ def test_finds_the_minimum_that_scipy_finds(C, weighted, soft):
     ],
     indirect=["dtype"],
 )
-def test_reaches_the_published_objective_on_digits(dtype, digits, C, expected):
+def test_reaches_the_published_objective_on_digits(fit, dtype, digits, C, expected):
     X, t = digits
     tol = 1e-10 if dtype == "float64" else 1e-6
     result = fit(X.astype(dtype), t, l2=1 / (len(X) * C), tol=tol)
@@ -76,14 +102,14 @@ def test_reaches_the_published_objective_on_digits(dtype, digits, C, expected):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("C", [1.0, 0.01])
-def test_preconditioner_saves_passes(digits, C):
+def test_preconditioner_saves_passes(fit, digits, C):
     X, t = digits
     result = fit(X, t, l2=1 / (len(X) * C), tol=1e-8)
     assert result.passes < {1.0: 300, 0.01: 120}[C]
 
 
 @pytest.mark.usefixtures("x64")
-def test_features_of_any_scale_are_fitted():
+def test_features_of_any_scale_are_fitted(fit):
     X, _, t, _ = generated(num_rows=500)
     scales = 10.0 ** np.array([-3, 3, 0, -2, 2])
     plain, scaled = fit(X, t, l2=1e-3), fit(X * scales, t, l2=1e-3)
@@ -101,7 +127,7 @@ def scaled_pixels():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_unscaled_features_take_less_than_three_times_the_passes(scaled_pixels):
+def test_unscaled_features_take_less_than_three_times_the_passes(fit, scaled_pixels):
     X, scaled, t = scaled_pixels
     first, second = fit(X, t, l2=1e-4), fit(scaled, t, l2=1e-4)
     assert second.passes < 3 * first.passes
@@ -110,7 +136,7 @@ def test_unscaled_features_take_less_than_three_times_the_passes(scaled_pixels):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_answer_on_unscaled_features_is_that_of_newton_cholesky(scaled_pixels):
+def test_answer_on_unscaled_features_is_that_of_newton_cholesky(fit, scaled_pixels):
     from sklearn.linear_model import LogisticRegression
 
     _, X, t = scaled_pixels
@@ -120,7 +146,7 @@ def test_answer_on_unscaled_features_is_that_of_newton_cholesky(scaled_pixels):
 
 
 @pytest.mark.usefixtures("x64")
-def test_class_blocks_are_used_where_a_fit_goes_on(digits):
+def test_class_blocks_are_used_where_a_fit_goes_on(fit, digits):
     """A ⊗ G alone takes 184 iterations here; in float32 it goes no further before."""
     X, t = digits
     result = fit(X, t, l2=1 / (1797 * 1e3), tol=1e-4)
@@ -129,7 +155,7 @@ def test_class_blocks_are_used_where_a_fit_goes_on(digits):
 
 
 @pytest.mark.usefixtures("x64")
-def test_diagonal_preconditioner_serves_where_features_are_many():
+def test_diagonal_preconditioner_serves_where_features_are_many(fit):
     rng = np.random.default_rng(0)
     X, t = rng.normal(size=(100, 300)), rng.integers(0, 3, 100)
     result = fit(X, t, l2=1e-2, tol=1e-8)
@@ -137,7 +163,7 @@ def test_diagonal_preconditioner_serves_where_features_are_many():
     assert oracles_fit.relative_gap(*result.params, X, t, 1e-2) <= 1e-8
 
 
-def test_class_weights_multiply_the_weights_of_rows(dtype):
+def test_class_weights_multiply_the_weights_of_rows(fit, dtype):
     X, T, t, w = generated()
     X = X.astype(dtype)
     each = np.array([1.0, 3.0, 0.5])
@@ -150,7 +176,7 @@ def test_class_weights_multiply_the_weights_of_rows(dtype):
     np.testing.assert_allclose(ours.params.W, theirs.params.W, rtol=1e-3, atol=1e-5)
 
 
-def test_rows_of_weight_zero_do_not_count(dtype):
+def test_rows_of_weight_zero_do_not_count(fit, dtype):
     X, _, t, w = generated()
     X, w = X.astype(dtype), np.where(np.arange(200) < 50, 0, w)
     ours, theirs = fit(X, t, l2=0.1, weights=w), fit(X[50:], t[50:], l2=0.1, weights=w[50:])
@@ -160,7 +186,7 @@ def test_rows_of_weight_zero_do_not_count(dtype):
     assert not nothing.params.W.any()
 
 
-def test_warm_start_is_done_at_once(digits):
+def test_warm_start_is_done_at_once(fit, digits):
     X, t = digits[0].astype(np.float32), digits[1]
     first = fit(X, t, l2=0.05)
     again = fit(X, t, l2=0.05, params=first.params)
@@ -169,7 +195,7 @@ def test_warm_start_is_done_at_once(digits):
     assert fit(X, t, l2=0.05, params=moved).iterations <= 2
 
 
-def test_callback_sees_every_iteration(digits):
+def test_callback_sees_every_iteration(fit, digits):
     seen = []
     result = fit(digits[0].astype(np.float32), digits[1], l2=0.1, callback=lambda *numbers: seen.append(numbers))
     jax.effects_barrier()
@@ -181,7 +207,7 @@ def test_callback_sees_every_iteration(digits):
 # --- When it ends --------------------------------------------------------------------------------------------------
 
 
-def test_says_that_precision_is_the_end(digits):
+def test_says_that_precision_is_the_end(fit, digits):
     X, t = digits[0].astype(np.float32), digits[1]
     with pytest.warns(RuntimeWarning, match="float32 goes no further: .* Use float64"):
         result = fit(X, t, l2=1e-7)
@@ -189,7 +215,7 @@ def test_says_that_precision_is_the_end(digits):
     assert oracles_fit.relative_gap(*result.params, digits[0], t, result.l2) <= 1.2 * result.gap / result.loss < 1e-3
 
 
-def test_says_that_iterations_are_the_end(digits):
+def test_says_that_iterations_are_the_end(fit, digits):
     with pytest.warns(RuntimeWarning, match="max_iterations=3 are used up"):
         result = fit(digits[0].astype(np.float32), digits[1], l2=1e-3, max_iterations=3)
     assert (result.converged, result.iterations) == (False, 3)
@@ -204,7 +230,7 @@ def test_says_that_iterations_are_the_end(digits):
     ),
     indirect=["dtype"],
 )
-def test_separable_classes_are_named(dtype, classes):
+def test_separable_classes_are_named(fit, dtype, classes):
     from sklearn.datasets import load_iris
 
     X, t = load_iris(return_X_y=True)
@@ -215,7 +241,7 @@ def test_separable_classes_are_named(dtype, classes):
 
 
 @pytest.mark.filterwarnings("ignore:fit. float32 goes no further")
-def test_huge_features_do_not_overflow(dtype):
+def test_huge_features_do_not_overflow(fit, dtype):
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(100, 2)) * 1e6).astype(dtype)
     result = fit(X, rng.integers(0, 2, 100), l2=1.0)
@@ -253,19 +279,19 @@ def test_huge_features_do_not_overflow(dtype):
 def test_bad_arguments_are_refused_before_anything_is_computed(change, error, message):
     arguments = {"X": np.ones((4, 1), np.float32), "targets": np.array([0, 1, 2, 0]), "l2": 1.0} | change
     with pytest.raises(error, match=message):
-        fit(**arguments)
+        handgrad.fit(**arguments)
 
 
 def test_data_that_are_not_known_are_refused():
     with pytest.raises(TypeError, match="fit: data must be known, which they are not"):
-        jax.jit(lambda X: fit(X, np.array([0, 1]), l2=1.0).params)(np.ones((2, 1), np.float32))
+        jax.jit(lambda X: handgrad.fit(X, np.array([0, 1]), l2=1.0).params)(np.ones((2, 1), np.float32))
 
 
 # --- Memory, and MNIST-10k -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("C", "expected"), [pytest.param(1.0, 0.15207877, marks=pytest.mark.slow), (0.01, 0.50309646)])
-def test_reaches_the_published_objective_on_mnist(C, expected):
+def test_reaches_the_published_objective_on_mnist(fit, C, expected):
     X, t = mnist()
     result = fit(X.astype(np.float32), t, l2=1 / (len(X) * C), tol=1e-6)
     loss, _, _ = oracles_fit.objective(*result.params, X, np.eye(10)[t], result.l2)

@@ -9,6 +9,7 @@ from handgrad.rows.dense import DenseRows
 from handgrad.rows.parts import Parts as Parts
 from handgrad.rows.parts import is_sparse as is_sparse
 from handgrad.rows.parts import locate as locate
+from handgrad.rows.parts import to_csr as to_csr
 from handgrad.rows.sparse import SparseRows
 
 Rows = DenseRows | SparseRows

@@ -46,7 +46,9 @@ class DenseRows:
         stays = isinstance(parts.parts[0].X, jax.Array) and not self._on_cpu  # cut on its device it would be copied
         self._chunks = [(0, most, most)] if stays else _chunks_of(most, row_bytes)
         self._X = [
-            self._assembled([_padded(part.X, *chunk, keep=stays) for part in parts.parts]) for chunk in self._chunks
+            # With rows that there are, so that nothing can overflow that could not anyway.
+            self._assembled([_padded(part.X, *chunk, keep=stays, filled=True) for part in parts.parts])
+            for chunk in self._chunks
         ]
         self._num_rows = [
             self._assembled([np.array([np.clip(part.num_rows, start, stop) - start], np.int32) for part in parts.parts])
@@ -56,7 +58,7 @@ class DenseRows:
     def place(self, by_row: np.ndarray) -> list[Array]:
         """An array with an entry for each row of this process, on the devices of the rows."""
         pieces = [by_row[rows] for rows in self.parts.slices()]
-        return [self._assembled([_padded(piece, *chunk, keep=False) for piece in pieces]) for chunk in self._chunks]
+        return [self._assembled([_padded(piece, *chunk) for piece in pieces]) for chunk in self._chunks]
 
     def sum(
         self, of: Callable[..., Any], by_row: tuple[list[Array], ...], shared: Any, *, columns: int, static: Any = None
@@ -153,8 +155,11 @@ def _padded_rows(num_rows: int, row_bytes: int) -> int:
     return -(-max(num_rows, least) // octave) * octave
 
 
-def _padded(X: Any, start: int, stop: int, size: int, *, keep: bool) -> Any:
-    """Rows from start to stop, as far as there are any, and rows of zeros."""
+def _padded(X: Any, start: int, stop: int, size: int, *, keep: bool = False, filled: bool = False) -> Any:
+    """Rows from start to stop, as far as there are any, and rows of zeros, or where it is to be filled the first again.
+
+    An array that has that size is kept where it is, if that is wished.
+    """
     if keep and X.shape[0] == size:
         return X
     host = np.asarray(X[start:stop] if isinstance(X, np.ndarray) else np.asarray(X)[start:stop])
@@ -162,6 +167,8 @@ def _padded(X: Any, start: int, stop: int, size: int, *, keep: bool) -> Any:
         return host
     padded = np.zeros((size, *host.shape[1:]), host.dtype)
     padded[: len(host)] = host
+    if filled:
+        padded[len(host) :] = host[:1]
     return padded
 
 

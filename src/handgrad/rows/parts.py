@@ -103,8 +103,12 @@ class Parts(NamedTuple):
 
 def locate(function: str, X: Any, mesh: Any = None) -> Parts:
     """Where the rows of X lie. With a mesh, an array on the host is dealt out over its devices, row after row."""
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
+        raise TypeError(f"{function}: mesh must be a jax.sharding.Mesh, with devices; got {type(mesh).__name__}.")
     if is_sparse(X):
-        csr = to_csr(X)
+        if mesh is not None:
+            raise ValueError(f"{function}: mesh is for dense data; sparse X is multiplied on the host. Leave it out.")
+        csr = to_csr(function, X)
         part = Part(slice(0, X.shape[0]), csr, None, csr.T.tocsr())
         return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1, ())
     shape, dtype = tuple(X.shape), np.dtype(X.dtype)
@@ -116,6 +120,9 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
         processes = 1 if X.is_fully_addressable else jax.process_count()
         parts, holders = _shards(function, X)
         return Parts(parts, shape, dtype, False, processes, holders)
+    if isinstance(X, np.ndarray) and not dtype.isnative:
+        dtype = dtype.newbyteorder("=")
+        X = X.astype(dtype)
     if mesh is None:
         device = next(iter(X.sharding.device_set)) if isinstance(X, jax.Array) else _default_device()
         return Parts((Part(slice(0, shape[0]), X, device),), shape, dtype, False, 1, (device,))
@@ -141,19 +148,22 @@ def is_sparse(X: Any) -> bool:
     return kind.startswith("scipy.sparse.") or kind.startswith("jax.experimental.sparse.") or hasattr(X, "tocsr")
 
 
-def to_csr(X: Any) -> Any:
+def to_csr(function: str, X: Any) -> Any:
     """X in SciPy's CSR form, its duplicates added up; the caller's own arrays where they are that already."""
     import scipy.sparse
 
     if not hasattr(X, "tocsr"):
-        values, indices = np.asarray(X.data), np.asarray(X.indices)
-        if X.dtype.itemsize == 2 and X.dtype.kind not in "iu":  # which SciPy has no sparse arrays of
-            values = values.astype(np.float32)
-        if hasattr(X, "indptr"):  # BCSR
-            X = scipy.sparse.csr_array((values, indices, np.asarray(X.indptr)), shape=X.shape)
-        else:  # BCOO, whose padding lies outside
-            inside = np.all(indices < np.asarray(X.shape), axis=1)
-            X = scipy.sparse.coo_array((values[inside], tuple(indices[inside].T)), shape=X.shape)
+        match type(X).__name__:
+            case "BCSR":
+                arrays = _stored(X.data), np.asarray(X.indices), np.asarray(X.indptr)
+                X = scipy.sparse.csr_array(arrays, shape=X.shape)
+            case "BCOO":
+                X = X.update_layout(n_batch=0, n_dense=0)
+                indices = np.asarray(X.indices)
+                inside = np.all(indices < np.asarray(X.shape), axis=1)  # where its padding is not
+                X = scipy.sparse.coo_array((_stored(X.data)[inside], tuple(indices[inside].T)), shape=X.shape)
+            case other:
+                raise TypeError(f"{function}: sparse X must be SciPy's, BCOO or BCSR; got {other}. Convert it first.")
     csr = scipy.sparse.csr_array(X)
     if not csr.has_canonical_format:
         csr = csr.copy()
@@ -162,6 +172,12 @@ def to_csr(X: Any) -> Any:
         small = [array.astype(np.int32, copy=False) for array in (csr.indices, csr.indptr)]
         csr = scipy.sparse.csr_array((csr.data, *small), shape=csr.shape)
     return csr
+
+
+def _stored(values: Any) -> np.ndarray:
+    """Values of a sparse array of JAX's in a dtype that SciPy has."""
+    narrow = jax.dtypes.issubdtype(values.dtype, np.floating) and values.dtype.itemsize < 4
+    return np.asarray(values).astype(np.float32) if narrow else np.asarray(values)
 
 
 def in_dtype(X: Any, dtype: Any) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from handgrad import validation
 from handgrad.formulas import Params
 from handgrad.frames import as_array, as_data, as_targets
-from handgrad.rows import Parts, Rows, is_sparse, locate, place
+from handgrad.rows import Parts, Rows, is_sparse, locate, place, to_csr
 from handgrad.rows.blocks import Block
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
@@ -78,7 +78,7 @@ def prepare(
             f"{function}: data must be known, which they are not under jax.jit, vmap or grad. Call it outside of these."
         )
     X, targets, weights = as_data(function, X), as_targets(function, targets), as_array(function, weights, "weights")
-    check_data(function, "X", X)
+    X = check_data(function, "X", X)
     if params is not None:
         # JAX's arrays of any dtype are at hand here, whatever it computes in now.
         validation.check_params(function, jax.tree.map(_widened, params))
@@ -110,21 +110,21 @@ def prepare(
     return Data(parts, T, w, unit, centre, scale, rows, num_classes, fit_intercept)
 
 
-def check_data(function: str, argument: str, X: Any) -> None:
-    """Check X (N, P): an array of numbers that fit the solver's dtype as they are, dense or sparse."""
+def check_data(function: str, argument: str, X: Any) -> Any:
+    """X (N, P), in CSR form where it is sparse: checked to be numbers that fit the solver's dtype as they are."""
     if is_sparse(X):
         if len(X.shape) != 2 or 0 in X.shape:
             raise ValueError(f"{function}: {argument} must have shape (N, P), none of them 0; got {tuple(X.shape)}.")
-        validation.check_array(function, f"{argument}'s values", np.asarray(X.data), "(n,)", kind="number")
-        kind = np.dtype(X.dtype)
-    else:
-        validation.check_array(function, argument, X, "(N, P)", kind="number")
-        kind = np.dtype(X.dtype)
+        X = to_csr(function, X)
+    looked_at = np.zeros((1, 1), X.dtype) if is_sparse(X) else X
+    validation.check_array(function, argument, looked_at, "(N, P)", kind="number")
+    kind = np.dtype(X.dtype)
     if kind.kind in "iu" and kind.itemsize > 2:
         raise TypeError(
             f"{function}: {argument} must be floating-point, or integers of 8 or 16 bits; got {kind}, whose values "
             "float32 may not hold. Convert it, for example with .astype."
         )
+    return X
 
 
 def _seen(parts: Parts, array: Any) -> tuple[Any, int]:
@@ -283,7 +283,8 @@ def _centre_and_scale(
     centre = sums / total if fit_intercept else np.zeros(P)
     largest = np.maximum(np.abs(low), np.abs(high))
     if not np.all(largest < np.inf):
-        _check_finite(function, parts)
+        check_finite(function, "X", parts)
+        raise ValueError(f"{function}: X must be finite; another process has a NaN or an infinity in its rows.")
     if largest.max() > np.finfo(dtype).max:
         raise ValueError(
             f"{function}: X must be within {np.finfo(dtype).max:.3g}, the range of {dtype}, in which the fit computes; "
@@ -302,10 +303,16 @@ def _limits(X: Any) -> tuple[np.ndarray, np.ndarray]:
     return limits if isinstance(X, np.ndarray) else tuple(array.toarray().ravel() for array in limits)
 
 
-def _check_finite(function: str, parts: Parts) -> None:
+def check_finite(function: str, argument: str, parts: Parts) -> None:
+    """Check that this process's rows have no NaN and no infinity."""
+    of_rows = np.zeros((parts.shape[0], 1))
     for part in parts.parts:
-        validation.check_finite(function, "X", np.asarray(part.X.data)[:, None] if parts.is_sparse else part.X)
-    raise ValueError(f"{function}: X must be finite; another process has a NaN or an infinity in its rows.")
+        if parts.is_sparse:
+            wrong = np.flatnonzero(~np.isfinite(part.X.data))
+            of_rows[np.searchsorted(part.X.indptr, wrong, side="right") - 1] = np.nan
+        else:
+            of_rows[part.rows, 0] = np.where(np.isfinite(np.asarray(part.X)).all(axis=1), 0, np.nan)
+    validation.check_finite(function, argument, of_rows)
 
 
 def _placed(parts: Parts, centre: np.ndarray, scale: float, one: float, dtype: np.dtype) -> Rows:

@@ -10,9 +10,9 @@ import numpy as np
 from handgrad import validation as checks
 from handgrad.formulas import Params
 from handgrad.frames import as_held_out
-from handgrad.rows import Parts, is_sparse, locate
+from handgrad.rows import Parts, locate
 from handgrad.shapes import Float
-from handgrad.solvers.data import Data, Folds, check_data, make_folds, numbers, prepare
+from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
 from handgrad.solvers.fit import check_settings
 from handgrad.solvers.held_out import mean_scores, prepare_scores
@@ -132,13 +132,12 @@ def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
 def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     """(X, targets) not trained on."""
     X, targets = given
-    check_data("fit_path", "validation X", X)
+    X = check_data("fit_path", "validation X", X)
     if X.shape[1] != data.num_features:
         raise ValueError(f"fit_path: validation X must have {data.num_features} columns, as X; got {tuple(X.shape)}.")
-    values = np.asarray(X.data)[:, None] if is_sparse(X) else X
-    checks.check_finite("fit_path", "validation X", values)
     checks.check_targets("fit_path", targets, X.shape[0], data.num_classes)
     parts = locate("fit_path", X)
+    check_finite("fit_path", "validation X", parts)
     return parts, parts.of_rows(targets)
 
 
