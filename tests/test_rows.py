@@ -20,7 +20,7 @@ import oracles_fit
 from handgrad.rows import dense, locate, place, to_csr
 from handgrad.rows import sparse as sparse_rows
 from handgrad.rows.blocks import DenseBlock, SparseBlock
-from handgrad.solvers.sums import FULL, feature_moment, loss_and_gradient, rounding
+from handgrad.solvers.sums import feature_moment, loss_and_gradient, rounding
 
 # n, P, C, K: each pair of sizes coincides in one, all in another; one row, one feature, one class, one problem.
 SIZES = [(7, 5, 3, 2), (4, 4, 3, 2), (6, 3, 3, 1), (3, 5, 3, 3), (4, 4, 4, 4), (1, 3, 2, 1), (5, 1, 1, 2), (1, 1, 1, 1)]
@@ -414,7 +414,7 @@ def test_temporary_memory_is_a_fraction_of_the_data(monkeypatch):
     by_row = rows.place(np.zeros(12800, np.int32)), rows.place(np.ones((12800, 1), np.float32))
     shared = np.zeros((1, 785, 10), np.float32), np.zeros(1, np.int32)
     with pytest.raises(MeasuredError) as caught:
-        rows.sum(loss_and_gradient, by_row, shared, columns=10, static=FULL)
+        rows.sum(loss_and_gradient, by_row, shared, columns=10)
     (memory,) = caught.value.args
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes <= 0.3 * 12800 * 784 * 4
 
