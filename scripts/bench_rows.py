@@ -1,4 +1,6 @@
-"""Times `fit` where rows are new, many-classed, half-precision, sparse or sharded: python scripts/bench_rows.py [PART ...]
+"""Times `fit` where rows are new, many-classed, half-precision, sparse or sharded.
+
+Run: python scripts/bench_rows.py [PART ...]
 
 As in `bench_fit.py` the gap of every answer is taken in float64 by code of its own. What a whole process costs is
 measured in new ones, by `in_new_process.py`. Data are drawn from a seed; MNIST-10k is read from the folder that
@@ -198,8 +200,8 @@ def bench_memory():
     run = in_new_process("memory", "")
     temporary, rise = (run[name] / run["X"] for name in ("temporary", "rise"))
     print(
-        f"\nmemory at (60000, 784, 10), X of {run['X'] / 1e6:.0f} MB apart: the sweep's program needs {temporary:.3f} X, "
-        f"the process grows by {rise:.3f} X",
+        f"\nmemory at (60000, 784, 10), X of {run['X'] / 1e6:.0f} MB apart: the sweep's program needs {temporary:.3f} "
+        f"X, the process grows by {rise:.3f} X",
         flush=True,
     )
 

@@ -25,6 +25,7 @@ from handgrad.rows.blocks import Block
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
 
+CENTRE_ROWS = 2**12
 USUAL_SIZES = 2.0**-20, 2.0**20  # features whose largest entry is between these are not multiplied by a power of two
 
 
@@ -196,8 +197,13 @@ def as_given(data: Data, W: np.ndarray, b: Float[np.ndarray, " C"], present: Boo
 
 def times_centre(centre: Float[np.ndarray, " P"], W: np.ndarray) -> np.ndarray:
     """μW, more exactly than in float64."""
-    # Features about 1e6 times their deviation from 0 make μW so large that in float64 its rounding would show.
-    return centre.astype(np.longdouble) @ W.astype(np.longdouble)
+    # Features about 1e6 times their deviation from 0 make μW so large that in float64 its rounding would show. Piece by
+    # piece, since W in long double would not fit the cache.
+    total = np.zeros(W.shape[1], np.longdouble)
+    for start in range(0, len(centre), CENTRE_ROWS):
+        rows = slice(start, start + CENTRE_ROWS)
+        total += centre[rows].astype(np.longdouble) @ W[rows].astype(np.longdouble)
+    return total
 
 
 # --- Checks and arithmetic on the host ------------------------------------------------------------------------------
