@@ -316,7 +316,8 @@ def _by_conjugate_gradients(
     """
     with np.errstate(divide="ignore"):
         resistance = 2 * float(np.max(1 / np.delete(conductance, hub)))
-    step, residue = np.zeros_like(gradient), -gradient
+    # G leaves nothing but rounding of a constant, of which no step would ever get rid.
+    step, residue = np.zeros_like(gradient), gradient.mean() - gradient
     z = residue / mean
     direction, product = z - z.mean(), residue @ z
     first = np.abs(residue).sum()
@@ -329,6 +330,7 @@ def _by_conjugate_gradients(
             break
         step = step + product / curvature * direction
         residue = residue - product / curvature * G_direction
+        residue = residue - residue.mean()
         z = residue / mean
         product, last = residue @ z, product
         direction = z + product / last * direction
