@@ -55,7 +55,6 @@ def programs(N, P, C, X_dtype, devices):
     X lies on the devices as it is stored. Also the bytes beside X that are alive all the time.
     """
     import jax
-    import jax.numpy as jnp
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
@@ -77,13 +76,11 @@ def programs(N, P, C, X_dtype, devices):
         )
 
     rows = SimpleNamespace(shape=(N, P), parts=SimpleNamespace(num_entries=N * P))
-    plan = kronecker.plan(rows, C, 1)
+    features, blocks = kronecker.takes_features(rows, C), kronecker.takes_blocks(rows, C, 1)
     memory = sweeps.MEMORY if width * C <= sweeps.LARGE else sweeps.MEMORY_OF_LARGE
     state = at_home(lbfgs.begin(1, width, C, memory, float32))
-    V, mask, number = at_home((state.V, jnp.ones(1, bool), np.ones(1, float32)))
-    Q = shape((width, width)) if plan.features else None
-    U = shape((1, C, C)) if plan.classes == sums.FULL else None
-    curvature = at_home(kronecker.Curvature(shape((width,)), Q, shape((1, C)), U, None))
+    V = state.V
+    curvature = at_home(kronecker.Curvature(shape((width,)), shape((width, width)) if features else None, None))
     targets, weights = shape((N,), np.int32, True), shape((N, 1), float32, True)
     own = shape((N, P), X_dtype, True), shape((len(devices),), np.int32, True), targets, weights
     about, shared = (shape((P,)), shape(()), shape(())), (shape((1, width, C)), shape((1,), np.int32))
@@ -92,35 +89,19 @@ def programs(N, P, C, X_dtype, devices):
     def summed(of, static=None):
         return dense._sum_chunk, (of, static, block, mesh, about, own, shared)
 
-    found = at_home(sums.Sums(number, V, None, None))
     vectors = at_home(jax.ShapeDtypeStruct((2, *V.shape), float32))
-    pairs = at_home(jax.ShapeDtypeStruct((1, memory), float32))
     listed = [
-        ("features", *summed(sums.feature_moment, plan.features), ()),
-        ("sweep with curvature", *summed(sums.loss_and_gradient, plan.classes), ()),
+        ("features", *summed(sums.feature_moment, features), ()),
+        ("sweep", *summed(sums.loss_and_gradient), ()),
     ]
-    if not plan.always:
-        listed.append(("sweep", *summed(sums.loss_and_gradient), ()))
-    if plan.blocks:
+    if blocks:
         listed.append(("blocks of classes", *summed(sums.class_moments), ()))
-    listed += [
-        ("assess", lbfgs.assess, (state, V, found, curvature), found),
-        ("first loop", lbfgs._first_loop, (state, V, V, mask, number), V),
-        ("precondition", lbfgs._precondition, (curvature, state.penalty, state.present, vectors), vectors),
-        (
-            "second loop",
-            lbfgs._second_loop,
-            (state, curvature.Q, pairs, vectors, vectors, mask, number),
-            (vectors, vectors),
-        ),
-    ]
-    if plan.blocks:
+    for function, arguments in lbfgs.programs(state, curvature, one):
+        listed.append((function.__name__.strip("_").replace("_", " "), function, arguments, (vectors, V)))
+    if blocks:
         H = at_home(jax.ShapeDtypeStruct((C, width, width), float32))
-        with_blocks = curvature._replace(blocks=H)
-        arguments = with_blocks, state.penalty, state.present, vectors
+        arguments = curvature._replace(blocks=H), state.g, state.penalty, state.present, vectors
         listed.append(("precondition by blocks", lbfgs._precondition, arguments, (vectors, H)))
-        if hasattr(kronecker, "_invert"):
-            listed.append(("invert blocks", kronecker._invert, (H, number), H))
     return listed, num_bytes((state, V, curvature, targets, weights, about))
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import handgrad
 from handgrad import Params, fit, fit_path
+from handgrad.solvers import certificate, kronecker
 from handgrad.solvers.certificate import certify, losses, minimise_bias, softmax
 from handgrad.solvers.data import as_given, make_folds, prepare
 from oracles_fit import exact_objective, lowest, problem
@@ -99,6 +100,79 @@ def test_a_tiny_loss_is_certified_beside_itself():
 def test_losses_are_exact_beside_themselves():
     Z = np.array([[0.0, -40.0], [0.0, -700.0], [3.0, 3.0]])
     np.testing.assert_allclose(losses(Z, np.eye(2)[[0, 0, 1]]), [np.exp(-40.0), np.exp(-700.0), np.log(2)], rtol=1e-15)
+
+
+# --- Many classes, and many rows ------------------------------------------------------------------------------------
+
+
+def test_the_best_bias_of_many_classes_is_that_of_few(monkeypatch):
+    """By conjugate gradients, without G, down to what rounding leaves of the gradient."""
+    rng = np.random.default_rng(0)
+    for C, shares in ((5, np.full(5, 0.2)), (7, np.array([0.6, 0.3, 0.05, 0.04, 0.005, 0.004, 0.001])), (6, None)):
+        Z, t = 2 * rng.normal(size=(400, C)), rng.choice(C, 400, p=shares)
+        t[:C] = np.arange(C)
+        T, w = np.eye(C)[t], rng.uniform(0, 1, 400) / 200
+        pieces = [(Z[:150], T[:150], w[:150]), (Z[150:], T[150:], w[150:])]
+        whole = minimise_bias(lambda pieces=pieces: pieces, np.zeros(C))
+        with monkeypatch.context() as few:
+            few.setattr(certificate, "WHOLE_CLASSES", 3)
+            found = minimise_bias(lambda pieces=pieces: iter(pieces), np.zeros(C))
+        np.testing.assert_allclose(found.b - found.b.mean(), whole.b - whole.b.mean(), atol=1e-12)
+        assert found.kappa < 1e-8
+
+
+def test_what_conjugate_gradients_leave_is_counted(monkeypatch):
+    """λ² and κ are no less than those of G itself, wherever they are taken, and however little was solved."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(certificate, "WHOLE_CLASSES", 3)
+    for C in (4, 5, 8):
+        Z, T, w = rng.normal(size=(90, C)), np.eye(C)[np.arange(90) % C], np.full(90, 1 / 90)
+        shares = w @ T
+        for size in (1e-6, 1e-2, 1.0):
+            b = size * rng.normal(size=C)
+            step = certificate._newton_step(lambda: [(Z, T, w)], b, shares, lambda sums: sums)  # noqa: B023
+            Y = softmax(Z + b)
+            G = np.diag(w @ Y) - (w[:, None] * Y).T @ Y
+            inverse, gradient = np.linalg.pinv(G), w @ (Y - T)
+            apart = np.eye(C)[:, None] - np.eye(C)[None]
+            resistance = np.einsum("jkc,cd,jkd->jk", apart, inverse, apart).max()
+            assert resistance <= step.resistance * (1 + 1e-9)
+            assert gradient @ inverse @ gradient <= step.decrement * (1 + 1e-9)
+            np.testing.assert_allclose(step.step, -inverse @ gradient, atol=2e-2 * np.ptp(inverse @ gradient))
+
+
+@pytest.mark.parametrize("reduced", ["no G in the certificate", "G's diagonal in the solver", "no logits kept", "all"])
+def test_a_fit_of_more_classes_than_are_taken_whole_is_certified(monkeypatch, reduced, x64):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 5)) * [1, 10, 0.1, 1, 1] + 3
+    t = np.argmax(X @ rng.normal(size=(5, 5)) / 3 + rng.gumbel(size=(120, 5)), axis=1)
+    before = fit(X, t, l2=1e-2, tol=1e-9)
+    if reduced in ("no G in the certificate", "all"):
+        monkeypatch.setattr(certificate, "WHOLE_CLASSES", 3)
+    if reduced in ("no logits kept", "all"):
+        monkeypatch.setattr(certificate, "LOGIT_BYTES", 1)
+    if reduced in ("G's diagonal in the solver", "all"):
+        monkeypatch.setattr(kronecker, "MOST_CLASSES", 3)
+    result = fit(X, t, l2=1e-2, tol=1e-9)
+    F, excess = true_gap(result, X, t, 1e-2)
+    assert result.converged
+    np.testing.assert_allclose(result.loss, F, rtol=1e-12)
+    assert excess <= result.gap + 1e-15 * F
+    np.testing.assert_allclose(result.loss, before.loss, rtol=1e-9)
+    assert result.passes <= 3 * before.passes
+
+
+def test_logits_that_are_not_kept_are_the_same(monkeypatch):
+    rng, X, t, w = drawn(3, 40, 2, 3)
+    data = prepare("test", X.astype(np.float32), t, w, None, None, 3)
+    folds = make_folds("test", data, data.weights[:, None] * (rng.random((40, 3)) < 0.7))
+    V = folds.starts + 0.1 * rng.normal(size=folds.starts.shape) * folds.present[:, None]
+    arguments = data, V, folds, np.arange(3), np.full(3, 0.1)
+    kept = certify(*arguments)
+    monkeypatch.setattr(certificate, "LOGIT_BYTES", 1)
+    monkeypatch.setattr("handgrad.rows.parts.SMALL_BLOCK_BYTES", 16 * 7)  # blocks of 7 rows
+    for name, expected, found in zip(kept._fields, kept, certify(*arguments), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14, err_msg=name)
 
 
 # --- Fits that claimed too much ------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from handgrad import fit
 from handgrad.solvers import existence
@@ -122,6 +124,60 @@ def test_rows_are_added_to_the_program_until_none_is_violated(monkeypatch):
     assert verdict(X, t).separated == (2,)
     crossed = np.where((X[:, 0] > 1.5) & (np.arange(2000) == np.argmax(X[:, 0])), 0, t)
     assert verdict(X, crossed).exists is True
+
+
+# --- Without an intercept ------------------------------------------------------------------------------------------
+
+
+def without_intercept(X, targets, num_classes=None):
+    with jax.enable_x64(True):
+        data = prepare("test", X, np.asarray(targets), None, None, None, num_classes, fit_intercept=False)
+    folds = make_folds("test", data, data.weights[:, None])
+    return existence.decide(data, folds, folds.starts[0])
+
+
+def separable_through_the_origin(X, t, C):
+    """Whether V ≠ 0 has ⟨x, V_t − V_c⟩ ≥ 0 for every row and class, and some > 0: by a linear program of its own."""
+    P = X.shape[1]
+    above = np.stack([np.kron(np.eye(C)[k] - np.eye(C)[c], x) for x, k in zip(X, t, strict=True) for c in range(C)])
+    answer = linprog(-above.sum(axis=0), A_ub=-above, b_ub=np.zeros(len(above)), bounds=[(-1, 1)] * (P * C))
+    return -answer.fun > 1e-8
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_rows=st.integers(1, 25),
+    P=st.integers(1, 3),
+    C=st.integers(2, 3),
+    kind=st.sampled_from(["normal", "whole", "indicators", "shifted", "repeated"]),
+    is_sparse=st.booleans(),
+)
+def test_without_an_intercept_separations_pass_through_the_origin(seed, num_rows, P, C, kind, is_sparse):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(num_rows, P))
+    if kind == "whole":
+        X = np.round(X)
+    if kind == "indicators":
+        X = (X > 0.5).astype(float)
+    if kind == "shifted":  # by an intercept they may be separated, through the origin they are not
+        X = X + 10
+    if kind == "repeated":
+        X[:, -1] = 2 * X[:, 0]
+    t = (X @ rng.normal(size=(P, C)) + rng.gumbel(size=(num_rows, C)) * rng.uniform(0, 2)).argmax(axis=1)
+    found = without_intercept(scipy.sparse.csr_array(X) if is_sparse else X, t, C)
+    assert found.exists is not separable_through_the_origin(X, t, C)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_data_that_only_an_intercept_separates_have_a_minimum_without(is_sparse, dtype):
+    X = np.array([[1.0], [2], [3], [4]], dtype)
+    given_X = scipy.sparse.csr_array(X) if is_sparse else X
+    assert fit(given_X, np.array([0, 0, 1, 1]), l2=0.0, fit_intercept=False, num_classes=2).converged
+    with pytest.warns(RuntimeWarning, match="the classes can be separated, 0, 1 from the others"):
+        fit(given_X, np.array([0, 0, 1, 1]), l2=0.0)
+    with pytest.warns(RuntimeWarning, match="the classes can be separated"):
+        fit(given_X * np.array([1, 1, -1, -1], dtype)[:, None], np.array([0, 0, 1, 1]), l2=0.0, fit_intercept=False)
 
 
 # --- Standard errors are of the data of the fit --------------------------------------------------------------------

@@ -126,11 +126,16 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     at_best, here, trace = sums.at_best, sums.here, sums.trace
     loss = sums.loss + penalty.value(V[:, :-1])
     decrement, kappa = (np.array([minimum[i] for minimum in minima]) for i in (1, 2))
-    left = 5 * np.sqrt(trace * decrement) + 4 * EPS * np.sqrt(trace)  # the latter for the rounding of the sums
+    about_zero = np.zeros(data.num_features)
+    if data.parts.is_sparse:  # whose logits and gradients are differences of those about 0, rounded before
+        about_zero = data.scale * np.abs(data.centre)
+    largest = sums.largest + 2 * (about_zero @ np.abs(V[:, :-1])).max(axis=1)
+    rounding = EPS * (4 + largest) * np.sqrt(trace + about_zero @ about_zero)
+    left = 5 * np.sqrt(trace * decrement) + rounding
     excess = np.maximum(sums.excess, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         bound = penalty.gap(penalty.distance(at_best[:, :-1], V[:, :-1]) + left)
-    rounding = EPS * (4 + sums.largest) * sums.loss
+    rounding = EPS * (4 + largest) * sums.loss
     gap = np.where(kappa <= 0.5, bound + excess + decrement + rounding, np.inf)
     gap = np.where(given.strength > 0, np.minimum(gap, loss), np.where(loss == 0, 0, np.inf))  # no F is below 0
     of_bias = np.sum(here[:, -1] ** 2, axis=1)
@@ -324,6 +329,7 @@ def _by_conjugate_gradients(
     """
     with np.errstate(divide="ignore"):
         resistance = 2 * float(np.max(1 / np.delete(conductance, hub)))
+    # G leaves nothing but rounding of a constant, of which no step would ever get rid.
     step, residue = np.zeros_like(gradient), gradient.mean() - gradient
     z = residue / mean
     direction, product = z - z.mean(), residue @ z
@@ -337,6 +343,7 @@ def _by_conjugate_gradients(
             break
         step = step + product / curvature * direction
         residue = residue - product / curvature * G_direction
+        residue = residue - residue.mean()
         z = residue / mean
         product, last = residue @ z, product
         direction = z + product / last * direction

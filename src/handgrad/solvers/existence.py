@@ -118,6 +118,8 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray, *, inter
     root = np.sqrt(len(X))
     B = np.concatenate([U[:, :rank] * root, np.ones((len(X), int(intercept)))], axis=1)  # BᵀB = N·I
     contrasts = np.linalg.svd(np.ones((1, T.shape[1])))[2][1:].T  # an orthonormal basis of what sums to 0, (C, C − 1)
+    if not B.size:  # no feature but such as are 0: all parameters have the same loss
+        return True, np.zeros((X.shape[1] + 1, T.shape[1])), np.zeros_like(Z)
     theta = B.T @ Z @ contrasts / len(X)
     longest = np.sqrt(2 * np.max(np.sum(B**2, axis=1)))
     exists, before = None, np.inf
