@@ -23,24 +23,23 @@ with ‖(diag y − yyᵀ)v‖² ≤ ½ vᵀ(diag y − yyᵀ)v the gradient mov
 The bias that is returned is b* − μW, rounded to the dtype. Where that adds u to the logits it costs
 Σ w (log Σ_j y_j exp(u_j) − ⟨T, u⟩).
 
-References: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019); Darroch and Ratcliff, *Generalized
-iterative scaling for log-linear models* (1972).
+Reference: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019).
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from handgrad.shapes import Bool, Float
+from handgrad.solvers.bias import Minimum, minimise_bias
 from handgrad.solvers.data import Data, Folds, as_given, times_centre
+from handgrad.solvers.exact import losses, residual, rise, softmax
 from handgrad.solvers.penalty import L2
 
-BIAS_STEPS = 100
 LOGIT_BYTES = 2**27  # of the logits of the problems that are certified together
 MOVED = 3e-7  # in nats
-WHOLE_CLASSES = 400  # for which G is formed
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -200,184 +199,6 @@ def _sums(
     largest = data.parts.gather(largest).max(axis=0)
     loss, excess, trace, total = data.parts.sum((loss, excess, trace, total))
     return _Sums(loss, largest, excess, trace, total[-K:], total[:K])
-
-
-def rise(Y: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"], u: Float[np.ndarray, " C"]) -> np.ndarray:
-    """By how much each row's loss rises as u is added to its logits: log Σ_j y_j exp(u_j − u_t) − Σ_j T_j (u_j − u_t).
-
-    Its t is the likeliest target: what then adds up is as small as 1 − y_t, and nothing is lost.
-    """
-    differences = u - u[T.argmax(axis=1)][:, None]
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.log1p(np.sum(Y * np.expm1(differences), axis=1)) - np.sum(T * differences, axis=1)
-
-
-# --- min over b ----------------------------------------------------------------------------------------------------
-
-
-class Minimum(NamedTuple):
-    """b*, and the λ² and κ that rounding leaves."""
-
-    b: Float[np.ndarray, " C"]
-    decrement: float
-    kappa: float
-
-
-Pieces = Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
-
-
-def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Callable = lambda sums: sums) -> Minimum:
-    """The bias that minimises f(b) = Σ w l(Z + b, T), for classes that all have weight.
-
-    Newton's method: the gradient is Σ w(Y − T), the Hessian G = Σ w (diag y − yyᵀ), new in each step. A step of range Δ
-    is multiplied by log(1 + Δ)/Δ, with which it goes down from anywhere; far away it takes turns with the step of
-    generalised iterative scaling, log π − log Σ w y, which goes down too, and far where a class is rare.
-
-    Args:
-      pieces: gives Z (n, C), T (n, C) and w (n,) of some rows after the other, each time that it is called.
-      b: where to begin.
-      over_processes: adds up sums over the rows of each process.
-    """
-    shares, before = over_processes(sum(w @ T for _, T, w in pieces())), np.inf
-    if not shares.any():
-        return Minimum(b, 0.0, 0.0)
-    for number in range(BIAS_STEPS):
-        newton = _newton_step(pieces, b, shares, over_processes)
-        step, spread = newton.step, float(np.ptp(newton.step))
-        kappa = np.sqrt(newton.resistance * newton.decrement)
-        # From here on rounding decides.
-        if not kappa > newton.enough or (spread < 1e-3 and newton.decrement > before / 2):
-            break
-        before = newton.decrement
-        if spread > 0.5 and number % 2 == 0:
-            b = b + np.log(shares / newton.mean)
-        else:
-            b = b + step * (np.log1p(spread) / spread)
-    else:
-        kappa = np.inf
-    return Minimum(b, newton.decrement, kappa if np.isfinite(kappa) else np.inf)
-
-
-class _Newton(NamedTuple):
-    """−G⁺∇f, bounds on λ² and on R, Σ w y, and the κ below which nothing is to be gained."""
-
-    step: Float[np.ndarray, " C"]
-    decrement: float
-    resistance: float
-    mean: Float[np.ndarray, " C"]
-    enough: float = 1e-13
-
-
-def _newton_step(pieces: Pieces, b: np.ndarray, shares: np.ndarray, over_processes: Callable) -> _Newton:
-    whole, hub = len(b) <= WHOLE_CLASSES, int(shares.argmax())
-
-    held: list[Any] = []
-
-    def sums(Z, T, w):
-        Y = softmax(Z + b)
-        if not whole and Y.nbytes + sum(array.nbytes for array, _ in held) <= LOGIT_BYTES:
-            held.append((Y, w))
-        wY = w[:, None] * Y
-        return w @ residual(Y, T), wY.sum(axis=0), wY.T @ (Y if whole else Y[:, hub])
-
-    found = [sums(*piece) for piece in pieces()]
-    gradient, mean, second = over_processes(tuple(map(sum, zip(*found, strict=True))))
-    nothing = _Newton(np.zeros_like(mean), 0.0, np.inf, mean)
-    if not mean.all():
-        return nothing
-    if whole:
-        return _by_inverse(gradient, mean, second) or nothing
-
-    def times(v):
-        """Gv."""
-        all_held = len(held) == len(found)
-        Ys = held if all_held else ((softmax(Z + b), w) for Z, _, w in pieces())
-        return mean * v - over_processes(sum(Y.T @ (w * (Y @ v)) for Y, w in Ys))
-
-    return _by_conjugate_gradients(times, gradient, mean, second, hub)
-
-
-def _by_inverse(gradient: np.ndarray, mean: np.ndarray, second: np.ndarray) -> _Newton | None:
-    """The step with G itself; R is at most 4 times the largest entry of the diagonal of G⁺.
-
-    In units in which Σ w y is 1, so that rare classes count as others. √(Σ w y) is the eigenvector of eigenvalue 0
-    there; its square, added, makes the matrix invertible and changes nothing for vectors whose entries sum to 0.
-    """
-    root = np.sqrt(mean)
-    # Its rows sum to 0, which gives the diagonal, Σ w y(1 − y), without a difference of near numbers.
-    G = -second
-    np.fill_diagonal(G, 0)
-    np.fill_diagonal(G, -G.sum(axis=1))
-    try:
-        inverse = np.linalg.inv(G / root[:, None] / root + np.outer(root, root))
-    except np.linalg.LinAlgError:
-        return None
-    step = -(inverse @ (gradient / root)) / root
-    diagonal = np.diagonal(inverse) / mean
-    resistance = 4 * float(diagonal.max()) if (diagonal > 0).all() else np.inf
-    return _Newton(step - step.mean(), abs(float(gradient @ step)), resistance, mean)
-
-
-def _by_conjugate_gradients(
-    times: Callable, gradient: np.ndarray, mean: np.ndarray, conductance: np.ndarray, hub: int
-) -> _Newton:
-    """The step where G would be too large to form, to a thousandth; what is left of Gδ = −∇f is counted in λ.
-
-    G is the Laplacian of a network in which classes j and k are joined by the conductance Σ w y_j y_k. No resistance in
-    it is more than that of the way over one class alone, the hub: R ≤ 2 max_j 1/Σ w y_j y_hub; and for r whose entries
-    sum to 0, rᵀG⁺r ≤ R (Σ|r|/2)².
-    """
-    with np.errstate(divide="ignore"):
-        resistance = 2 * float(np.max(1 / np.delete(conductance, hub)))
-    # G leaves nothing but rounding of a constant, of which no step would ever get rid.
-    step, residue = np.zeros_like(gradient), gradient.mean() - gradient
-    z = residue / mean
-    direction, product = z - z.mean(), residue @ z
-    first = np.abs(residue).sum()
-    for _ in range(50):
-        if not np.abs(residue).sum() > 1e-3 * first:
-            break
-        G_direction = times(direction)
-        curvature = direction @ G_direction
-        if not curvature > 0:
-            break
-        step = step + product / curvature * direction
-        residue = residue - product / curvature * G_direction
-        residue = residue - residue.mean()
-        z = residue / mean
-        product, last = residue @ z, product
-        direction = z + product / last * direction
-        direction = direction - direction.mean()
-    left = np.sqrt(resistance) * np.abs(residue).sum() / 2
-    # gᵀG⁺g ≤ (‖Gδ‖ + ‖g + Gδ‖)² in the norm of G⁺, and δᵀGδ = −(g + r)ᵀδ.
-    decrement = (np.sqrt(max(float(-(gradient + residue) @ step), 0.0)) + left) ** 2
-    return _Newton(step - step.mean(), float(decrement), resistance, mean, enough=1e-5)
-
-
-# --- Softmax and products in float64 -------------------------------------------------------------------------------
-
-
-def softmax(Z: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-    """Y."""
-    Y = Z - Z.max(axis=1, keepdims=True)
-    np.exp(Y, out=Y)
-    Y /= Y.sum(axis=1, keepdims=True)
-    return Y
-
-
-def residual(Y: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-    """Y − T, exact relative to itself where a target is certain: y − 1 is then minus the sum of the others."""
-    certain = T == 1
-    others = np.sum(Y, axis=1, keepdims=True, where=~certain)
-    return np.where(certain, -others, Y - T)
-
-
-def losses(Z: Float[np.ndarray, "N C"], T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " N"]:
-    """Each row's cross-entropy, exact relative to itself: Σ T (m − Z) + log(1 + Σ exp(Z − m) but for the largest)."""
-    below = Z.max(axis=1, keepdims=True) - Z
-    others = np.exp(-below)
-    others[np.arange(len(Z)), below.argmin(axis=1)] = 0
-    return np.einsum("nc,nc->n", T, below) + np.log1p(others.sum(axis=1))
 
 
 def _restrict(

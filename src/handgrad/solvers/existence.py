@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.certificate import losses, softmax
 from handgrad.solvers.data import Data, Folds
+from handgrad.solvers.exact import losses, softmax
 
 EPS = float(np.finfo(np.float64).eps)
 NEWTON_STEPS = 30

@@ -8,8 +8,8 @@ import numpy as np
 from handgrad.formulas import Params
 from handgrad.rows import Parts
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.certificate import losses
 from handgrad.solvers.data import one_hot
+from handgrad.solvers.exact import losses
 
 
 class Scored(NamedTuple):

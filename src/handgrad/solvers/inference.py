@@ -19,8 +19,8 @@ from handgrad.formulas import Params
 from handgrad.frames import as_array, as_data
 from handgrad.rows import product
 from handgrad.shapes import Float
-from handgrad.solvers.certificate import softmax
 from handgrad.solvers.data import Data, times_centre
+from handgrad.solvers.exact import softmax
 
 
 class Coefficients(NamedTuple):
