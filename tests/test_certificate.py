@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import handgrad
 from handgrad import Params, fit, fit_path
-from handgrad.solvers import certificate
+from handgrad.solvers import bias, certificate
 from handgrad.solvers.bias import minimise_bias
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import as_given, make_folds, prepare
