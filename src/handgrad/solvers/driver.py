@@ -14,7 +14,7 @@ from handgrad.solvers.certificate import Certified, certify
 from handgrad.solvers.data import Data, Folds, start_at
 from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, Problems
 from handgrad.solvers.penalty import L2
-from handgrad.solvers.sweeps import Placed, Tolerance, gradient_norm, place, solve
+from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, gradient_norm, place, solve
 
 # Lanes beyond this many columns of logits do not make a product more efficient, and a lane that waits for a slower one
 # costs more: 8 lanes of 10 classes cost 2.5 times one.
@@ -75,6 +75,8 @@ def _solve_certified(
     max_iterations: int,
     callback: Callable[..., None] | None,
 ) -> Answers:
+    num_lanes = max(1, min(len(l2), COLUMNS // data.num_classes))
+    compile_ahead(data.rows, data.num_classes, num_lanes)
     placed = place(data.rows, data.targets, folds.weights, data.num_classes)
     # Both sides of l2' = l2·s² may be beyond the dtype: the solver then works without a penalty, or with a huge one.
     limits = np.finfo(data.dtype)
@@ -85,15 +87,7 @@ def _solve_certified(
     for f in np.unique(fold[strength == 0]):
         at_zero = np.where(folds.present[f], 0, -ABSENT) * np.append(np.zeros(data.num_features), 1)[:, None]
         norms[fold == f] = gradient_norm(placed, at_zero, f)
-    run = functools.partial(
-        _solve,
-        data,
-        folds,
-        placed,
-        num_lanes=max(1, min(len(l2), COLUMNS // data.num_classes)),
-        l2=l2,
-        strength=strength,
-    )
+    run = functools.partial(_solve, data, folds, placed, num_lanes=num_lanes, l2=l2, strength=strength)
     everything = np.arange(len(l2))
     goal = Tolerance(MARGIN * tol, 0.0, max_iterations)
     answers = run(everything, fold, starts[fold], norms, goal, callback=callback)

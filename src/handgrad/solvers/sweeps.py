@@ -64,11 +64,16 @@ def place(rows: Rows, targets: np.ndarray, weights: Float[np.ndarray, "N F"], nu
     return placed._replace(features=jax.device_put(factor_features(moment), rows.home))
 
 
-@functools.cache
-def compile_ahead(
+def compile_ahead(rows: Rows, num_classes: int, num_lanes: int) -> list[Future[Any]]:
+    """Compile the programs of an iteration in threads, while this one looks at the rows and compiles the sweep."""
+    features = takes_features(rows, num_classes)
+    return _compile_ahead(rows.shape[1] + 1, num_classes, num_lanes, rows.dtype, features, rows.home)
+
+
+@functools.lru_cache(maxsize=64)
+def _compile_ahead(
     width: int, num_classes: int, num_lanes: int, dtype: np.dtype, features: bool, device: Any
 ) -> list[Future[Any]]:
-    """Compile the programs of an iteration in threads, while this one looks at the rows and compiles the sweep."""
     shapes = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
     curvature = Curvature(shapes((width,)), shapes((width, width)) if features else None, None)
     state = jax.eval_shape(lambda: begin(num_lanes, width, num_classes, _memory(width, num_classes), dtype))
@@ -181,9 +186,7 @@ class _Solver:
         self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
         self.waiting = iter(range(J))
         self.lanes: list[_Lane | None] = [self._next() for _ in range(num_lanes)]
-        self.compiled = compile_ahead(
-            width, C, num_lanes, data.rows.dtype, takes_features(data.rows, C), data.rows.home
-        )
+        self.compiled = compile_ahead(data.rows, C, num_lanes)
         self.takes_blocks = takes_blocks(data.rows, C, J)
         self.curvature = Curvature(*data.features, None)
         self.age, self.period = 0, max(8, width // (PAYBACK * num_lanes))  # of the blocks, in iterations
