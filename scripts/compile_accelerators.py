@@ -55,12 +55,11 @@ def programs(N, P, C, X_dtype, devices):
     X lies on the devices as it is stored. Also the bytes beside X that are alive all the time.
     """
     import jax
-    import jax.numpy as jnp
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
     from handgrad.rows import dense
-    from handgrad.solvers import kronecker, lbfgs, sums, sweeps
+    from handgrad.solvers import kronecker, lanes, lbfgs, sums, sweeps
 
     one, many, width, float32 = devices[0], len(devices) > 1, P + 1, np.dtype(np.float32)
     mesh = Mesh(np.array(devices), ("rows",)) if many else None
@@ -78,9 +77,8 @@ def programs(N, P, C, X_dtype, devices):
 
     rows = SimpleNamespace(shape=(N, P), parts=SimpleNamespace(num_entries=N * P))
     plan = kronecker.plan(rows, C, 1)
-    memory = sweeps.MEMORY if width * C <= sweeps.LARGE else sweeps.MEMORY_OF_LARGE
-    state = at_home(lbfgs.begin(1, width, C, memory, float32))
-    V, mask, number = at_home((state.V, jnp.ones(1, bool), np.ones(1, float32)))
+    state = at_home(lbfgs.begin(1, width, C, sweeps._memory(width, C), float32))
+    V = state.V
     Q = shape((width, width)) if plan.features else None
     U = shape((1, C, C)) if plan.classes == sums.FULL else None
     curvature = at_home(kronecker.Curvature(shape((width,)), Q, shape((1, C)), U, None))
@@ -92,35 +90,26 @@ def programs(N, P, C, X_dtype, devices):
     def summed(of, static=None):
         return dense._sum_chunk, (of, static, block, mesh, about, own, shared)
 
-    found = at_home(sums.Sums(number, V, None, None))
-    vectors = at_home(jax.ShapeDtypeStruct((2, *V.shape), float32))
-    pairs = at_home(jax.ShapeDtypeStruct((1, memory), float32))
     listed = [
         ("features", *summed(sums.feature_moment, plan.features), ()),
         ("sweep with curvature", *summed(sums.loss_and_gradient, plan.classes), ()),
     ]
     if not plan.always:
         listed.append(("sweep", *summed(sums.loss_and_gradient), ()))
-    if plan.blocks:
-        listed.append(("blocks of classes", *summed(sums.class_moments), ()))
-    listed += [
-        ("assess", lbfgs.assess, (state, V, found, curvature), found),
-        ("first loop", lbfgs._first_loop, (state, V, V, mask, number), V),
-        ("precondition", lbfgs._precondition, (curvature, state.penalty, state.present, vectors), vectors),
-        (
-            "second loop",
-            lbfgs._second_loop,
-            (state, curvature.Q, pairs, vectors, vectors, mask, number),
-            (vectors, vectors),
-        ),
+    mask, number = at_home((np.ones(1, bool), np.ones(1, float32)))
+    iteration = [
+        (lbfgs.load, (state, V, mask, V, state.penalty, state.present)),
+        *lbfgs.programs(state, curvature, one),
+        (lbfgs.move, (state, number)),
     ]
     if plan.blocks:
-        H = at_home(jax.ShapeDtypeStruct((C, width, width), float32))
-        with_blocks = curvature._replace(blocks=H)
-        arguments = with_blocks, state.penalty, state.present, vectors
-        listed.append(("precondition by blocks", lbfgs._precondition, arguments, (vectors, H)))
-        if hasattr(kronecker, "_invert"):
-            listed.append(("invert blocks", kronecker._invert, (H, number), H))
+        listed.append(("blocks of classes", *summed(sums.class_moments), ()))
+        with_blocks = curvature._replace(blocks=shape((C, width, width)))
+        iteration.append(lbfgs.programs(state, with_blocks, one)[-1])
+    for function, arguments in iteration:
+        # Beside the lanes and the curvature, which are there all the time, what one program hands to the next.
+        passing = [argument for argument in arguments if not isinstance(argument, (lanes.Lanes, kronecker.Curvature))]
+        listed.append((function.__name__.strip("_").replace("_", " "), function, arguments, passing))
     return listed, num_bytes((state, V, curvature, targets, weights, about))
 
 
@@ -143,6 +132,8 @@ def compile_all(title, sizes, X_dtype, devices):
         memory = compiled.memory_analysis()
         new = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = max(peak, resident + num_bytes(passing) + new)
+        while name in found:
+            name += " by blocks"
         found[name] = {"seconds": round(seconds, 2), "temporary_bytes": memory.temp_size_in_bytes}
         if len(devices) > 1:
             found[name]["collectives"] = collectives(compiled.as_text())
