@@ -59,7 +59,7 @@ def programs(N, P, C, X_dtype, devices):
     from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
     from handgrad.rows import dense
-    from handgrad.solvers import kronecker, lbfgs, sums, sweeps
+    from handgrad.solvers import kronecker, lanes, lbfgs, sums, sweeps
 
     one, many, width, float32 = devices[0], len(devices) > 1, P + 1, np.dtype(np.float32)
     mesh = Mesh(np.array(devices), ("rows",)) if many else None
@@ -77,8 +77,7 @@ def programs(N, P, C, X_dtype, devices):
 
     rows = SimpleNamespace(shape=(N, P), parts=SimpleNamespace(num_entries=N * P))
     features, blocks = kronecker.takes_features(rows, C), kronecker.takes_blocks(rows, C, 1)
-    memory = sweeps.MEMORY if width * C <= sweeps.LARGE else sweeps.MEMORY_OF_LARGE
-    state = at_home(lbfgs.begin(1, width, C, memory, float32))
+    state = at_home(lbfgs.begin(1, width, C, sweeps._memory(width, C), float32))
     V = state.V
     curvature = at_home(kronecker.Curvature(shape((width,)), shape((width, width)) if features else None, None))
     targets, weights = shape((N,), np.int32, True), shape((N, 1), float32, True)
@@ -89,19 +88,24 @@ def programs(N, P, C, X_dtype, devices):
     def summed(of, static=None):
         return dense._sum_chunk, (of, static, block, mesh, about, own, shared)
 
-    vectors = at_home(jax.ShapeDtypeStruct((2, *V.shape), float32))
     listed = [
         ("features", *summed(sums.feature_moment, features), ()),
         ("sweep", *summed(sums.loss_and_gradient), ()),
     ]
+    mask, number = at_home((np.ones(1, bool), np.ones(1, float32)))
+    iteration = [
+        (lbfgs.load, (state, V, mask, V, state.penalty, state.present)),
+        *lbfgs.programs(state, curvature, one),
+        (lbfgs.move, (state, number)),
+    ]
     if blocks:
         listed.append(("blocks of classes", *summed(sums.class_moments), ()))
-    for function, arguments in lbfgs.programs(state, curvature, one):
-        listed.append((function.__name__.strip("_").replace("_", " "), function, arguments, (vectors, V)))
-    if blocks:
-        H = at_home(jax.ShapeDtypeStruct((C, width, width), float32))
-        arguments = curvature._replace(blocks=H), state.g, state.penalty, state.present, vectors
-        listed.append(("precondition by blocks", lbfgs._precondition, arguments, (vectors, H)))
+        with_blocks = curvature._replace(blocks=shape((C, width, width)))
+        iteration.append(lbfgs.programs(state, with_blocks, one)[-1])
+    for function, arguments in iteration:
+        # Beside the lanes and the curvature, which are there all the time, what one program hands to the next.
+        passing = [argument for argument in arguments if not isinstance(argument, (lanes.Lanes, kronecker.Curvature))]
+        listed.append((function.__name__.strip("_").replace("_", " "), function, arguments, passing))
     return listed, num_bytes((state, V, curvature, targets, weights, about))
 
 
@@ -124,6 +128,8 @@ def compile_all(title, sizes, X_dtype, devices):
         memory = compiled.memory_analysis()
         new = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = max(peak, resident + num_bytes(passing) + new)
+        while name in found:
+            name += " by blocks"
         found[name] = {"seconds": round(seconds, 2), "temporary_bytes": memory.temp_size_in_bytes}
         if len(devices) > 1:
             found[name]["collectives"] = collectives(compiled.as_text())
