@@ -403,11 +403,18 @@ MUTANTS = [
         "test_rows.py::test_a_block_is_the_rows_about_their_centre_with_a_last_column[float64-1.0-1.0-sparse]",
     ),
     Mutant(
-        "a sparse second moment that mixes features and bias without the scale",
+        "a sparse second moment whose bias is not centred",
         "rows/blocks.py",
-        "last = self.one * self.scale * (sums",
-        "last = self.one * (sums",
-        "test_rows.py::test_a_block_is_the_rows_about_their_centre_with_a_last_column[float64-0.25-1.0-sparse]",
+        "last = self.one * (sums - self.centre * total)",
+        "last = self.one * sums",
+        "test_rows.py::test_a_block_is_the_rows_about_their_centre_with_a_last_column[float64-1.0-1.0-sparse]",
+    ),
+    Mutant(
+        "sparse features far from 0 in float32",
+        "rows/sparse.py",
+        "own = np.dtype(np.float64) if _is_far(parts, centre) else self.dtype",
+        "own = self.dtype",
+        "test_rows.py::test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32[20000.0-1.0]",
     ),
     Mutant(
         "a column of ones where there is no intercept",
