@@ -380,6 +380,7 @@ def test_zeros_that_are_stored_duplicates_and_unsorted_indices_change_nothing():
     before = csr.data.copy()
     expected = handgrad.fit(X, t, l2=1e-2)
     for given in (coo, csr):
+        assert to_csr("test", given).has_canonical_format
         result = handgrad.fit(given, t, l2=1e-2)
         assert result.converged
         np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
