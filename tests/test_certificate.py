@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from handgrad.solvers import bias, certificate
 from handgrad.solvers.bias import minimise_bias
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import as_given, make_folds, prepare
-from handgrad.solvers.exact import losses, softmax
+from handgrad.solvers.exact import losses, residual, softmax
 from oracles_fit import exact_objective, lowest, problem
 
 SHAPES = [(1, 2), (2, 2), (2, 3), (3, 3)]  # P and C; the number of rows is free, since few are padded to more
@@ -104,6 +105,12 @@ def test_losses_are_exact_beside_themselves():
     np.testing.assert_allclose(losses(Z, np.eye(2)[[0, 0, 1]]), [np.exp(-40.0), np.exp(-700.0), np.log(2)], rtol=1e-15)
 
 
+def test_what_is_left_of_sure_rows_is_exact_beside_itself():
+    Z, T = np.array([[0.0, -40.0], [0.0, -700.0], [-50.0, 0.0]]), np.eye(2)[[0, 0, 1]]
+    expected = np.exp([[-40.0], [-700.0], [-50.0]]) * [[-1, 1], [-1, 1], [1, -1]]
+    np.testing.assert_allclose(residual(softmax(Z), T), expected, rtol=1e-14)
+
+
 # --- Many classes, and many rows ------------------------------------------------------------------------------------
 
 
@@ -174,6 +181,31 @@ def test_logits_that_are_not_kept_are_the_same(monkeypatch):
     monkeypatch.setattr("handgrad.rows.parts.SMALL_BLOCK_BYTES", 16 * 7)  # blocks of 7 rows
     for name, expected, found in zip(kept._fields, kept, certify(*arguments), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(seed=st.integers(0, 2**32 - 1), num_rows=st.integers(2, 40), shape=st.sampled_from(SHAPES))
+def test_rounding_of_sparse_data_far_from_zero_is_counted(seed, num_rows, shape):
+    """Their centre is taken off after the product, so that at the very optimum rounding is all of the gap."""
+    rng = np.random.default_rng(seed)
+    P, C = shape
+    X = rng.normal(size=(num_rows, P)) + 10.0 ** rng.uniform(3, 8, P)
+    t = rng.integers(0, C, num_rows)
+    w = np.ones(num_rows)
+    with jax.enable_x64(True):
+        data = prepare("test", scipy.sparse.csr_array(X), t, w, None, None, C)
+    folds = make_folds("test", data, data.weights[:, None])
+    at, T = X - X.mean(axis=0), np.eye(C)[t]
+    V = folds.starts.copy()
+    for _ in range(60):  # near the optimum
+        Z = at @ V[0, :-1] + V[0, -1]
+        D = (softmax(np.where(folds.present, Z, -np.inf)) - T) / num_rows
+        V[0] -= np.concatenate([at.T @ D + 0.1 * V[0, :-1], D.sum(axis=0, keepdims=True)])
+    found = certify(data, V, folds, np.zeros(1, int), np.full(1, 0.1))
+    result = handgrad.FitResult(Params(found.W[0], found.b[0]), *[0.0] * 3, 0, 0, True, "", 0.1)
+    F, excess = true_gap(result, X, t, 0.1)
+    assert abs(found.loss[0] - F) <= found.gap[0] + 1e-14 * F
+    assert excess <= found.gap[0] * (1 + 1e-9) + 1e-14 * F
 
 
 # --- Fits that claimed too much ------------------------------------------------------------------------------------

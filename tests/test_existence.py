@@ -169,6 +169,14 @@ def test_without_an_intercept_separations_pass_through_the_origin(seed, num_rows
     assert found.exists is not separable_through_the_origin(X, t, C)
 
 
+def test_without_an_intercept_the_linear_program_has_none(monkeypatch):
+    monkeypatch.setattr(existence, "NEWTON_OPERATIONS", 0)
+    X, t = np.array([[1.0], [2], [3], [4]]), np.array([0, 0, 1, 1])
+    assert without_intercept(X, t).exists is True
+    assert verdict(X, t).separated == (0, 1)
+    assert without_intercept(X * [[1], [1], [-1], [-1]], t).separated == (0, 1)
+
+
 @pytest.mark.parametrize("is_sparse", [False, True])
 def test_data_that_only_an_intercept_separates_have_a_minimum_without(is_sparse, dtype):
     X = np.array([[1.0], [2], [3], [4]], dtype)

@@ -37,8 +37,8 @@ def numbers(n, P, C, K, seed=0):
 
 def block_of(kind, X, centre, scale, one, dtype):
     if kind == "sparse":
-        csr = scipy.sparse.csr_array(X.astype(dtype))
-        return SparseBlock(csr, csr.T.tocsr(), centre.astype(dtype), *map(np.dtype(dtype).type, (scale, one)))
+        csr = scipy.sparse.csr_array((X * scale).astype(dtype))
+        return SparseBlock(csr, csr.T.tocsr(), (centre * scale).astype(dtype), np.dtype(dtype).type(one))
     X = ((X - centre) * scale).astype(dtype)
     return DenseBlock(X if kind == "numpy" else jnp.asarray(X), np.dtype(dtype).type(one))
 
@@ -380,11 +380,27 @@ def test_zeros_that_are_stored_duplicates_and_unsorted_indices_change_nothing():
     before = csr.data.copy()
     expected = handgrad.fit(X, t, l2=1e-2)
     for given in (coo, csr):
+        assert to_csr("test", given).has_canonical_format
         result = handgrad.fit(given, t, l2=1e-2)
         assert result.converged
         np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
     np.testing.assert_array_equal(csr.data, before)  # the caller's own
     assert handgrad.fit(scipy.sparse.csr_array(X.shape, dtype=np.float32), t, l2=1e-2).converged  # nothing is stored
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0, 1e-30), (0, 1e20), (2e4, 1.0)])
+def test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32(shift, scale):
+    """The centre is taken off after a product: of a feature far from 0 float32 would leave nothing."""
+    X, t = sparse_problem()
+    X = np.append(X, shift + np.random.default_rng(1).normal(size=(60, 1)), axis=1) * scale
+    X, l2 = X.astype(np.float32), 1e-2 * np.clip(scale, 1e-15, 1e18) ** 2
+    given = scipy.sparse.csr_array(X)
+    result, expected = handgrad.fit(given, t, l2=l2), handgrad.fit(X, t, l2=l2)
+    assert result.params.W.dtype == np.float32
+    assert result.converged
+    np.testing.assert_allclose(result.loss, expected.loss, rtol=2e-5)
+    rows = place(locate("test", given), X.mean(axis=0, dtype=np.float64), 1.0, 1.0, np.float32)
+    assert (rows._blocks[0][1].X.dtype == np.float64) == (shift > 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -99,53 +99,53 @@ class DenseBlock(NamedTuple):
 
 
 class SparseBlock(NamedTuple):
-    """Rows in CSR form, and their transpose in CSR form; the centre is algebra, so that zeros stay zeros."""
+    """Rows in CSR form, scaled already, and their transpose; the centre is algebra, so that zeros stay zeros.
+
+    What is done is done in the dtype of X, which may be wider than that of what is given and returned.
+    """
 
     X: Any  # (n, P)
     XT: Any  # (P, n)
-    centre: Float[np.ndarray, " P"]
-    scale: float
+    centre: Float[np.ndarray, " P"]  # in the units of X
     one: float
 
     def times(self, V: np.ndarray) -> np.ndarray:
         K, width, C = V.shape
-        columns = np.ascontiguousarray(V.transpose(1, 0, 2).reshape(width, K * C))
+        columns = np.ascontiguousarray(V.transpose(1, 0, 2).reshape(width, K * C), self.X.dtype)
         Z = self.X @ columns[:-1]
         Z -= self.centre @ columns[:-1]
-        if self.scale != 1:
-            Z *= self.scale
         Z += self.one * columns[-1]
-        return Z.T.reshape(K, C, -1)
+        return Z.T.reshape(K, C, -1).astype(V.dtype, copy=False)
 
     def transposed_times(self, D: np.ndarray) -> np.ndarray:
         K, C, n = D.shape
-        columns = np.ascontiguousarray(D.reshape(K * C, n).T)
+        columns = np.ascontiguousarray(D.reshape(K * C, n).T, self.X.dtype)
         total = columns.sum(axis=0)
-        G = np.empty((len(self.centre) + 1, K * C), D.dtype)
+        G = np.empty((len(self.centre) + 1, K * C), self.X.dtype)
         G[:-1] = self.XT @ columns
         for start in range(0, len(self.centre), CENTRED_ROWS):  # without a second array of that size
             rows = slice(start, start + CENTRED_ROWS)
             G[:-1][rows] -= np.outer(self.centre[rows], total)
-        if self.scale != 1:
-            G[:-1] *= self.scale
         G[-1] = self.one * total
-        return G.reshape(-1, K, C).transpose(1, 0, 2)
+        return G.reshape(-1, K, C).transpose(1, 0, 2).astype(D.dtype, copy=False)
 
     def second_moment(self, s: np.ndarray) -> np.ndarray:
-        sums = self.XT @ s
+        own = s.astype(self.X.dtype, copy=False)
+        sums, total = self.XT @ own, own.sum()
         mixed = np.outer(self.centre, sums)
-        A = (self.XT.multiply(s[None]) @ self.X).toarray() - mixed - mixed.T
-        A += s.sum() * np.outer(self.centre, self.centre)
-        last = self.one * self.scale * (sums - self.centre * s.sum())
-        return np.block([[self.scale**2 * A, last[:, None]], [last[None], self.one * s.sum()]]).astype(self.X.dtype)
+        A = (self.XT.multiply(own[None]) @ self.X).toarray() - mixed - mixed.T
+        A += total * np.outer(self.centre, self.centre)
+        last = self.one * (sums - self.centre * total)
+        return np.block([[A, last[:, None]], [last[None], self.one * total]]).astype(s.dtype, copy=False)
 
     def column_squares(self, s: np.ndarray) -> np.ndarray:
-        squares = self.XT.multiply(self.XT) @ s - 2 * self.centre * (self.XT @ s) + self.centre**2 * s.sum()
-        return np.append(self.scale**2 * np.maximum(squares, 0), self.one * s.sum()).astype(self.X.dtype)
+        own = s.astype(self.X.dtype, copy=False)
+        squares = self.XT.multiply(self.XT) @ own - 2 * self.centre * (self.XT @ own) + self.centre**2 * own.sum()
+        return np.append(np.maximum(squares, 0), self.one * own.sum()).astype(s.dtype)
 
     def row_squares(self) -> np.ndarray:
         squares = self.X.multiply(self.X).sum(axis=1) - 2 * (self.X @ self.centre) + self.centre @ self.centre
-        return (self.scale**2 * np.maximum(np.asarray(squares).ravel(), 0)).astype(self.X.dtype)
+        return np.maximum(np.asarray(squares).ravel(), 0)
 
     def dense(self) -> np.ndarray:
-        return self.scale * (self.X.toarray() - self.centre)
+        return self.X.toarray() - self.centre

@@ -88,8 +88,8 @@ class Parts(NamedTuple):
         P = self.shape[1]
         for rows, part in zip(self.slices(), self.parts, strict=True):
             if self.is_sparse:
-                mean = np.zeros(P) if centre is None else centre
-                yield rows, SparseBlock(in_dtype(part.X, np.float64), in_dtype(part.XT, np.float64), mean, scale, one)
+                mean = np.zeros(P) if centre is None else centre * scale
+                yield rows, SparseBlock(*(in_dtype(X, np.float64, scale) for X in (part.X, part.XT)), mean, one)
                 continue
             size = max(1, (SMALL_BLOCK_BYTES if part.X.size <= SMALL else BLOCK_BYTES) // (8 * P))
             for start in range(0, part.num_rows, size):
@@ -180,11 +180,12 @@ def _stored(values: Any) -> np.ndarray:
     return np.asarray(values).astype(np.float32) if narrow else np.asarray(values)
 
 
-def in_dtype(X: Any, dtype: Any) -> Any:
-    """X in CSR form with its values in the dtype, on the same indices."""
+def in_dtype(X: Any, dtype: Any, scale: float = 1.0) -> Any:
+    """X in CSR form with its values, times a power of two, in the dtype, on the same indices."""
     import scipy.sparse
 
-    return scipy.sparse.csr_array((X.data.astype(dtype, copy=False), X.indices, X.indptr), shape=X.shape)
+    values = X.data if scale == 1 else X.data.astype(np.float64) * scale
+    return scipy.sparse.csr_array((values.astype(dtype, copy=False), X.indices, X.indptr), shape=X.shape)
 
 
 def _default_device() -> Any:

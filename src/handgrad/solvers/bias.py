@@ -145,7 +145,6 @@ def _by_conjugate_gradients(
             break
         step = step + product / curvature * direction
         residue = residue - product / curvature * G_direction
-        residue = residue - residue.mean()
         z = residue / mean
         product, last = residue @ z, product
         direction = z + product / last * direction
