@@ -558,7 +558,7 @@ MUTANTS = [
     ),
     Mutant(
         "an unsigned label taken for the one to ignore",
-        "validation.py",
+        "arguments.py",
         "if ignore_index is None or not limits.min <= ignore_index <= limits.max:",
         "if ignore_index is None:",
         "test_values.py::test_an_unsigned_label_is_never_the_negative_one_to_ignore[uint32-4294967196]",

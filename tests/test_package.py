@@ -34,7 +34,7 @@ LAYERS = [
     ["sweep", "layer_sweep"],
     ["head"],
     ["formulas", "compiled", "lowering"],
-    ["data", "validation"],
+    ["data", "arguments"],
     ["frames", "precision", "settings", "shapes"],
 ]
 

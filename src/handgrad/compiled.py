@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.settings import show
 
 # The types that need no look. JAX's own array, whose class has no public name, is learnt from the first that comes.
@@ -53,7 +53,7 @@ def _look(function: str, argument: str, value: Any) -> Any:
     """The argument as JAX may have it, or an error if that would be another value."""
     if argument == "weights" and isinstance(value, np.ndarray) and value.ndim == 1 and value.size:
         wide = jax.dtypes.canonicalize_dtype(np.float64)
-        return validation.host_weights(function, value, value.size, dtype=wide).astype(wide)
+        return arguments.host_weights(function, value, value.size, dtype=wide).astype(wide)
     if isinstance(value, np.ndarray):
         return _look_at_leaf(function, argument, value)
     return jax.tree.map(lambda leaf: _look_at_leaf(function, argument, leaf), value)
@@ -64,7 +64,7 @@ def _look_at_leaf(function: str, argument: str, leaf: Any) -> Any:
         if not isinstance(leaf, jax.core.Tracer):
             _PLAIN_TYPES.add(type(leaf))
         return leaf
-    validation.check_plain(function, argument, leaf)
+    arguments.check_plain(function, argument, leaf)
     return narrow(function, argument, leaf)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import is_array_api_obj
 from jax import lax
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.compiled import narrow
 from handgrad.head import Arrays, Settings, first_class, num_shards, sum_over_classes
 from handgrad.precision import wide_dtype
@@ -110,27 +110,27 @@ def linear_cross_entropy(
     """
     given = {"targets": targets, "weights": weights, "class_weights": class_weights}
     for argument, array in {"X": X, "W": W, "bias": bias, **given}.items():
-        validation.check_plain(FUNCTION, argument, array)
+        arguments.check_plain(FUNCTION, argument, array)
     X, W, bias = (
         jnp.asarray(narrow(FUNCTION, argument, array)) if is_array_api_obj(array) else array
         for argument, array in (("X", X), ("W", W), ("bias", bias))
     )
-    batch = validation.check_head(FUNCTION, X, W, bias, {"targets": targets, "weights": weights})
+    batch = arguments.check_head(FUNCTION, X, W, bias, {"targets": targets, "weights": weights})
     N, C = math.prod(batch), W.shape[1]
     # JAX's own targets, which no cast has narrowed unseen, stay where they are.
     targets = targets if isinstance(targets, jax.Array) else _at_hand(targets)
     weights, k = _at_hand(weights), _at_hand(class_weights)
     X, targets, weights = (_flatten(array, N, len(batch)) for array in (X, targets, weights))
-    shards = validation.check_axis(FUNCTION, "class_axis", class_axis)
+    shards = arguments.check_axis(FUNCTION, "class_axis", class_axis)
     labels = getattr(targets, "ndim", 1) == 1
-    validation.check_targets(FUNCTION, targets, N, C * shards if labels else C, ignore_index=ignore_index)
-    validation.check_weights(FUNCTION, weights, N)
-    validation.check_weights(FUNCTION, k, C, "class_weights", "C")
-    validation.check_number(FUNCTION, "label_smoothing", label_smoothing, most=1)
-    validation.check_number(FUNCTION, "z_loss", z_loss)
-    validation.check_choice(FUNCTION, "reduction", reduction, ("mean", "sum", "none"))
+    arguments.check_targets(FUNCTION, targets, N, C * shards if labels else C, ignore_index=ignore_index)
+    arguments.check_weights(FUNCTION, weights, N)
+    arguments.check_weights(FUNCTION, k, C, "class_weights", "C")
+    arguments.check_number(FUNCTION, "label_smoothing", label_smoothing, most=1)
+    arguments.check_number(FUNCTION, "z_loss", z_loss)
+    arguments.check_choice(FUNCTION, "reduction", reduction, ("mean", "sum", "none"))
     if softcap is not None:
-        validation.check_number(FUNCTION, "softcap", softcap, positive=True)
+        arguments.check_number(FUNCTION, "softcap", softcap, positive=True)
         if not LEAST_CAP <= float(softcap) <= LARGEST_CAP:
             raise ValueError(
                 f"{FUNCTION}: softcap must be from {LEAST_CAP:g} to {LARGEST_CAP:g}; got {softcap!r}. "
@@ -145,7 +145,7 @@ def linear_cross_entropy(
         )
     if block_size is None:
         block_size = _block_size(N, C, X.dtype)
-    validation.check_positive_integer(FUNCTION, "block_size", block_size)
+    arguments.check_positive_integer(FUNCTION, "block_size", block_size)
 
     # What is known is made ready on the host, before JAX casts it; `_loss` does the same with what is traced.
     if isinstance(targets, np.ndarray) and labels:

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas import Params
 
 
@@ -41,14 +41,14 @@ def init_params(
       >>> init_params(2, 3).W.shape
       (2, 3)
     """
-    validation.check_positive_integer("init_params", "num_features", num_features)
-    validation.check_positive_integer("init_params", "num_classes", num_classes)
+    arguments.check_positive_integer("init_params", "num_features", num_features)
+    arguments.check_positive_integer("init_params", "num_classes", num_classes)
     if scale is not None:
-        validation.check_number("init_params", "scale", scale)
+        arguments.check_number("init_params", "scale", scale)
         if key is None:
             raise ValueError("init_params: scale belongs to random weights, which need a key; got key=None.")
     if key is not None:
-        validation.check_key("init_params", key)
+        arguments.check_key("init_params", key)
     dtype = jnp.zeros((), dtype).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"init_params: dtype must be floating-point; got {dtype}.")

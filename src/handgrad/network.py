@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.compiled import narrow
 from handgrad.formulas import (
     Layer,
@@ -74,11 +74,11 @@ def init_network(
       >>> [layer.activation for layer in init_network(jax.random.key(0), (64, 32, 10), "tanh")]
       ['tanh', 'softmax']
     """
-    validation.check_key("init_network", key)
+    arguments.check_key("init_network", key)
     if len(sizes) < 2:
         raise ValueError(f"init_network: sizes must be at least (features, classes); got {tuple(sizes)}.")
     for size in sizes:
-        validation.check_positive_integer("init_network", "each of sizes", size)
+        arguments.check_positive_integer("init_network", "each of sizes", size)
     check_activation("init_network", activation)
     layers = []
     for number, (before, after) in enumerate(itertools.pairwise(sizes)):
@@ -117,11 +117,11 @@ def dense(
       TypeError, ValueError: as `linear`, or an unknown activation.
     """
     check_activation("dense", activation)
-    validation.check_params("dense", params)
-    validation.check_plain("dense", "X", X)
+    arguments.check_params("dense", params)
+    arguments.check_plain("dense", "X", X)
     X, params = narrow("dense", "X", X), Params(*(narrow("dense", "params", array) for array in params))
     rows = jnp.reshape(X, (-1, X.shape[-1]))
-    validation.check_linear("dense", params, rows)
+    arguments.check_linear("dense", params, rows)
     return jnp.reshape(_dense(rows, params, activation), (*X.shape[:-1], params[0].shape[1]))
 
 

@@ -1,4 +1,4 @@
-"""The checks of settings: numbers, names, keys. `validation` has them under the same names."""
+"""The checks of settings: numbers, names, keys. `arguments` has them under the same names."""
 
 import math
 from typing import Any

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from array_api_compat import is_torch_array
 
-from handgrad import reference, validation
+from handgrad import arguments, reference
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
 from handgrad.reference import Problem
@@ -57,12 +57,12 @@ def read_point(params: Any, X: Any, targets: Any, weights: Any) -> Point:
     """The arguments, checked, as NumPy arrays in float64."""
     function = "check_gradients"
     for layer in layers_of(params):
-        validation.check_params(function, layer.params)
+        arguments.check_params(function, layer.params)
     num_classes = layers_of(params)[-1].params[0].shape[1]
-    validation.check_array(function, "X", X, "(N, P)")
-    validation.check_finite(function, "X", X)
-    validation.check_targets(function, targets, X.shape[0], num_classes)
-    validation.check_weights(function, weights, X.shape[0])
+    arguments.check_array(function, "X", X, "(N, P)")
+    arguments.check_finite(function, "X", X)
+    arguments.check_targets(function, targets, X.shape[0], num_classes)
+    arguments.check_weights(function, weights, X.shape[0])
     layers = []
     for number, layer in enumerate(layers_of(params), 1):
         W, b = (as_numpy(f"params.{name} must be", array) for name, array in zip("Wb", layer.params, strict=True))

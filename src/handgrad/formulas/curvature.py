@@ -19,7 +19,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
 from handgrad.formulas.losses import check_relative, residual, times_weights
@@ -61,7 +61,7 @@ def hessian_vector_product(
     *changes, output_change = (change for _, change in same_layers(function, params, "direction", direction))
     weights = check_relative(function, X, weights)
     if targets is not None:
-        validation.check_targets(function, targets, X.shape[0], output.params[0].shape[1])
+        arguments.check_targets(function, targets, X.shape[0], output.params[0].shape[1])
     elif hidden:
         raise ValueError(f"{function}: a network with hidden layers needs targets; got None.")
 

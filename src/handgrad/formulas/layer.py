@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas.losses import normaliser
 from handgrad.precision import if_finite, widen, without_uncounted
 from handgrad.shapes import Float, Shaped
@@ -45,7 +45,7 @@ def linear(params: Params, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
       >>> linear(Params(W=np.eye(2), b=np.array([[0.0, 10.0]])), np.array([[1.0, 2.0]]))
       array([[ 1., 12.]])
     """
-    validation.check_linear("linear", params, X)
+    arguments.check_linear("linear", params, X)
     W, b = params
     return X @ W + b
 

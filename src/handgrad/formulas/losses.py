@@ -5,7 +5,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, device
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas.softmax import shifted_exponentials, softmax
 from handgrad.precision import distributions, relative_weights, wide_dtype, widen, widen_labels, without_uncounted
 from handgrad.shapes import Float, Integer, Shaped
@@ -35,9 +35,9 @@ def one_hot(labels: Integer[Array, " N"], num_classes: int, dtype: Any = None) -
       array([[0., 0., 1.],
              [1., 0., 0.]])
     """
-    validation.check_positive_integer("one_hot", "num_classes", num_classes)
-    xp = validation.check_labels("one_hot", "labels", labels)
-    validation.check_targets("one_hot", labels, labels.shape[0], num_classes)
+    arguments.check_positive_integer("one_hot", "num_classes", num_classes)
+    xp = arguments.check_labels("one_hot", "labels", labels)
+    arguments.check_targets("one_hot", labels, labels.shape[0], num_classes)
     if dtype is None:
         dtype = xp.asarray(0.0).dtype
     elif not xp.isdtype(dtype, "real floating"):
@@ -186,13 +186,13 @@ def check_relative(
         return None
     xp = array_namespace(rows)
     wide = wide_dtype(rows.dtype, xp)
-    validation.check_weights(function, weights, rows.shape[0], dtype=wide)
+    arguments.check_weights(function, weights, rows.shape[0], dtype=wide)
     return relative_weights(xp, weights, wide)
 
 
 def _check_loss(function: str, Z: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
-    xp = validation.check_array(function, "Z", Z, "(N, C)")
-    validation.check_targets(function, targets, *Z.shape)
+    xp = arguments.check_array(function, "Z", Z, "(N, C)")
+    arguments.check_targets(function, targets, *Z.shape)
     relative = check_relative(function, Z, weights)
     return xp, without_uncounted(xp, Z, relative), relative
 
@@ -217,7 +217,7 @@ def entropy(T: Float[Array, "N C"], base: float = math.e) -> Float[Array, ""]:
       >>> print(entropy(np.array([[0.25, 0.25, 0.5]]), base=2))
       1.5
     """
-    xp = validation.check_distributions("entropy", "T", T)
+    xp = arguments.check_distributions("entropy", "T", T)
     T = distributions(xp, T, widen(xp, T).dtype)
     return -xp.sum(_times_log(xp, T, T)) / T.shape[0] / _log("entropy", base)
 
@@ -241,9 +241,9 @@ def kl_divergence(T: Float[Array, "N C"], Y: Float[Array, "N C"], base: float = 
       >>> print(kl_divergence(np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]), base=2))
       1.0
     """
-    xp = validation.check_distributions("kl_divergence", "T", T)
-    validation.check_distributions("kl_divergence", "Y", Y)
-    validation.check_same("kl_divergence", "Y", Y, "T", T)
+    xp = arguments.check_distributions("kl_divergence", "T", T)
+    arguments.check_distributions("kl_divergence", "Y", Y)
+    arguments.check_same("kl_divergence", "Y", Y, "T", T)
     T, Y = (distributions(xp, rows, widen(xp, rows).dtype) for rows in (T, Y))
     return xp.sum(_times_log(xp, T, T) - _times_log(xp, T, Y)) / T.shape[0] / _log("kl_divergence", base)
 
@@ -254,7 +254,7 @@ def _times_log(xp: Any, T: Float[Array, "N C"], Y: Float[Array, "N C"]) -> Float
 
 
 def _log(function: str, base: float) -> float:
-    validation.check_number(function, "base", base, positive=True)
+    arguments.check_number(function, "base", base, positive=True)
     if base == 1:
         raise ValueError(
             f"{function}: base must be a finite positive number other than 1; got {base!r}. 2 gives bits, math.e nats."

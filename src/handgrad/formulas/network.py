@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from array_api_compat import array_namespace
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.layer import Params, linear, linear_backward
 from handgrad.formulas.losses import check_relative, mean_loss, residual
@@ -272,7 +272,7 @@ def sgd_step(params: Any, gradient: Any, learning_rate: float | Float[Array, ""]
     """
     stepped = []
     for (W, b), (dW, db) in same_layers("sgd_step", params, "gradient", gradient):
-        rate = validation.check_scalar("sgd_step", "learning_rate", learning_rate, W)
+        rate = arguments.check_scalar("sgd_step", "learning_rate", learning_rate, W)
         stepped.append(Params(W=W - rate * dW, b=b - rate * db))
     return in_form_of(params, stepped)
 
@@ -330,9 +330,9 @@ def check_network(function: str, params: Any, X: Any) -> Network:
     for number, (own, activation) in enumerate(layers):
         argument = f"layer {number}" if is_network(params) else "params"
         if width is None:
-            validation.check_linear(function, own, X, argument)
+            arguments.check_linear(function, own, X, argument)
         else:
-            validation.check_stacked(function, own, argument, width, X)
+            arguments.check_stacked(function, own, argument, width, X)
         width = own[0].shape[1]
         last = number == len(layers) - 1
         if activation not in ACTIVATIONS or (last and activation != "softmax"):
@@ -344,7 +344,7 @@ def check_network(function: str, params: Any, X: Any) -> Network:
 def check_loss(function: str, params: Any, X: Any, targets: Any, weights: Any) -> Array:
     """Check all the arguments of a loss. Returns the weights over their largest."""
     layers = check_network(function, params, X)
-    validation.check_targets(function, targets, X.shape[0], layers[-1].params[0].shape[1])
+    arguments.check_targets(function, targets, X.shape[0], layers[-1].params[0].shape[1])
     return check_relative(function, X, weights)
 
 
@@ -356,5 +356,5 @@ def same_layers(function: str, params: Any, argument: str, other: Any) -> list[t
             f"{function}: {argument} must have the layers of params, {len(layers)} of them; got {len(others)}."
         )
     for layer, own in zip(layers, others, strict=True):
-        validation.check_same_params(function, layer.params, argument, own.params)
+        arguments.check_same_params(function, layer.params, argument, own.params)
     return [(layer.params, own.params) for layer, own in zip(layers, others, strict=True)]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.precision import widen
 from handgrad.shapes import Float, Integer
 
@@ -34,7 +34,7 @@ def softmax(Z: Float[Array, "N C"]) -> Float[Array, "N C"]:
       array([[0.5, 0.5],
              [1. , 0. ]])
     """
-    xp = validation.check_array("softmax", "Z", Z, "(N, C)")
+    xp = arguments.check_array("softmax", "Z", Z, "(N, C)")
     _, exponentials, total = shifted_exponentials(xp, widen(xp, Z))
     return xp.astype(exponentials / total, Z.dtype)
 
@@ -54,7 +54,7 @@ def log_softmax(Z: Float[Array, "N C"]) -> Float[Array, "N C"]:
       >>> log_softmax(np.array([[1e4, -1e4]]))
       array([[     0., -20000.]])
     """
-    xp = validation.check_array("log_softmax", "Z", Z, "(N, C)")
+    xp = arguments.check_array("log_softmax", "Z", Z, "(N, C)")
     maximum, _, total = shifted_exponentials(xp, widen(xp, Z))
     return xp.astype((widen(xp, Z) - maximum) - xp.log(total), Z.dtype)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas import Params
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.rows import Parts, Rows, is_sparse, locate, place, to_csr
@@ -82,17 +82,17 @@ def prepare(
     X = check_data(function, "X", X)
     if params is not None:
         # JAX's arrays of any dtype are at hand here, whatever it computes in now.
-        validation.check_params(function, jax.tree.map(_widened, params))
+        arguments.check_params(function, jax.tree.map(_widened, params))
     parts = locate(function, X, mesh)
     seen, num_rows = _seen(parts, targets)
     if num_classes is None:
-        num_classes = validation.count_classes(function, seen) if params is None else params[0].shape[1]
+        num_classes = arguments.count_classes(function, seen) if params is None else params[0].shape[1]
         num_classes = int(parts.gather(np.array(num_classes)).max())
-    validation.check_positive_integer(function, "num_classes", num_classes)
+    arguments.check_positive_integer(function, "num_classes", num_classes)
     if params is not None:
         _check_start(function, params, X, num_classes)
-    validation.check_targets(function, seen, num_rows, num_classes)
-    validation.check_weights(function, *_seen(parts, weights))
+    arguments.check_targets(function, seen, num_rows, num_classes)
+    arguments.check_weights(function, *_seen(parts, weights))
     w = np.ones(parts.num_rows) if weights is None else parts.of_rows(weights).astype(np.float64)
     w, unit = _divided(parts, w)
     T = parts.of_rows(targets)
@@ -118,7 +118,7 @@ def check_data(function: str, argument: str, X: Any) -> Any:
             raise ValueError(f"{function}: {argument} must have shape (N, P), none of them 0; got {tuple(X.shape)}.")
         X = to_csr(function, X)
     looked_at = np.zeros((1, 1), X.dtype) if is_sparse(X) else X
-    validation.check_array(function, argument, looked_at, "(N, P)", kind="number")
+    arguments.check_array(function, argument, looked_at, "(N, P)", kind="number")
     kind = np.dtype(X.dtype)
     if kind.kind in "iu" and kind.itemsize > 2:
         raise TypeError(
@@ -235,7 +235,7 @@ def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.nd
                 raise ValueError(f"{function}: {keys}; got {label!r}.")
         each = numbers([class_weights.get(label, 1) for label in range(num_classes)])
     else:
-        validation.check_plain(function, "class_weights", class_weights)
+        arguments.check_plain(function, "class_weights", class_weights)
         each = numbers(class_weights)
     if each.shape != (num_classes,) or not np.all(np.isfinite(each) & (each >= 0)):
         raise ValueError(
@@ -318,7 +318,7 @@ def check_finite(function: str, argument: str, parts: Parts) -> None:
             of_rows[np.searchsorted(part.X.indptr, wrong, side="right") - 1] = np.nan
         else:
             of_rows[part.rows, 0] = np.where(np.isfinite(np.asarray(part.X)).all(axis=1), 0, np.nan)
-    validation.check_finite(function, argument, of_rows)
+    arguments.check_finite(function, argument, of_rows)
 
 
 def _placed(parts: Parts, centre: np.ndarray, scale: float, one: float, dtype: np.dtype) -> Rows:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas import Params
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import Data, make_folds, prepare
@@ -119,7 +119,7 @@ def fit_in_silence(
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit", X, targets, weights, class_weights, params, num_classes, **about)
     check_settings("fit", tol, max_iterations)
-    validation.check_number("fit", "l2", l2)
+    arguments.check_number("fit", "l2", l2)
     if l2 == 0:
         check_affordable("fit", data)
     folds = make_folds("fit", data, data.weights[:, None])
@@ -167,5 +167,5 @@ def as_result(
 
 def check_settings(function: str, tol: float, max_iterations: int) -> None:
     """Check what ends a fit."""
-    validation.check_number(function, "tol", tol)
-    validation.check_positive_integer(function, "max_iterations", max_iterations)
+    arguments.check_number(function, "tol", tol)
+    arguments.check_positive_integer(function, "max_iterations", max_iterations)

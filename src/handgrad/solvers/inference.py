@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad import validation
+from handgrad import arguments
 from handgrad.formulas import Params
 from handgrad.frames import as_array, as_data
 from handgrad.rows import product
@@ -71,16 +71,16 @@ def standard_errors(
 ) -> Coefficients:
     """`FitResult.standard_errors`, for parameters that are a maximum of the likelihood with these target sums."""
     X, weights = as_data("standard_errors", X), as_array("standard_errors", weights, "weights")
-    validation.check_array("standard_errors", "X", X, "(N, P)")
-    validation.check_finite("standard_errors", "X", X)
+    arguments.check_array("standard_errors", "X", X, "(N, P)")
+    arguments.check_finite("standard_errors", "X", X)
     if X.shape[1] != params.W.shape[0]:
         raise ValueError(f"standard_errors: X must have P = {params.W.shape[0]} columns; got {tuple(X.shape)}.")
-    validation.check_weights("standard_errors", weights, X.shape[0])
+    arguments.check_weights("standard_errors", weights, X.shape[0])
     C = params.W.shape[1]
     present = np.isfinite(np.asarray(params.b[0]))
     if isinstance(base, bool) or not (isinstance(base, (int, np.integer)) and 0 <= base < C and present[base]):
         raise ValueError(f"standard_errors: base must be a class in [0, {C}) that has weight; got {base!r}.")
-    validation.check_number("standard_errors", "confidence", confidence, positive=True, most=1)
+    arguments.check_number("standard_errors", "confidence", confidence, positive=True, most=1)
     if confidence == 1:
         raise ValueError("standard_errors: confidence must be less than 1; got 1.")
     w = np.ones(X.shape[0]) if weights is None else np.asarray(weights, np.float64)

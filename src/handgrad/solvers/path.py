@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from handgrad import validation as checks
+from handgrad import arguments as checks
 from handgrad.formulas import Params
 from handgrad.frames import as_held_out
 from handgrad.rows import Parts, locate

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from handgrad import arguments as checks
 from handgrad import formulas
-from handgrad import validation as checks
 from handgrad.compiled import narrow
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
