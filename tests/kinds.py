@@ -43,8 +43,8 @@ NARROW = "float16", "bfloat16", "int8", "uint16"
 
 def to_kind(kind, X):
     """X as this kind, and the arguments that go with it; the test is skipped where the kind does not hold X."""
-    converted = KINDS[kind](X)
     with np.errstate(all="ignore"):
+        converted = KINDS[kind](X)
         same = kind in SPARSE or np.array_equal(np.asarray(converted).astype(X.dtype), X)
     wide = jax.dtypes.canonicalize_dtype(X.dtype) == np.float64
     as_precise = not wide if kind in NARROW else converted.dtype == X.dtype

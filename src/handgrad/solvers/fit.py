@@ -61,7 +61,7 @@ def fit(
       tol: relative gap, see above. float32 reaches 1e-5 on most data, float64 1e-10.
       max_iterations: of L-BFGS.
       fit_intercept: whether there is a bias; without one b is 0, and the features are not centred.
-      mesh: a `jax.sharding.Mesh` over whose devices the rows of an X on the host are dealt out.
+      mesh: a `jax.sharding.Mesh` over whose devices the rows of a dense X on the host are dealt out.
       callback: called as callback(iteration, loss, gap) after each iteration.
 
     Returns:
