@@ -69,7 +69,7 @@ def compile_ahead(
     width: int, num_classes: int, num_lanes: int, dtype: np.dtype, chosen: Plan, device: Any
 ) -> list[Future[Any]]:
     """Compile the programs of an iteration in threads, while this one looks at the rows and compiles the sweep."""
-    shapes = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
+    shapes: Callable[..., Any] = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
     Q = shapes((width, width)) if chosen.features else None
     U = shapes((num_lanes, num_classes, num_classes)) if chosen.classes == FULL else None
     curvature = Curvature(shapes((width,)), Q, shapes((num_lanes, num_classes)), U, None)
