@@ -39,6 +39,7 @@ from handgrad.solvers.exact import losses, residual, rise, softmax
 from handgrad.solvers.penalty import L2
 
 LOGIT_BYTES = 2**27  # of the logits of the problems that are certified together
+PIECE_BYTES = 2**21  # of the logits that are looked at together, which then stay in the cache
 MOVED = 3e-7  # in nats
 EPS = float(np.finfo(np.float64).eps)
 
@@ -107,7 +108,9 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     def pieces(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
         if kept is not None:
-            yield _restrict(kept[k].T, data.distributions(), weights[:, k], present[k])
+            size = max(1, PIECE_BYTES // (8 * C))
+            for rows in (slice(start, start + size) for start in range(0, data.parts.num_rows, size)):
+                yield _restrict(kept[k][:, rows].T, data.distributions(rows), weights[rows, k], present[k])
             return
         for rows, block in data.blocks():
             Z = block.times(without_bias[k : k + 1])[0].T

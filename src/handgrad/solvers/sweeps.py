@@ -74,7 +74,7 @@ def compile_ahead(rows: Rows, num_classes: int, num_lanes: int) -> list[Future[A
 def _compile_ahead(
     width: int, num_classes: int, num_lanes: int, dtype: np.dtype, features: bool, device: Any
 ) -> list[Future[Any]]:
-    shapes = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
+    shapes: Callable[..., Any] = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
     curvature = Curvature(shapes((width,)), shapes((width, width)) if features else None, None)
     state = jax.eval_shape(lambda: begin(num_lanes, width, num_classes, _memory(width, num_classes), dtype))
     # Lowered in this thread, since what is compiled is found again by this thread's settings.
