@@ -20,7 +20,7 @@ from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, gradient_n
 # costs more: 8 lanes of 10 classes cost 2.5 times one.
 COLUMNS = 80
 ATTEMPTS = 4
-MARGIN = 0.9  # of tol is what the program goes to: of rounded parameters the proof finds a little more than it sees
+MARGIN = 0.8  # of tol is what the program goes to: of rounded parameters the proof finds a little more than it sees
 SMALLEST_NORM = 1e-14  # of a gradient that is 0 but for rounding, of features of size about 1
 
 
