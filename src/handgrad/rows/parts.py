@@ -89,8 +89,8 @@ class Parts(NamedTuple):
         for rows, part in zip(self.slices(), self.parts, strict=True):
             if self.is_sparse:
                 mean = np.zeros(P) if centre is None else centre * scale
-                X, XT = (in_dtype(array, np.float64, scale) for array in (part.X, part.XT))
-                yield rows, SparseBlock(X, XT, mean, one)
+                csr, transpose = (in_dtype(X, np.float64, scale) for X in (part.X, part.XT))
+                yield rows, SparseBlock(csr, transpose, mean, one)
                 continue
             size = max(1, (SMALL_BLOCK_BYTES if part.X.size <= SMALL else BLOCK_BYTES) // (8 * P))
             for start in range(0, part.num_rows, size):
