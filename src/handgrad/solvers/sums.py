@@ -49,14 +49,18 @@ def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dens
 
 
 def class_moments(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "C P+1 P+1"]:
-    """Σ w y_c (1 − y_c) x' x'ᵀ, the block of the Hessian of each class, in the mean over the problems."""
-    xp, w = _weights(weights, shared[1])
+    """Σ w y_c (1 − y_c) x' x'ᵀ, the block of the Hessian of each class, in a mean over the problems.
 
-    def of_problem(Z: Any, w: Any) -> Any:
+    `shared` has for V a pair: V, and how much each problem counts.
+    """
+    (V, shares), fold = shared
+    xp, w = _weights(weights, fold)
+
+    def of_problem(Z: Any, w: Any, share: Any) -> Any:
         Y = losses(xp, Z, targets)[1]
-        return w[None] * Y * (1 - Y)
+        return share * w[None] * Y * (1 - Y)
 
-    scales = xp.mean(_each(of_problem, xp, block.times(shared[0]), w), axis=0)
+    scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
     if xp is np:
         return np.stack([block.second_moment(scale) for scale in scales])
     return jax.lax.map(block.second_moment, scales)

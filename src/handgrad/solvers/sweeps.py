@@ -27,7 +27,7 @@ from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradie
 MEMORY = 8
 LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
 MEMORY_OF_LARGE = 4
-PAYBACK = 4
+PAYBACK, OF_MANY = 4, 2  # the blocks are renewed each P/4 iterations of one lane, or P/2 of all lanes together
 PATIENCE = 40  # iterations without progress before the memory is dropped
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
 
@@ -189,7 +189,8 @@ class _Solver:
         self.compiled = compile_ahead(data.rows, C, num_lanes)
         self.takes_blocks = takes_blocks(data.rows, C, J)
         self.curvature = Curvature(*data.features, None)
-        self.age, self.period = 0, max(8, width // (PAYBACK * num_lanes))  # of the blocks, in iterations
+        self.age = 0  # of the blocks, in iterations
+        self.period = max(8, width // (PAYBACK if num_lanes == 1 else OF_MANY * num_lanes))
         state = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
         self.state, self.trial = jax.device_put((state, np.zeros_like(state.V)), data.rows.home)
         self._load([None if lane is None else lane.start for lane in self.lanes])
@@ -204,8 +205,9 @@ class _Solver:
         eps = float(np.finfo(dtype).eps)
         sums = self._sum(loss_and_gradient, self.trial)
         if self.takes_blocks and self.age >= self.period:
-            moments, self.age = self._sum(class_moments, self.trial), 0
-            blocks = invert_blocks(moments, self._strengths())
+            counts = np.array([lane is not None for lane in self.lanes], dtype)
+            moments, self.age = self._sum(class_moments, (self.trial, counts / counts.sum())), 0
+            blocks = invert_blocks(moments, np.array([lane.strength for _, lane in busy]))
             self.curvature = self.curvature._replace(blocks=jax.device_put(blocks, self.data.rows.home))
         wait(self.compiled)
         gradient, report = assess(self.state, self.trial, sums, self.curvature.Q)
