@@ -126,8 +126,8 @@ def test_the_best_bias_of_many_classes_is_that_of_few(monkeypatch):
         with monkeypatch.context() as few:
             few.setattr(bias, "WHOLE_CLASSES", 3)
             found = minimise_bias(lambda pieces=pieces: iter(pieces), np.zeros(C))
-        np.testing.assert_allclose(found.b - found.b.mean(), whole.b - whole.b.mean(), atol=1e-12)
-        assert found.kappa < 1e-8
+        np.testing.assert_allclose(found.b - found.b.mean(), whole.b - whole.b.mean(), atol=1e-7)
+        assert found.kappa < 1e-6
 
 
 def test_what_conjugate_gradients_leave_is_counted(monkeypatch):

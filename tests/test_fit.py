@@ -212,7 +212,7 @@ def test_says_that_precision_is_the_end(fit, digits):
     with pytest.warns(RuntimeWarning, match="float32 goes no further: .* Use float64"):
         result = fit(X, t, l2=1e-7)
     assert not result.converged
-    assert oracles_fit.relative_gap(*result.params, digits[0], t, result.l2) <= 1.2 * result.gap / result.loss < 1e-3
+    assert oracles_fit.relative_gap(*result.params, digits[0], t, result.l2) <= 1.2 * result.gap / result.loss < 2e-3
 
 
 def test_says_that_iterations_are_the_end(fit, digits):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import handgrad
 import oracles
-from handgrad import Layer, Params, formulas, validation
+from handgrad import Layer, Params, arguments, formulas
 
 pytestmark = pytest.mark.messages
 
@@ -129,11 +129,11 @@ def test_arrays_of_64_bits_where_jax_has_32_are_refused():
 def test_an_unsigned_label_is_never_the_negative_one_to_ignore(dtype, label):
     labels = np.array([0, label, 1], dtype)
     with pytest.raises(ValueError, match=f"got {label} at row 1"):
-        validation.check_targets("f", labels, 3, 3, ignore_index=-100)
-    validation.check_targets("f", labels, 3, 3, ignore_index=label)
+        arguments.check_targets("f", labels, 3, 3, ignore_index=-100)
+    arguments.check_targets("f", labels, 3, 3, ignore_index=label)
     if dtype != "uint64":
         with pytest.raises(ValueError, match=f"got {label} at row 1"):
-            validation.check_targets("f", jnp.asarray(labels), 3, 3, ignore_index=-100)
+            arguments.check_targets("f", jnp.asarray(labels), 3, 3, ignore_index=-100)
 
 
 @pytest.mark.parametrize("function", [handgrad.train, functools.partial(handgrad.fit, l2=1.0)])
@@ -265,14 +265,14 @@ def test_weights_may_be_differentiated(x64):
 
 
 def test_host_weights_are_divided_by_their_largest():
-    np.testing.assert_array_equal(validation.host_weights("f", None, 2), [1, 1])
-    np.testing.assert_array_equal(validation.host_weights("f", np.array([2**63, 2**62], np.uint64), 2), [1, 0.5])
-    np.testing.assert_array_equal(validation.host_weights("f", np.full(2, 5e-324), 2), [1, 1])
-    np.testing.assert_array_equal(validation.host_weights("f", np.full(2, 1e308), 2, dtype=np.float32), [1, 1])
-    np.testing.assert_array_equal(validation.host_weights("f", np.zeros(2), 2), [0, 0])
+    np.testing.assert_array_equal(arguments.host_weights("f", None, 2), [1, 1])
+    np.testing.assert_array_equal(arguments.host_weights("f", np.array([2**63, 2**62], np.uint64), 2), [1, 0.5])
+    np.testing.assert_array_equal(arguments.host_weights("f", np.full(2, 5e-324), 2), [1, 1])
+    np.testing.assert_array_equal(arguments.host_weights("f", np.full(2, 1e308), 2, dtype=np.float32), [1, 1])
+    np.testing.assert_array_equal(arguments.host_weights("f", np.zeros(2), 2), [0, 0])
     with pytest.raises(ValueError, match="got 1e-40 at row 1, which would count as 0"):
-        validation.host_weights("f", np.array([1, 1e-40]), 2, dtype=np.float32)
-    assert validation.host_weights("f", np.array([1, 1e-40]), 2)[1] == 1e-40
+        arguments.host_weights("f", np.array([1, 1e-40]), 2, dtype=np.float32)
+    assert arguments.host_weights("f", np.array([1, 1e-40]), 2)[1] == 1e-40
 
 
 # --- Distributions ----------------------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ NO_NUMBERS += [10**400, 10**5000, np.nan, np.inf, -1, np.array("1"), np.datetime
 
 @pytest.mark.parametrize("number", NUMBERS, ids=repr)
 def test_a_real_number_is_a_setting(number):
-    validation.check_number("f", "setting", number)
+    arguments.check_number("f", "setting", number)
     still = handgrad.train(X, t, learning_rate=number, l2=number, epochs=1)
     assert np.isfinite(still.history[0].loss)
     stepped = formulas.sgd_step(params, params, number)
@@ -365,14 +365,14 @@ def test_a_real_number_is_a_setting(number):
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: str(type(value)))
 def test_what_is_no_real_number_is_no_setting(value):
     with pytest.raises(ValueError, match=r"^f: setting must be a finite number, 0 or more; got [^\n]{1,80}\.$"):
-        validation.check_number("f", "setting", value)
+        arguments.check_number("f", "setting", value)
     with pytest.raises(ValueError, match=r"^train: l2 must be a finite number"):
         handgrad.train(X, t, l2=value)
     for base in (value, 1):
         with pytest.raises(ValueError, match=r"^entropy: base must be a finite"):
             formulas.entropy(np.eye(3), base)
     with pytest.raises(ValueError, match=r"^f: count must be a positive integer( below 2\*\*31)?; got [^\n]{1,80}\.$"):
-        validation.check_positive_integer("f", "count", value)
+        arguments.check_positive_integer("f", "count", value)
     if not (isinstance(value, int) and value == -1):
         with pytest.raises((ValueError, TypeError), match=r"^sgd_step: learning_rate must be [^\n]*$"):
             formulas.sgd_step(params, params, value)
@@ -391,11 +391,11 @@ def test_a_learning_rate_that_float32_cannot_hold_is_refused(rate):
 def test_a_setting_must_not_become_zero_or_infinite_in_the_dtype_that_it_is_used_in(number):
     with pytest.raises(ValueError, match=r"train: l2 must be 0, or from 1\.2e-38 to 3\.4e\+38 for data of float32"):
         handgrad.train(X, t, l2=number)
-    validation.check_number("f", "l2", number, dtype=np.float64)
-    validation.check_number("f", "l2", 0.0, dtype=np.float32)
-    validation.check_number("f", "l2", 1e-6, dtype=np.float16)
+    arguments.check_number("f", "l2", number, dtype=np.float64)
+    arguments.check_number("f", "l2", 0.0, dtype=np.float32)
+    arguments.check_number("f", "l2", 1e-6, dtype=np.float16)
     with pytest.raises(ValueError, match="for data of float16"):
-        validation.check_number("f", "l2", 1e-8, dtype=np.float16)
+        arguments.check_number("f", "l2", 1e-8, dtype=np.float16)
 
 
 def test_a_key_is_one_of_jax():

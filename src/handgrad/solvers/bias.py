@@ -152,4 +152,4 @@ def _by_conjugate_gradients(
     left = np.sqrt(resistance) * np.abs(residue).sum() / 2
     # gᵀG⁺g ≤ (‖Gδ‖ + ‖g + Gδ‖)² in the norm of G⁺, and δᵀGδ = −(g + r)ᵀδ.
     decrement = (np.sqrt(max(float(-(gradient + residue) @ step), 0.0)) + left) ** 2
-    return _Newton(step - step.mean(), float(decrement), resistance, mean, enough=1e-5)
+    return _Newton(step - step.mean(), float(decrement), resistance, mean, enough=1e-6)
