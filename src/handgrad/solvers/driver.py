@@ -21,6 +21,7 @@ from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, gradient_n
 COLUMNS = 80
 ATTEMPTS = 4
 MARGIN = 0.8  # of tol is what the program goes to: of rounded parameters the proof finds a little more than it sees
+LEAST, MOST = 1 / 16, 0.7  # by how much tol is made smaller where the proof finds more
 SMALLEST_NORM = 1e-14  # of a gradient that is 0 but for rounding, of features of size about 1
 
 
@@ -92,11 +93,13 @@ def _solve_certified(
     goal = Tolerance(MARGIN * tol, 0.0, max_iterations)
     answers = run(everything, fold, starts[fold], norms, goal, callback=callback)
     done = is_done(answers, l2, tol)
-    for attempt in range(1, ATTEMPTS):
+    for _ in range(1, ATTEMPTS):
         again = np.flatnonzero(~done & answers.converged & (answers.iterations < max_iterations))
         if not len(again):
             break
-        goal = Tolerance(MARGIN * tol / 4**attempt, 0.0, int(max_iterations - answers.iterations[again].min()))
+        missed = float(np.max(how_far(answers, l2, tol)[again]))
+        smaller = goal.tol * min(max(MARGIN / missed, LEAST), MOST)
+        goal = Tolerance(smaller, 0.0, int(max_iterations - answers.iterations[again].min()))
         before = answers.iterations[again]
         goes_on = None if callback is None else functools.partial(_numbered_from, callback, int(before[0]))
         starts = _within(answers.certified.V[again], folds.present[fold[again]], data.dtype)
@@ -122,9 +125,16 @@ def _within(V: Float[np.ndarray, "J P+1 C"], present: Bool[np.ndarray, "J C"], d
 
 def is_done(answers: Answers, l2: Float[np.ndarray, " J"], tol: float) -> Bool[np.ndarray, " J"]:
     """Whether the proof is of as much as was asked: the gap, or without a penalty the gradient's norm."""
+    return how_far(answers, l2, tol) <= 1
+
+
+def how_far(answers: Answers, l2: Float[np.ndarray, " J"], tol: float) -> Float[np.ndarray, " J"]:
+    """What was proved over what was asked, of each."""
     certified = answers.certified
-    small = certified.solver_norm <= np.maximum(tol * answers.norm_at_zero, SMALLEST_NORM)
-    return np.where(l2 > 0, certified.gap <= tol * certified.loss, small)
+    found = np.where(l2 > 0, certified.gap, certified.solver_norm)
+    asked = np.where(l2 > 0, tol * certified.loss, np.maximum(tol * answers.norm_at_zero, SMALLEST_NORM))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(found <= asked, np.minimum(found, 1), found / asked)
 
 
 def begin_at(data: Data, params: Params, folds: Folds, l2: float) -> Folds:

@@ -21,6 +21,7 @@ that has gone on for about as long as they take.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -44,7 +45,12 @@ class Curvature(NamedTuple):
 
 def rotate(Q: Array | None, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
     """V in the eigenbasis of A: QᵀV."""
-    return V if Q is None else product(Q.T, V)
+    if Q is None:
+        return V
+    # As (VᵀQ)ᵀ: of 785 features and 10 classes XLA's CPU takes a quarter of the time for it. The barrier keeps it so.
+    K, width, C = V.shape
+    VT = jax.lax.optimization_barrier(V.transpose(0, 2, 1).reshape(K * C, width))
+    return product(VT, Q).reshape(K, C, width).transpose(0, 2, 1)
 
 
 def rotate_back(Q: Array | None, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
