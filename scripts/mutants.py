@@ -200,6 +200,13 @@ MUTANTS = [
         "test_bites.py::test_the_curvature_of_the_classes_is_renewed",
     ),
     Mutant(
+        "blocks of lanes that have no problem too",
+        "solvers/sweeps.py",
+        "counts = np.array([lane is not None for lane in self.lanes], dtype)",
+        "counts = np.ones(len(self.lanes), dtype)",
+        "test_path.py::test_blocks_are_of_the_problems_that_are_left",
+    ),
+    Mutant(
         "every problem of a path started from zeros",
         "solvers/sweeps.py",
         "V = np.where(present & self._present(nearest), self.solutions.V[nearest], V)",

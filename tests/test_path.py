@@ -6,6 +6,8 @@ import pytest
 import oracles_fit
 from handgrad import Params, fit, fit_path
 from handgrad.data import load_digits
+from handgrad.solvers import sweeps
+from handgrad.solvers.sums import class_moments
 
 L2S = [1e-2, 1e-4, 1.0, 1e-3, 1e-1]
 
@@ -71,6 +73,22 @@ def test_folds_are_separate_fits(digits):
             expected[i] += oracles_fit.objective(*params, X[out], np.eye(10)[t[out]], 0)[0] / 3
     np.testing.assert_allclose(path.validation_loss, expected, rtol=1e-4)
     np.testing.assert_allclose(path.loss[0], fit(X, t, l2=1e-2, tol=1e-8).loss, rtol=1e-7)
+
+
+def test_blocks_are_of_the_problems_that_are_left(digits, monkeypatch):
+    shares, whole = [], sweeps.Placed.sum
+
+    def watched(self, of, V, *arguments):
+        if of is class_moments:
+            shares.append(V[1].tolist())
+        return whole(self, of, V, *arguments)
+
+    monkeypatch.setattr(sweeps.Placed, "sum", watched)
+    path = fit_path(digits[0].astype(np.float32), digits[1], l2s=[1e-4, 1.0], tol=1e-4)
+    assert path.converged.all()
+    assert path.iterations[1] < 16 < path.iterations[0]  # the strong penalty is done before the first blocks
+    assert shares
+    assert all(share == [0.0, 1.0] for share in shares)
 
 
 def test_a_path_that_does_not_converge_says_so(digits):
