@@ -125,7 +125,7 @@ def test_every_row_counts_once_in_chunks_and_blocks(monkeypatch, num_rows):
     check_sums(rows, X, centre)
 
 
-@pytest.mark.parametrize("num_rows", [1, 5, 13, 100])
+@pytest.mark.parametrize("num_rows", [1, 5, 13, 100, 513])  # of 513 one device has a chunk more than the others
 @pytest.mark.parametrize("layout", ["mesh", "reversed", "some"])
 def test_every_row_counts_once_over_devices(monkeypatch, num_rows, layout):
     monkeypatch.setattr(dense, "CHUNK_BYTES", 64 * 12)

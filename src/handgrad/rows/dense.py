@@ -162,13 +162,14 @@ def _padded(X: Any, start: int, stop: int, size: int, *, keep: bool = False, fil
     """
     if keep and X.shape[0] == size:
         return X
-    host = np.asarray(X[start:stop] if isinstance(X, np.ndarray) else np.asarray(X)[start:stop])
+    whole = np.asarray(X)
+    host = whole[start:stop]
     if len(host) == size:
         return host
     padded = np.zeros((size, *host.shape[1:]), host.dtype)
     padded[: len(host)] = host
     if filled:
-        padded[len(host) :] = host[:1]
+        padded[len(host) :] = whole[:1]  # of a chunk that other devices alone have rows in too
     return padded
 
 
