@@ -6,7 +6,7 @@ import pytest
 import oracles_fit
 from handgrad import Params, fit, fit_path
 from handgrad.data import load_digits
-from handgrad.solvers import sweeps
+from handgrad.solvers import driver, sweeps
 from handgrad.solvers.sums import class_moments
 
 L2S = [1e-2, 1e-4, 1.0, 1e-3, 1e-1]
@@ -89,6 +89,18 @@ def test_blocks_are_of_the_problems_that_are_left(digits, monkeypatch):
     assert path.iterations[1] < 16 < path.iterations[0]  # the strong penalty is done before the first blocks
     assert shares
     assert all(share == [0.0, 1.0] for share in shares)
+
+
+@pytest.mark.filterwarnings("ignore:fit_path. 1 of 2 penalties have not converged")
+def test_no_problem_that_is_taken_up_again_has_more_iterations_than_it_may(digits, monkeypatch):
+    for name, value in (("MARGIN", 30.0), ("LEAST", 1 / 64), ("MOST", 1 / 64)):  # the proof finds too little at first
+        monkeypatch.setattr(driver, name, value)
+    X, t = digits[0].astype(np.float32), digits[1]
+    first = fit_path(X, t, l2s=[1e-3, 1.0])
+    most = int(first.iterations[0]) - 1
+    again = fit_path(X, t, l2s=[1e-3, 1.0], max_iterations=most)
+    assert again.iterations[1] < again.iterations[0] == most
+    assert again.converged.tolist() == [False, True]
 
 
 def test_a_path_that_does_not_converge_says_so(digits):

@@ -231,7 +231,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         start: Params | None,
         for_scorer: dict[str, Any],
     ) -> FitResult:
-        """C_ and scores_, and the fit of all rows at C_: every fold and every C in one program."""
+        """C_ and scores_, and the fit of all rows at C_: every fold and every C side by side."""
         Cs = numbers(self.Cs)
         if Cs.ndim != 1 or Cs.size == 0 or not np.all((Cs > 0) & np.isfinite(Cs)):
             inf = " For no penalty fit C=numpy.inf on its own." if np.isposinf(Cs).any() else ""

@@ -20,7 +20,7 @@ NOT_HERE = {
     "l1_ratio": PENALTY,
     "l1_ratios": PENALTY,
     "multi_class": "All classes are fitted together; one against the rest is sklearn.multiclass.OneVsRestClassifier.",
-    "n_jobs": "All folds and all Cs are one program, which uses the cores that JAX has; leave it out.",
+    "n_jobs": "All folds and all Cs are fitted side by side, on the cores that JAX has; leave it out.",
     "penalty": PENALTY,
     "refit": "The model of all rows at C_ comes with the sweep; leave it out.",
     "solver": "There is one solver, to a proved optimum, see gap_; leave it out.",

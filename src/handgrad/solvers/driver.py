@@ -91,7 +91,7 @@ def _solve_certified(
     run = functools.partial(_solve, data, folds, placed, num_lanes=num_lanes, l2=l2, strength=strength)
     everything = np.arange(len(l2))
     goal = Tolerance(MARGIN * tol, 0.0, max_iterations)
-    answers = run(everything, fold, starts[fold], norms, goal, callback=callback)
+    answers = run(everything, fold, starts[fold], norms, np.zeros_like(everything), goal, callback=callback)
     done = is_done(answers, l2, tol)
     for _ in range(1, ATTEMPTS):
         again = np.flatnonzero(~done & answers.converged & (answers.iterations < max_iterations))
@@ -99,21 +99,15 @@ def _solve_certified(
             break
         missed = float(np.max(how_far(answers, l2, tol)[again]))
         smaller = goal.tol * min(max(MARGIN / missed, LEAST), MOST)
-        goal = Tolerance(smaller, 0.0, int(max_iterations - answers.iterations[again].min()))
-        before = answers.iterations[again]
-        goes_on = None if callback is None else functools.partial(_numbered_from, callback, int(before[0]))
+        goal = Tolerance(smaller, 0.0, max_iterations)
         starts = _within(answers.certified.V[again], folds.present[fold[again]], data.dtype)
-        new = run(again, fold[again], starts, norms[again], goal, callback=goes_on)
-        new = new._replace(iterations=new.iterations + before, passes=new.passes + answers.passes[again])
+        new = run(again, fold[again], starts, norms[again], answers.iterations[again], goal, callback=callback)
+        new = new._replace(passes=new.passes + answers.passes[again])
         for old, newer in zip(jax.tree.leaves(answers), jax.tree.leaves(new), strict=True):
             old[again] = newer
         done = is_done(answers, l2, tol)
     unproven = np.where(answers.converged, PRECISION, answers.status)
     return answers._replace(status=np.where(done, CONVERGED, unproven))
-
-
-def _numbered_from(callback: Callable[..., None], before: int, iteration: int, loss: float, gap: float) -> None:
-    callback(before + iteration, loss, gap)
 
 
 def _within(V: Float[np.ndarray, "J P+1 C"], present: Bool[np.ndarray, "J C"], dtype: np.dtype) -> np.ndarray:
@@ -155,6 +149,7 @@ def _solve(
     fold: np.ndarray,
     starts: np.ndarray,
     norms: np.ndarray,
+    iterations: np.ndarray,
     goal: Tolerance,
     *,
     num_lanes: int,
@@ -163,7 +158,7 @@ def _solve(
     callback: Any,
 ) -> Answers:
     """Solve some of the problems, and certify what is found."""
-    problems = Problems(L2(strength[which]), fold, starts)
+    problems = Problems(L2(strength[which]), fold, starts, iterations)
     # Without a penalty the gradient's norm ends a lane, of all problems the least.
     if (strength[which] == 0).any():
         goal = goal._replace(norm=goal.tol * float(norms[strength[which] == 0].min()))

@@ -14,7 +14,8 @@ RUNNING, CONVERGED, PRECISION, ITERATIONS = range(4)
 
 
 class Problems(NamedTuple):
-    """J problems: a penalty each, which of F folds, and where each starts, in the order in which they are taken up.
+    """J problems: a penalty each, which of F folds, where each starts and what iterations it has had, in the order in
+    which they are taken up.
 
     The bias of a class that a fold leaves out is −ABSENT in its start, and stays there.
     """
@@ -22,6 +23,7 @@ class Problems(NamedTuple):
     penalty: L2
     fold: Int[np.ndarray, " J"]
     starts: Sequence[Any] | np.ndarray
+    iterations: Int[np.ndarray, " J"]
 
 
 class Solutions(NamedTuple):

@@ -98,10 +98,10 @@ def gradient_norm(data: Placed, V: Float[np.ndarray, "P+1 C"], fold: int) -> flo
 class _Lane:
     """What the host keeps of a lane."""
 
-    def __init__(self, problem: int, start: Float[np.ndarray, "P+1 C"], strength: float, fold: int):
+    def __init__(self, problem: int, start: Float[np.ndarray, "P+1 C"], strength: float, fold: int, iterations: int):
         self.problem, self.start, self.strength, self.fold = problem, start, strength, fold
         self.line: Line | None = None  # where there is none the trial point is where the lane begins
-        self.iterations = self.passes = 0
+        self.iterations, self.passes = iterations, 0
         self.stalled = 0  # iterations since there was progress
         self.strikes = 0
         self.loss = self.measure = self.best = math.inf
@@ -316,7 +316,7 @@ class _Solver:
             # A class that this fold leaves out, or that it alone has, is put where it starts.
             V = np.where(present & self._present(nearest), self.solutions.V[nearest], V)
         V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)
-        return _Lane(number, V, strength, fold)
+        return _Lane(number, V, strength, fold, int(problems.iterations[number]))
 
     def _present(self, number: int) -> Bool[np.ndarray, " C"]:
         """Which classes are not left out of a problem."""
