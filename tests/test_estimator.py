@@ -398,7 +398,7 @@ def test_random_state_shuffles_a_number_of_folds():
         ("multi_class", "ovr", "sklearn.multiclass.OneVsRestClassifier"),
         ("l1_ratio", 0.5, "The penalty is"),
         ("dual", True, "leave it out"),
-        ("n_jobs", -1, "uses the cores"),
+        ("n_jobs", -1, "on the cores"),
         ("intercept_scaling", 2.0, "not penalised"),
         ("verbose", 1, "n_iter_ and gap_"),
         ("refit", False, "comes with the sweep"),
