@@ -5,45 +5,63 @@ from typing import Any, NamedTuple
 from jax import lax
 
 Array = Any
+ByName = dict[str, Any]
 
 
 class Settings(NamedTuple):
     """What is known when the sweep is compiled."""
 
-    label_smoothing: float
-    z_loss: float
-    softcap: float | None
-    class_axis: str | None  # an axis of the enclosing shard_map, each device holding its classes of W, b, k and T
+    num_classes: int  # C, those of all devices
+    total: tuple[tuple[str, float], ...]  # L = Σ a Σ factor · value, of which values by row and by which factors
+    rows: tuple[str, ...]  # which of loss, log_sum_exp, log_probability, entropy, prediction, divergence are wanted
     masked: bool  # whether rows with a = 0 may hold anything
-    block_size: int
-    total: bool  # whether Σ aℓ is wanted
-    rows: tuple[str, ...]  # which of loss, log_sum_exp, log_probability, entropy and prediction are wanted by row
+    transposed: bool  # whether W, and a teacher's, is (C, P)
+    recompute: bool | None  # blocks of classes, whose logits are computed twice; None chooses
+    block_size: int | None  # rows, or classes, in a block; None chooses
+    class_axis: str | tuple[str, ...] | None  # axes of a mesh over which devices have each their classes
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    softcap: float | None = None
+    temperature: float = 1.0
 
 
 class Arrays(NamedTuple):
-    """What the sweep reads: X (N, P), W (P, C), b (1, C) or None, a (N,), targets, k (1, C) or None."""
+    """What the sweep reads; the leading axes of X, a and targets are the rows."""
 
-    X: Array
-    W: Array
-    b: Array | None
-    a: Array
-    targets: Array
-    k: Array | None
+    X: Array  # (..., P)
+    W: Array  # (P, C), or (C, P) where it is transposed
+    b: Array | None  # (1, C)
+    a: Array  # (...)
+    targets: Array | None  # labels (...) or distributions (..., C)
+    k: Array | None = None  # (1, C)
+    teacher_X: Array | None = None  # (..., P of its own)
+    teacher_W: Array | None = None
+    teacher_b: Array | None = None
+
+
+# By row, X and what is as long as it; by class, W and what goes with its columns.
+BY_ROW = ("X", "a", "targets", "teacher_X")
+BY_CLASS = ("W", "b", "k", "teacher_W", "teacher_b")
+
+
+def class_dimension(settings: Settings, name: str) -> int:
+    """Along which of its axes an array lies by class."""
+    return 0 if settings.transposed and name in ("W", "teacher_W") else 1
 
 
 # --- Classes over devices -----------------------------------------------------------------------------------------
 
 
-def num_shards(settings: Settings) -> int:
-    """How many devices share the classes."""
-    return 1 if settings.class_axis is None else lax.axis_size(settings.class_axis)
-
-
-def first_class(settings: Settings, num_classes: int) -> Any:
+def first_class(settings: Settings, classes: int) -> Any:
     """The first of this device's classes."""
-    return 0 if settings.class_axis is None else lax.axis_index(settings.class_axis) * num_classes
+    return 0 if settings.class_axis is None else lax.axis_index(settings.class_axis) * classes
 
 
 def sum_over_classes(settings: Settings, sums: Any) -> Any:
     """The sum over the devices that share the classes."""
     return sums if settings.class_axis is None else lax.psum(sums, settings.class_axis)
+
+
+def largest_over_classes(settings: Settings, array: Array) -> Array:
+    """The largest over the devices that share the classes."""
+    return array if settings.class_axis is None else lax.pmax(array, settings.class_axis)

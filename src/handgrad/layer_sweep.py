@@ -24,7 +24,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.losses import check_relative, normaliser, target_distributions, times_weights
 from handgrad.formulas.network import check_loss, in_form_of, layers_of
 from handgrad.formulas.softmax import shifted_exponentials
-from handgrad.lowering import if_on_one_cpu
+from handgrad.lowering import explicit_mesh, if_on_one_cpu, in_auto_axes
 from handgrad.precision import wide_dtype, without_uncounted
 
 Array = Any
@@ -41,26 +41,16 @@ def value_and_gradient(  # noqa: D103
 ) -> tuple[Array, Any]:
     check_loss("value_and_gradient", params, X, targets, weights)
     arguments = (params, X, targets, weights)
-    meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arguments)]
-    explicit = next((mesh for mesh in meshes if mesh.explicit_axes), None)
-    if explicit is not None:
-        return _in_explicit_mesh(
-            explicit, functools.partial(formulas.value_and_gradient, recompute=recompute), arguments
-        )
+    if (mesh := explicit_mesh(arguments)) is not None:
+        # XᵀD cannot say in its type how it is sharded: the gradient is as the params are.
+        gradient = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, params)
+        formula = functools.partial(formulas.value_and_gradient, recompute=recompute)
+        return in_auto_axes(mesh, formula, arguments, (PartitionSpec(), gradient))
     layers = layers_of(params)
     if len(layers) > 1:
         return formulas.value_and_gradient(*arguments, recompute=recompute)
     L, gradient = _of_layer(Params(*layers[0].params), X, targets, weights)
     return L, in_form_of(params, [gradient])
-
-
-def _in_explicit_mesh(mesh: Any, function: Any, arguments: tuple[Any, ...]) -> Any:
-    """The formula, where types say how arrays are sharded, and XᵀD cannot say it: the gradient is as the params are."""
-    gradient = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, arguments[0])
-    with jax.sharding.use_abstract_mesh(mesh):
-        return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=(PartitionSpec(), gradient))(
-            *arguments
-        )
 
 
 @jax.custom_jvp

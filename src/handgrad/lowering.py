@@ -1,4 +1,7 @@
-"""Which program is compiled where: what only the compiler knows, since a traced array does not say where it lies."""
+"""Which program is compiled where: what only the compiler knows, since a traced array does not say where it lies.
+
+And what a traced array does say, in a mesh of explicit axes.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,3 +58,15 @@ def _is_for_one_cpu(module: Any) -> bool:
     mesh, manual_axes = getattr(devices, "mesh", None), getattr(devices, "manual_axes", None)
     alone = getattr(devices, "num_devices", None) == 1 or (mesh is not None and manual_axes == set(mesh.axis_names))
     return alone and tuple(getattr(module, "platforms", ())) == ("cpu",)
+
+
+def explicit_mesh(arguments: Any) -> Any:
+    """The mesh with explicit axes over which one of the arrays lies, if there is one."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arguments) if isinstance(leaf, jax.Array))
+    return next((mesh for mesh in meshes if mesh.explicit_axes), None)
+
+
+def in_auto_axes(mesh: Any, function: Callable[..., Any], arguments: tuple[Any, ...], result: Any) -> Any:
+    """The function of arrays whose types do not say how they are sharded; its result lies as the specs say."""
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=result)(*arguments)

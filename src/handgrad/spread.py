@@ -1,0 +1,247 @@
+r"""The head's sweeps where arrays lie over devices: each device sweeps its rows and its classes.
+
+Under a plain `jax.jit` only the compiler knows how an array is sharded, once it has decided on that for the whole
+program. It then asks here, through `jax.experimental.custom_partitioning`, how a sweep is to be shared:
+
+- an axis of the mesh along which X lies by row stays with the rows: no row of X travels;
+- one along which W lies by class has each device's own classes, as `class_axis` within a `shard_map`;
+- W that lies along P, or by class along an axis of the rows (fully sharded data parallel), is gathered, and dL/dW is
+  summed in the dtype of W and scattered back: what the plain form's collectives do. Along P over an axis that the rows
+  do not lie along, W's own classes are taken instead of everybody's.
+
+A program for one device, and one within a `shard_map`, is the sweep itself.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+from handgrad import schedules
+from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
+
+Axes = tuple[str, ...]
+
+
+class Sweep(NamedTuple):
+    """One of the two of `schedules`, and the trees of what it takes and gives."""
+
+    function: Callable[..., Any]
+    settings: Settings
+    names: tuple[str, ...]  # what is moving, or the values by row
+    arguments: Any  # their tree
+    results: Any = None
+
+
+def gradients(
+    settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
+) -> tuple[ByName, ByName]:
+    """As `schedules.gradients`, of rows along any leading axes, on any devices."""
+    return _run(schedules.gradients, settings, moving, arrays, coefficients)
+
+
+def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tangents: ByName) -> ByName:
+    """As `schedules.row_tangents`, of rows along any leading axes, on any devices."""
+    return _run(schedules.row_tangents, settings, names, arrays, tangents)
+
+
+def _run(function: Callable[..., Any], settings: Settings, names: tuple[str, ...], *arguments: Any) -> Any:
+    leaves, structure = jax.tree.flatten(arguments)
+    sweep = Sweep(function, settings, tuple(sorted(names)), structure)
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return _sweep(sweep, *leaves)
+    sweep = sweep._replace(results=jax.tree.structure(jax.eval_shape(partial(_sweep, sweep), *leaves)))
+    # A jaxpr, since JAX looks there for what has to know its devices when it is lowered.
+    program = jax.make_jaxpr(partial(_over_devices, sweep))(*leaves)
+    return jax.tree.unflatten(sweep.results, _swept.bind(*leaves, sweep=sweep, program=program))
+
+
+def _sweep(sweep: Sweep, *leaves: Array) -> Any:
+    """The sweep of one device: its rows along one axis, and back."""
+    arrays, others = jax.tree.unflatten(sweep.arguments, leaves)
+    batch = arrays.a.shape
+
+    def flat(name: str, array: Array) -> Array:
+        by_row = name not in BY_CLASS and array is not None
+        return array.reshape(arrays.a.size, *array.shape[len(batch) :]) if by_row else array
+
+    rows = Arrays(**{name: flat(name, array) for name, array in arrays._asdict().items()})
+    results = sweep.function(
+        sweep.settings, sweep.names, rows, {name: flat(name, array) for name, array in others.items()}
+    )
+
+    return jax.tree.map_with_path(
+        lambda path, array: array if path[-1].key in BY_CLASS else array.reshape(*batch, *array.shape[1:]), results
+    )
+
+
+# --- As a primitive: differentiated and batched as what it computes, transposed by hand ---------------------------
+
+_swept = Primitive("handgrad_sweep")
+_swept.multiple_results = True
+
+
+def _flat(sweep: Sweep, *leaves: Array) -> list[Array]:
+    return jax.tree.leaves(_sweep(sweep, *leaves))
+
+
+_swept.def_impl(lambda *leaves, program, **_: jaxpr_as_fun(program)(*leaves))
+_swept.def_abstract_eval(lambda *_, program, **__: program.out_avals)
+mlir.register_lowering(
+    _swept, mlir.lower_fun(lambda *leaves, program, **_: jaxpr_as_fun(program)(*leaves), multiple_results=True)
+)
+
+
+def _jvp(primals: Any, tangents: Any, *, sweep: Sweep, **_: Any) -> Any:
+    moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+
+    def of(*moved: Array) -> list[Array]:
+        at = dict(zip(moving, moved, strict=True))
+        return _flat(sweep, *(at.get(i, leaf) for i, leaf in enumerate(primals)))
+
+    return jax.jvp(of, [primals[i] for i in moving], [tangents[i] for i in moving])
+
+
+def _transpose(cotangents: Any, *leaves: Any, sweep: Sweep, **_: Any) -> Any:
+    """Of the tangents of rows: Σ_rows c ⟨d value/dz, ẋW + xẆ + ḃ⟩ has the gradients of Σ_rows c · value."""
+    arrays, tangents = jax.tree.unflatten(sweep.arguments, leaves)
+    coefficients = {
+        name: jnp.zeros(c.aval.shape, c.aval.dtype) if isinstance(c, ad.Zero) else c
+        for name, c in zip(sweep.names, cotangents, strict=True)
+    }
+    found = gradients(sweep.settings, tuple(tangents), arrays, coefficients)[1]
+    moved = {name: found[name].astype(tangent.aval.dtype) for name, tangent in tangents.items()}
+    return [None] * len(jax.tree.leaves(arrays)) + [moved[name] for name in sorted(moved)]
+
+
+def _batch(leaves: Any, axes: Any, *, sweep: Sweep, **_: Any) -> Any:
+    results = jax.vmap(partial(_flat, sweep), in_axes=tuple(axes))(*leaves)
+    return results, [0] * len(results)
+
+
+ad.primitive_jvps[_swept] = _jvp
+ad.primitive_transposes[_swept] = _transpose
+batching.primitive_batchers[_swept] = _batch
+
+
+# --- Over devices -------------------------------------------------------------------------------------------------
+#
+# Every axis of an array has a letter: n0, n1, … those of the rows, p of X, q of W, c of the classes; t and u as p and q
+# of the teacher; and o of a row of numbers.
+
+
+@partial(custom_partitioning, static_argnums=(0,))
+def _over_devices(sweep: Sweep, *leaves: Array) -> list[Array]:
+    return _flat(sweep, *leaves)
+
+
+def _letters(sweep: Sweep, name: str, array: Any, num_axes: int) -> tuple[str, ...]:
+    if name in BY_CLASS:
+        own = {"W": "q", "teacher_W": "u"}.get(name, "o")
+        return ("c", own) if class_dimension(sweep.settings, name) == 0 else (own, "c")
+    last = {"X": "p", "teacher_X": "t", "targets": "c"}.get(name, "")
+    return (*(f"n{axis}" for axis in range(num_axes)), last)[: len(array.shape)]
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    """Each leaf and its name."""
+    return [(getattr(path[-1], "name", None) or path[-1].key, leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def _rule(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> str:
+    arrays, _ = given = jax.tree.unflatten(sweep.arguments, arguments)
+    num_axes = len(arrays.a.shape)
+    found = jax.tree.unflatten(sweep.results, results)
+    sides = (
+        ", ".join(" ".join(_letters(sweep, name, array, num_axes)) for name, array in _named(side))
+        for side in (given, found)
+    )
+    return " -> ".join(sides)
+
+
+class _Shares(NamedTuple):
+    """Over which axes of the mesh each letter lies while a device sweeps, and what its sums are scattered over."""
+
+    axes: dict[str, Axes]
+    rows: Axes
+    classes: Axes
+    X: Axes  # dL/dX along p
+    W: tuple[Axes, Axes]  # dL/dW along q and along c
+
+
+def _shares(sweep: Sweep, mesh: Any, arrays: Arrays) -> _Shares:
+    def over(name: str, dimension: int, allowed: Callable[[str], bool], parts: int = 1) -> Axes:
+        """Of the axes over which an array came, those that are allowed and divide its length."""
+        array = getattr(arrays, name)
+        spec = (*getattr(array.sharding, "spec", ()), *[None] * len(array.shape))[dimension]
+        axes: Axes = ()
+        for axis in (spec,) if isinstance(spec, str) else spec or ():
+            parts *= mesh.shape[axis]
+            if allowed(axis) and array.shape[dimension] % parts == 0:
+                axes += (axis,)
+        return axes
+
+    num_axes = len(arrays.a.shape)
+    by_row = {f"n{axis}": over("X", axis, lambda _: True) for axis in range(num_axes)}
+    rows = tuple(axis for axes in by_row.values() for axis in axes)
+    c = class_dimension(sweep.settings, "W")
+    own = over("W", c, lambda axis: axis not in rows)
+    # Along P over an axis that the rows do not lie along: W's own classes there, in place of its features.
+    others = tuple(axis for axis in over("W", 1 - c, lambda axis: axis not in rows))
+    size = math.prod(mesh.shape[axis] for axis in own + others)
+    classes = own + others if sweep.settings.num_classes % size == 0 else own
+    parts = math.prod(mesh.shape[axis] for axis in classes)
+    return _Shares(
+        {**by_row, "c": classes},
+        rows,
+        classes,
+        over("X", num_axes, lambda axis: axis in classes),
+        (over("W", 1 - c, lambda axis: axis in rows), over("W", c, lambda axis: axis in rows, parts)),
+    )
+
+
+def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
+    given = jax.tree.unflatten(sweep.arguments, arguments)
+    num_axes = len(given[0].a.shape)
+    shares = _shares(sweep, mesh, given[0])
+    settings = sweep.settings._replace(class_axis=shares.classes or None)
+
+    def sharding(name: str, array: Any, scattered: dict[str, Axes]) -> NamedSharding:
+        letters = _letters(sweep, name, array, num_axes)
+        axes = (shares.axes.get(letter, ()) + scattered.get(letter, ()) for letter in letters)
+        return NamedSharding(mesh, PartitionSpec(*(each or None for each in axes)))
+
+    def summed(name: str) -> tuple[Axes, dict[str, Axes]]:
+        """Over which axes a device's share of a gradient is summed, and how it is scattered."""
+        q, c = shares.W
+        by_name = {"X": (shares.classes, {"p": shares.X}), "W": (shares.rows, {"q": q, "c": c}), "b": (shares.rows, {})}
+        return by_name.get(name, ((), {}))
+
+    def share(*leaves: Array) -> list[Array]:
+        found = []
+        for name, array in _named(_sweep(sweep._replace(settings=settings), *leaves)):
+            axes, scattered = summed(name)
+            for dimension, letter in enumerate(_letters(sweep, name, array, num_axes)):
+                if over := scattered.get(letter):
+                    array = lax.psum_scatter(array, over, scatter_dimension=dimension, tiled=True)
+            left = tuple(axis for axis in axes if not any(axis in over for over in scattered.values()))
+            found.append(lax.psum(array, left) if left else array)
+        return found
+
+    return (
+        mesh,
+        share,
+        [sharding(name, array, summed(name)[1]) for name, array in _named(jax.tree.unflatten(sweep.results, results))],
+        tuple(sharding(name, array, {}) for name, array in _named(given)),
+    )
+
+
+_over_devices.def_partition(partition=_partition, sharding_rule=_rule)
