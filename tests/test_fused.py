@@ -1,5 +1,6 @@
 """linear_cross_entropy against a naive loss in float64, in every mode of differentiation and every combination."""
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ from handgrad import linear_cross_entropy
 PLAIN = {"s": 0.0, "z_loss": 0.0, "softcap": None, "ignore_index": None}
 # Sums of some tens of products of size 1, of which each settles to about 10 rounding errors.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-13}
-# (N, P, C, block): one of each, a block of everything, blocks that divide N and that do not, blocks of one row.
+# (N, P, C, block): one of each, a block of everything, blocks that divide N or C and that do not, blocks of one.
 SHAPES = [(1, 1, 1, 1), (1, 3, 4, 8), (8, 3, 5, 4), (11, 4, 7, 3), (6, 5, 2, 1), (13, 2, 1, 5)]
 
 
@@ -41,17 +42,21 @@ def assert_close(actual, expected, dtype, factor=1.0):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "shape", "targets"),
+    ("dtype", "shape", "targets", "recompute"),
     grids.product(
         ["float32", "float64"],
         SHAPES,
         ["labels", "distributions"],
-        quick=lambda dtype, shape, targets: dtype == "float64" or (shape == SHAPES[0] and targets == "labels"),
+        [False, True],
+        quick=lambda dtype, shape, targets, recompute: (
+            (dtype == "float64" and (SHAPES.index(shape) + recompute) % 2 == (targets == "labels"))
+            or (shape == SHAPES[2] and targets == "labels")
+        ),
     ),
     indirect=["dtype"],
     ids=str,
 )
-def test_value_and_all_gradients_match_autograd_of_the_naive_loss(shape, targets, dtype):
+def test_value_and_all_gradients_match_autograd_of_the_naive_loss(shape, targets, dtype, recompute):
     *sizes, block_size = shape
     X, W, t, bias, w, _ = oracles_head.problem(*sizes, targets=targets)
 
@@ -63,7 +68,8 @@ def test_value_and_all_gradients_match_autograd_of_the_naive_loss(shape, targets
 
         return jax.jit(jax.value_and_grad(of_moving, argnums=(0, 1, 2, 3)))(X, W, bias, w)
 
-    by_hand = value_and_gradients(head, cast(dtype, X, W, t, bias, w), block_size=block_size, **PLAIN)
+    schedule = {"recompute": recompute, "block_size": block_size}
+    by_hand = value_and_gradients(head, cast(dtype, X, W, t, bias, w), **schedule, **PLAIN)
     assert all(array.dtype == dtype for array in jax.tree.leaves(by_hand))
     with jax.enable_x64(True):
         expected = value_and_gradients(oracles_head.loss, cast("float64", X, W, t, bias, w), **PLAIN)
@@ -103,20 +109,22 @@ def test_every_combination_matches_the_naive_loss_with_a_cotangent_that_is_not_o
         )
         return value, pullback(-1.7 * jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape))
 
-    assert_close(pulled(head, block_size=4), pulled(oracles_head.loss), "float64", factor=10)
+    schedule = {"recompute": COMBINATIONS.index(settings) % 2 == 1, "block_size": 2}
+    assert_close(pulled(head, **schedule), pulled(oracles_head.loss), "float64", factor=10)
 
 
 @pytest.mark.parametrize("settings", COMBINATIONS[::3], ids=str)
 def test_distributions_take_every_setting_too(settings, x64):
     X, W, T, bias, w, k = cast("float64", *oracles_head.problem(11, 4, 5, targets="distributions"))
+    schedule = {"recompute": COMBINATIONS.index(settings) % 2 == 0, "block_size": 3}
     settings = {**settings, "ignore_index": None}
 
-    def gradients(function):
-        return jax.value_and_grad(lambda X, W, b, w: function(X, W, T, b, w, k, **settings), argnums=(0, 1, 2, 3))(
-            X, W, bias, w
-        )
+    def gradients(function, **more):
+        return jax.value_and_grad(
+            lambda X, W, b, w: function(X, W, T, b, w, k, **settings, **more), argnums=(0, 1, 2, 3)
+        )(X, W, bias, w)
 
-    by_hand, expected = gradients(head), gradients(oracles_head.loss)
+    by_hand, expected = gradients(head, **schedule), gradients(oracles_head.loss)
     assert_close(by_hand, expected, "float64", factor=10)
 
 
@@ -133,15 +141,27 @@ def test_the_conventions_are_those_of_torch():
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["forward", "forward over reverse", "reverse over forward", "reverse over reverse"])
-def test_every_mode_of_differentiation_matches(mode, x64):
+MODES = ["forward", "forward over reverse", "reverse over forward", "reverse over reverse"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "recompute", "reduction"),
+    grids.product(
+        MODES,
+        [False, True],
+        ["sum", "none"],
+        quick=lambda mode, recompute, reduction: (MODES.index(mode) + recompute) % 2 == (reduction == "none"),
+    ),
+)
+def test_every_mode_of_differentiation_matches(mode, recompute, reduction, x64):
     X, W, t, bias, w, _ = cast("float64", *oracles_head.problem(11, 4, 5))
     settings = {"s": 0.1, "z_loss": 0.02, "softcap": 2.0, "ignore_index": None}
     directions = tuple(jnp.cos(3 * array) for array in (X, W, bias))
 
     def derivative(function, **more):
         def of(X, W, bias):
-            return function(X, W, t, bias, w, **settings, **more)
+            losses = function(X, W, t, bias, w, reduction=reduction, **settings, **more)
+            return jnp.sum(jnp.cos(jnp.arange(float(losses.size))) * losses)
 
         if mode == "forward":
             return jax.jvp(of, (X, W, bias), directions)
@@ -156,11 +176,18 @@ def test_every_mode_of_differentiation_matches(mode, x64):
 
         return jax.grad(inner, argnums=(0, 1, 2))(X, W, bias)
 
-    assert_close(derivative(head, block_size=4), derivative(oracles_head.loss), "float64", factor=20)
+    by_hand = derivative(head, recompute=recompute, block_size=3)
+    assert_close(by_hand, derivative(oracles_head.loss), "float64", factor=20)
 
 
-@pytest.mark.parametrize("around", ["jit", "vmap over W", "vmap over X", "vmap of cotangents", "checkpoint", "scan"])
-def test_transformations_around_it_change_nothing(around, x64):
+AROUND = ["jit", "vmap over W", "vmap over X", "vmap of cotangents", "checkpoint", "scan"]
+
+
+@pytest.mark.parametrize(
+    ("around", "recompute"),
+    grids.product(AROUND, [False, True], quick=lambda around, recompute: (AROUND.index(around) + recompute) % 2 == 0),
+)
+def test_transformations_around_it_change_nothing(around, recompute, x64):
     X, W, t, *_ = cast("float64", *oracles_head.problem(6, 4, 5)[:3])
 
     def result(function, **more):
@@ -182,7 +209,8 @@ def test_transformations_around_it_change_nothing(around, x64):
             lambda total, scale: (total + gradient(scale * X, W)[0], gradient(scale * X, W)), 0.0, jnp.array([0.5, 2.0])
         )
 
-    assert_close(result(head, block_size=4), result(oracles_head.loss), "float64", factor=10)
+    by_hand = result(head, recompute=recompute, block_size=4)
+    assert_close(by_hand, result(oracles_head.loss), "float64", factor=10)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +225,10 @@ def test_statistics_and_their_cotangents_match(targets, reduction, x64):
     X, W, t, bias, w, k = cast("float64", *oracles_head.problem(11, 4, 5, targets=targets))
     settings = {"s": 0.1, "z_loss": 0.02, "softcap": 2.0}
 
+    schedule = {"recompute": reduction == "mean", "block_size": 2}
+
     def by_hand(X, W, bias):
-        loss, statistics = head(X, W, t, bias, w, k, reduction=reduction, block_size=4, with_stats=True, **settings)
+        loss, statistics = head(X, W, t, bias, w, k, reduction=reduction, with_stats=True, **schedule, **settings)
         return loss, statistics._asdict()
 
     def naive(X, W, bias):
@@ -230,12 +260,15 @@ def test_leading_axes_are_rows():
     assert {array.shape for array in statistics} == {(3, 4)}
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
-def test_narrow_inputs_are_summed_in_float32(narrow):
+def test_narrow_inputs_are_summed_in_float32(narrow, recompute):
     # 64 blocks: summed in bfloat16, dL/dW would lose a part in 256 with each.
     X, W, t, *_ = oracles_head.problem(512, 8, 16)
     X, W = (jnp.asarray(array, narrow) for array in (X, W))
-    value, gradients = jax.value_and_grad(head, argnums=(0, 1))(X, W, t, block_size=8, **PLAIN)
+    value, gradients = jax.value_and_grad(
+        lambda X, W: head(X, W, t, recompute=recompute, block_size=8, **PLAIN), argnums=(0, 1)
+    )(X, W)
     assert value.dtype == jnp.float32
     assert {gradient.dtype for gradient in gradients} == {jnp.dtype(narrow)}
     with jax.enable_x64(True):
@@ -260,35 +293,44 @@ def test_a_confident_row_keeps_its_gradient_in_bfloat16():
 # --- The faults that users of other heads have found ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("label", [-1, -100, 5, 10**6])
-def test_a_label_out_of_range_never_gives_a_finite_number(label):
+def test_a_label_out_of_range_never_gives_a_finite_number(label, recompute):
     X, W, t, *_ = cast("float32", *oracles_head.problem(6, 4, 5)[:3])
     t = t.at[2].set(label)
-    value, gradients = jax.jit(jax.value_and_grad(linear_cross_entropy, argnums=(0, 1)))(X, W, t)
+    of = functools.partial(linear_cross_entropy, recompute=recompute, block_size=2)
+    value, gradients = jax.jit(jax.value_and_grad(of, argnums=(0, 1)))(X, W, t)
     assert np.isnan(value)
     assert np.isnan(gradients[1]).all()
     with pytest.raises(ValueError, match=rf"labels must be integers in \[0, 5\).*got {label} at row 2"):
         linear_cross_entropy(X, W, t)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_every_label_ignored_gives_zero_and_gradients_zero(reduction):
+def test_every_label_ignored_gives_zero_and_gradients_zero(reduction, recompute):
     X, W, *_ = cast("float32", *oracles_head.problem(6, 4, 5)[:2])
     X = X.at[1].set(np.nan)
     loss, pullback = jax.vjp(
-        lambda X, W: linear_cross_entropy(X, W, jnp.full(6, -100), ignore_index=-100, reduction=reduction), X, W
+        lambda X, W: linear_cross_entropy(
+            X, W, jnp.full(6, -100), ignore_index=-100, reduction=reduction, recompute=recompute, block_size=2
+        ),
+        X,
+        W,
     )
     assert not np.any(loss)
     for gradient in pullback(jnp.ones_like(loss)):
         assert not np.any(gradient)
 
 
-def test_rows_that_do_not_count_may_hold_anything():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_rows_that_do_not_count_may_hold_anything(recompute):
     X, W, t, _, w, _ = cast("float32", *oracles_head.problem(6, 4, 5))
     w = w.at[2].set(0)
-    expected = jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))(X, W, t, weights=w)
+    of = functools.partial(linear_cross_entropy, recompute=recompute, block_size=2)
+    expected = jax.value_and_grad(of, argnums=(0, 1))(X, W, t, weights=w)
     for rubbish in (np.nan, np.inf, 1e38):
-        value = jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))(X.at[2].set(rubbish), W, t, weights=w)
+        value = jax.value_and_grad(of, argnums=(0, 1))(X.at[2].set(rubbish), W, t, weights=w)
         chex.assert_trees_all_close(value, expected, rtol=1e-6)
 
 
@@ -314,13 +356,14 @@ def test_the_cotangent_of_each_row_reaches_its_own_gradient(x64):
     assert not np.any(pulled[0][0][2])
 
 
-def test_logits_of_ten_thousand_and_masked_classes_stay_finite():
+@pytest.mark.parametrize("recompute", [False, True])
+def test_logits_of_ten_thousand_and_masked_classes_stay_finite(recompute):
     X = jnp.array([[1e4, 0.0], [-1e4, 1.0]], jnp.float32)
     W = jnp.array([[1.0, -1.0, 0.5], [0.0, 2.0, 1.0]], jnp.float32)
     bias = jnp.array([0.0, 0.0, -np.inf], jnp.float32)
     t = jnp.array([0, 1])
     value, gradients = jax.value_and_grad(
-        lambda X, W: linear_cross_entropy(X, W, t, bias=bias, label_smoothing=0.0), argnums=(0, 1)
+        lambda X, W: linear_cross_entropy(X, W, t, bias=bias, recompute=recompute, block_size=1), argnums=(0, 1)
     )(X, W)
     assert value == 0
     assert not any(np.any(gradient) for gradient in gradients)
@@ -348,12 +391,15 @@ def test_gradients_agree_with_the_formulas():
 
 
 @pytest.mark.parametrize(
-    ("rows", "targets"),
+    ("rows", "targets", "recompute"),
     grids.product(
-        [1, 2], ["labels", "distributions"], quick=lambda rows, targets: (rows == 1) == (targets == "labels")
+        [1, 2],
+        ["labels", "distributions"],
+        [False, True],
+        quick=lambda rows, targets, recompute: (rows == 1) == (targets == "labels"),
     ),
 )
-def test_classes_over_devices_give_the_same_loss_gradients_and_statistics(targets, rows, x64):
+def test_classes_over_devices_give_the_same_loss_gradients_and_statistics(targets, rows, recompute, x64):
     X, W, t, bias, w, k = cast("float64", *oracles_head.problem(8, 4, 12, targets=targets))
     settings = {"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 2.0, "reduction": "sum", "with_stats": True}
     mesh = jax.make_mesh((rows, 4), ("data", "classes"), axis_types=2 * (jax.sharding.AxisType.Auto,))
@@ -362,7 +408,16 @@ def test_classes_over_devices_give_the_same_loss_gradients_and_statistics(target
 
     def sharded(X, W, bias, w, k, t):
         loss, statistics = linear_cross_entropy(
-            X, W, t, bias=bias, weights=w, class_weights=k, class_axis="classes", block_size=3, **settings
+            X,
+            W,
+            t,
+            bias=bias,
+            weights=w,
+            class_weights=k,
+            class_axis="classes",
+            recompute=recompute,
+            block_size=2,
+            **settings,
         )
         return jax.lax.psum(loss, "data"), statistics
 

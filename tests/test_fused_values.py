@@ -49,6 +49,104 @@ def test_sizes_that_coincide_change_no_layout(sizes, x64):
     assert_close(*results, "float64", factor=10)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("sizes", COINCIDENT, ids=str)
+def test_a_transposed_head_has_the_transposed_gradient(sizes, recompute, x64):
+    *sizes, block_size = sizes
+    X, W, t, bias, w, k = cast("float64", *oracles_head.problem(*sizes))
+    directions = tuple(jnp.cos(3 * array) for array in (X, W, bias))
+
+    def transposed(X, W, bias):
+        loss = linear_cross_entropy(
+            X,
+            W.T,
+            t,
+            bias=bias,
+            weights=w,
+            class_weights=k,
+            transposed=True,
+            recompute=recompute,
+            block_size=block_size,
+            reduction="none",
+        )
+        return jnp.vdot(loss, jnp.cos(jnp.arange(float(sizes[0]))))
+
+    def naive(X, W, bias):
+        losses = oracles_head.loss(X, W, t, bias, w, k, reduction="none", **PLAIN)
+        return jnp.vdot(losses, jnp.cos(jnp.arange(float(sizes[0]))))
+
+    results = [
+        jax.jit(lambda *moving, f=function: everything(f, *moving))(X, W, bias, directions)
+        for function in (transposed, naive)
+    ]
+    assert_close(*results, "float64", factor=10)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
+def test_narrow_data_with_weights_in_float32_have_gradients_in_float32(narrow, recompute):
+    X, W, t, bias, *_ = oracles_head.problem(64, 8, 16)
+    X = jnp.asarray(X, narrow)
+    W, bias = jnp.asarray(W, "float32"), jnp.asarray(bias, "float32")
+
+    def of(X, W, bias):
+        return linear_cross_entropy(X, W, t, bias=bias, recompute=recompute, block_size=8)
+
+    value, gradients = jax.value_and_grad(of, argnums=(0, 1, 2))(X, W, bias)
+    assert [gradient.dtype for gradient in gradients] == [narrow, "float32", "float32"]
+    rounded = [np.asarray(array, np.float32) for array in (X, W.astype(narrow), bias)]  # as the product has them
+    expected_value, expected = jax.value_and_grad(
+        lambda X, W, bias: oracles_head.loss(X, W, t, bias, **PLAIN), argnums=(0, 1, 2)
+    )(*map(jnp.asarray, rounded))
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(gradient, np.float32), reference, atol=0.01 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3])
+def test_blocks_of_classes_that_are_masked_change_nothing(block_size, x64):
+    # The first and a middle block all masked, far from 0 where they are not, and a row that does not count.
+    X, W, t, _, w, _ = cast("float64", *oracles_head.problem(5, 3, 7))
+    masked = jnp.array([1, 1, 1, 0, 1, 1, 0], bool)
+    open_classes = jnp.flatnonzero(~masked)
+    bias = jnp.where(masked, -np.inf, -800.0)
+    w = w.at[1].set(0)
+
+    def results(W, bias, t):
+        def of(X, W, bias, w):
+            loss, statistics = linear_cross_entropy(
+                X, W, t, bias=bias, weights=w, recompute=True, block_size=block_size, with_stats=True
+            )
+            rows = statistics.entropy + statistics.log_sum_exp + statistics.log_probability
+            return 3 * loss + jnp.vdot(jnp.cos(jnp.arange(5.0)), rows), statistics.prediction
+
+        return jax.value_and_grad(of, argnums=(0, 1, 2, 3), has_aux=True)(X, W, bias, w)
+
+    (value, place), (dX, dW, db, dw) = results(W, bias, open_classes[t % 2])
+    (expected, few), (eX, eW, eb, ew) = results(W[:, open_classes], bias[open_classes], t % 2)
+    assert_close((value, dX, dW[:, open_classes], db[open_classes], dw), (expected, eX, eW, eb, ew), "float64", 10)
+    np.testing.assert_array_equal(place, open_classes[few])
+    assert not np.any(dW[:, masked])
+    assert not np.any(db[masked])
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_row_that_does_not_count_may_have_all_classes_masked_by_its_logits(recompute):
+    X = jnp.array([[-np.inf, 1.0], [1.0, 2.0]], jnp.float32)
+    W = jnp.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0]], jnp.float32)
+    weights = jnp.array([0.0, 1.0], jnp.float32)
+    value, gradients = jax.value_and_grad(
+        lambda X, W: linear_cross_entropy(X, W, jnp.array([0, 1]), weights=weights, recompute=recompute, block_size=2),
+        argnums=(0, 1),
+    )(X, W)
+    expected, (dX, dW) = jax.value_and_grad(lambda X, W: linear_cross_entropy(X, W, jnp.array([1])), argnums=(0, 1))(
+        X[1:], W
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradients[1], dW, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(gradients[0], np.concatenate([np.zeros((1, 2)), dX]), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("targets", ["labels", "distributions"])
 def test_as_many_features_as_one_device_has_classes_change_no_layout(targets, x64):
     # And the second device's classes are all masked, which its rows must not take for rows that do not count.

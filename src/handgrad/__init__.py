@@ -41,6 +41,7 @@ __all__ = [
     "kl_divergence",
     "linear",
     "linear_cross_entropy",
+    "linear_distillation",
     "log_softmax",
     "logit_gradient",
     "loss",

@@ -9,6 +9,7 @@ from handgrad.formulas import Layer as Layer
 from handgrad.formulas import Params as Params
 from handgrad.fused import RowStatistics as RowStatistics
 from handgrad.fused import linear_cross_entropy as linear_cross_entropy
+from handgrad.fused import linear_distillation as linear_distillation
 from handgrad.initialization import init_params as init_params
 from handgrad.layer_sweep import value_and_gradient as _value_and_gradient
 from handgrad.network import dense as dense

@@ -38,7 +38,9 @@ class Sweep(NamedTuple):
     settings: Settings
     names: tuple[str, ...]  # what is moving, or the values by row
     arguments: Any  # their tree
-    results: Any = None
+    results: Any
+    x64: bool  # settings of the thread that traces it, which is not the one that partitions it
+    precision: Any
 
 
 def gradients(
@@ -55,7 +57,15 @@ def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tan
 
 def _run(function: Callable[..., Any], settings: Settings, names: tuple[str, ...], *arguments: Any) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
-    sweep = Sweep(function, settings, tuple(sorted(names)), structure)
+    sweep = Sweep(
+        function,
+        settings,
+        tuple(sorted(names)),
+        structure,
+        results=None,
+        x64=jax.config.jax_enable_x64,
+        precision=jax.config.jax_default_matmul_precision,
+    )
     if jax.sharding.get_abstract_mesh().manual_axes:
         return _sweep(sweep, *leaves)
     sweep = sweep._replace(results=jax.tree.structure(jax.eval_shape(partial(_sweep, sweep), *leaves)))
@@ -227,7 +237,9 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
 
     def share(*leaves: Array) -> list[Array]:
         found = []
-        for name, array in _named(_sweep(sweep._replace(settings=settings), *leaves)):
+        with jax.enable_x64(sweep.x64), jax.default_matmul_precision(sweep.precision):
+            results = _sweep(sweep._replace(settings=settings), *leaves)
+        for name, array in _named(results):
             axes, scattered = summed(name)
             for dimension, letter in enumerate(_letters(sweep, name, array, num_axes)):
                 if over := scattered.get(letter):

@@ -11,7 +11,7 @@ and the other values of a row have gradients too, with H = −Σ_j y_j log y_j:
 
     d lse/dz = y        d(Σ_j T_j log y_j)/dz = T − (Σ_j T_j) y        dH/dz = −y ∘ (log y + H)
 
-A teacher has logits of its own, z^T. With y_τ = softmax(z/τ) and u = softmax(z^T/τ), its divergence and the gradient are
+A teacher has logits of its own, v. With y_τ = softmax(z/τ) and u = softmax(v/τ), its divergence has the gradient
 
     KL(u ‖ y_τ) = Σ_j u_j (log u_j − log y_τj)                                    dKL/dz = (y_τ − u)/τ
 
@@ -239,9 +239,12 @@ def values(settings: Settings, whole: Whole) -> ByName:
     return {name: row[:, 0] for name, row in rows.items()}
 
 
-def place_of_largest(tile: Tile, first: Any) -> Array:
-    """The class (rows, 1) of the largest logit, the first where several share it."""
-    return jnp.argmax(tile.Z, axis=1, keepdims=True).astype(jnp.int32) + first
+def place_of_largest(tile: Tile, m: Largest, first: Any) -> Array:
+    """The class (rows, 1) of the largest logit, the first where several share it, or of the first that is NaN."""
+    # No argmax: within a partition of float64 JAX gives it a float32 to begin with.
+    classes = jnp.arange(tile.Z.shape[1], dtype=jnp.int32)[None, :]
+    is_largest = (tile.Z == m.Z) | jnp.isnan(tile.Z)
+    return jnp.min(jnp.where(is_largest, classes, tile.Z.shape[1] - 1), axis=1, keepdims=True) + first
 
 
 def prediction(settings: Settings, own: Array, m: Largest, m_all: Largest) -> Array:

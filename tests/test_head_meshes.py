@@ -1,0 +1,232 @@
+"""The head under plain jit with arrays that lie over eight devices: the same numbers, and what travels between them."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+import grids
+import oracles_head
+from handgrad import linear_cross_entropy, linear_distillation
+from test_fused import assert_close, cast
+
+# Where the rows lie and where W: (axes of the mesh, X, W), the axes of X with the middle one of (B, S, P).
+LAYOUTS = {
+    "data": ({"data": 8}, jax.P("data", None, None), jax.P()),
+    "fully sharded along P": ({"data": 8}, jax.P("data", None, None), jax.P("data", None)),
+    "fully sharded along C": ({"data": 8}, jax.P("data", None, None), jax.P(None, "data")),
+    "tensor": ({"model": 8}, jax.P(None, None, None), jax.P(None, "model")),
+    "data and tensor": ({"data": 4, "model": 2}, jax.P("data", None, None), jax.P(None, "model")),
+    "fully sharded and tensor": ({"data": 2, "model": 4}, jax.P("data", None, None), jax.P("data", "model")),
+    "C over both": ({"data": 2, "model": 4}, jax.P("data", None, None), jax.P(None, ("model", "data"))),
+    "rows and sequence": ({"data": 2, "model": 4}, jax.P("data", "model", None), jax.P("model", None)),
+    "features of both": ({"data": 2, "model": 4}, jax.P("data", None, "model"), jax.P("model", None)),
+    "features of X alone": ({"data": 2, "model": 4}, jax.P("data", None, "model"), jax.P()),
+}
+B, S, P, C = 8, 4, 8, 16  # on four devices as many classes as features of two; on two as many rows as features
+COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def laid_out(layout, kind, sequences, transposed=False):
+    """A mesh, and where arrays by row, X, W and what is by class lie."""
+    axes, X, W = LAYOUTS[layout]
+    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(kind,) * len(axes))
+    if not sequences:
+        X = jax.P(X[0], X[2])
+    W = jax.P(*(*W, None, None)[:2])
+    by_class = jax.P() if W[1] is None or "data" in W[1] else jax.P(W[1])
+    specs = jax.P(*X[:-1]), X, jax.P(*W[::-1]) if transposed else W, by_class
+    return [jax.NamedSharding(mesh, spec) for spec in specs]
+
+
+def problem(sequences, targets="labels", seed=0):
+    X, W, t, bias, w, k = oracles_head.problem(B * S, P, C, targets=targets, seed=seed)
+    batch = (B, S) if sequences else (B * S,)
+    return X.reshape(*batch, P), W, t.reshape(*batch, *t.shape[1:]), bias, w.reshape(batch), k
+
+
+def collectives(function, *arguments):
+    return [(kind, shape) for shape, kind in COLLECTIVE.findall(function.lower(*arguments).compile().as_text())]
+
+
+def elements(shape):
+    """How many numbers a shape of the program has; of a tuple of them, the largest."""
+    return max(
+        int(np.prod([int(n) for n in found.split(",") if n] or [1])) for found in re.findall(r"\[([\d,]*)\]", shape)
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "sequences", "recompute"),
+    grids.product(
+        list(LAYOUTS),
+        [AxisType.Auto, AxisType.Explicit],
+        [False, True],
+        [False, True],
+        quick=lambda layout, kind, sequences, recompute: (
+            (list(LAYOUTS).index(layout) + sequences) % 2 == (kind == AxisType.Auto) and recompute == sequences
+        ),
+    ),
+    ids=str,
+)
+def test_value_gradients_and_statistics_are_those_of_one_device(layout, kind, sequences, recompute, x64):
+    given = cast("float64", *problem(sequences))
+    by_row, of_X, of_W, by_class = laid_out(layout, kind, sequences)
+    places = (of_X, of_W, by_row, by_class, by_row, by_class)
+    settings = {"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 2.0, "recompute": recompute, "block_size": 3}
+
+    def scalar(X, W, bias, w, t, k):
+        loss, statistics = linear_cross_entropy(
+            X, W, t, bias=bias, weights=w, class_weights=k, with_stats=True, **settings
+        )
+        rows = statistics.entropy + 2 * statistics.log_sum_exp + 3 * statistics.log_probability
+        return -1.3 * loss + jnp.sum(rows * w), statistics.prediction
+
+    def results(X, W, t, bias, w, k):
+        return jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2, 3), has_aux=True))(X, W, bias, w, t, k)
+
+    placed = [jax.device_put(array, place) for array, place in zip(given, places, strict=True)]
+    (value, prediction), gradients = results(*placed)
+    assert_close(((value, prediction), gradients), results(*given), "float64", factor=20)
+    if kind == AxisType.Explicit:
+        for gradient, array in zip(gradients, (placed[0], placed[1], placed[3], placed[4]), strict=True):
+            assert gradient.sharding.is_equivalent_to(array.sharding, array.ndim)
+        assert prediction.sharding.is_equivalent_to(by_row, prediction.ndim)
+
+
+@pytest.mark.parametrize(
+    ("layout", "recompute", "transposed"),
+    grids.product(
+        list(LAYOUTS)[:6],
+        [False, True],
+        [False, True],
+        quick=lambda layout, recompute, transposed: (list(LAYOUTS).index(layout) + recompute) % 2 == transposed,
+    ),
+)
+def test_no_more_travels_than_of_the_plain_form(layout, recompute, transposed):
+    X, W, t, *_ = cast("float32", *problem(False))
+    by_row, of_X, of_W, _ = laid_out(layout, AxisType.Auto, False, transposed)
+    W = W.T if transposed else W
+    X, W, t = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+
+    def plain(X, W, t):
+        return optax.softmax_cross_entropy_with_integer_labels(X @ (W.T if transposed else W), t).mean()
+
+    def ours(X, W, t):
+        return linear_cross_entropy(X, W, t, recompute=recompute, block_size=3, transposed=transposed)
+
+    def sent(loss):
+        # The gradients lie as what they belong to, as in a step of training.
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), out_shardings=(None, (of_X, of_W)))
+        return [elements(shape) for _, shape in collectives(step, X, W, t)]
+
+    by_hand, by_autograd = sent(ours), sent(plain)
+    numbers = 4  # a number a device for the loss, and its like
+    assert sum(by_hand) <= sum(by_autograd) + numbers
+
+
+def test_no_row_of_data_travels_where_rows_are_shared():
+    X, W, t, *_ = cast("float32", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("data", AxisType.Auto, False)
+    step = jax.jit(jax.value_and_grad(linear_cross_entropy, argnums=(0, 1)))
+    found = collectives(step, jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row))
+    assert {kind for kind, _ in found} == {"all-reduce"}
+    assert max(elements(shape) for _, shape in found) == W.size
+
+
+def test_each_row_is_computed_on_one_device():
+    X, W, t, *_ = cast("float32", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("data", AxisType.Auto, False)
+    text = (
+        jax.jit(linear_cross_entropy)
+        .lower(jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row))
+        .compile()
+        .as_text()
+    )
+    assert f"f32[{B * S // 8},{C}]" in text
+    assert f"f32[{B * S},{C}]" not in text
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("mode", ["forward", "forward over reverse", "vmap", "reverse over reverse"])
+def test_other_modes_give_the_same_on_a_mesh(mode, kind, x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", kind, False)
+
+    def of(X, W, t):
+        return linear_cross_entropy(X, W, t, block_size=3)
+
+    def results(X, W, t):
+        along = (jnp.cos(X), jnp.cos(W))
+        if mode == "forward":
+            return jax.jvp(lambda X, W: of(X, W, t), (X, W), along)
+        if mode == "vmap":
+            return jax.vmap(jax.value_and_grad(of), in_axes=(None, 0, None))(X, jnp.stack([W, -W]), t)
+        gradient = jax.grad(of, argnums=(0, 1))
+        if mode == "forward over reverse":
+            return jax.jvp(lambda X, W: gradient(X, W, t), (X, W), along)
+        return jax.grad(lambda X, W: sum(jnp.sum(g * g) for g in gradient(X, W, t)), argnums=(0, 1))(X, W)
+
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    assert_close(jax.jit(results)(*placed), jax.jit(results)(X, W, t), "float64", factor=20)
+
+
+@pytest.mark.parametrize("sizes", [(7, 8, 16), (8, 3, 16), (8, 8, 5), (1, 1, 1)], ids=str)
+def test_sizes_that_the_devices_do_not_divide_are_right_too(sizes, x64):
+    # Intermediate arrays may be so; those that are given may not.
+    X, W, t, *_ = cast("float64", *oracles_head.problem(*sizes)[:3])
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=2 * (AxisType.Auto,))
+
+    def results(X, W, t):
+        return jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))(2 * X, 2 * W, t)
+
+    def over_mesh(X, W, t):
+        X = jax.lax.with_sharding_constraint(2 * X, jax.NamedSharding(mesh, jax.P("data", None)))
+        W = jax.lax.with_sharding_constraint(2 * W, jax.NamedSharding(mesh, jax.P(None, "model")))
+        return jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))(X, W, t)
+
+    assert_close(jax.jit(over_mesh)(X, W, t), jax.jit(results)(X, W, t), "float64")
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("layout", ["fully sharded and tensor", "rows and sequence"])
+def test_a_teacher_lies_over_devices_too(layout, kind, x64):
+    X, W, t, bias, w, _ = cast("float64", *problem(True))
+    teacher_X, teacher_W, *_ = cast("float64", *problem(True, seed=1)[:2])
+    by_row, of_X, of_W, by_class = laid_out(layout, kind, True)
+    given = X, W, bias, w, t, teacher_X, teacher_W
+    places = of_X, of_W, by_class, by_row, by_row, of_X, of_W
+
+    def of(X, W, bias, w, t, teacher_X, teacher_W):
+        return linear_distillation(
+            X, W, teacher_X, teacher_W, bias=bias, weights=w, targets=t, label_share=0.3, temperature=2.0, block_size=3
+        )
+
+    gradient = jax.jit(jax.value_and_grad(of, argnums=(0, 1, 2)))
+    placed = [jax.device_put(array, place) for array, place in zip(given, places, strict=True)]
+    assert_close(gradient(*placed), gradient(*given), "float64", factor=20)
+
+
+def test_labels_are_judged_before_they_are_spread_too():
+    X, W, t, *_ = cast("float32", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("data", AxisType.Explicit, False)
+    with pytest.raises(ValueError, match=r"labels must be integers in \[0, 16\).*got 16 at row 3"):
+        linear_cross_entropy(jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t.at[3].set(C), by_row))
+
+
+def test_narrow_gradients_are_summed_over_devices_and_handed_on_narrow():
+    X, W, t, *_ = problem(False)
+    X, W = jnp.asarray(X, "bfloat16"), jnp.asarray(W, "bfloat16")
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", AxisType.Auto, False)
+    gradient = jax.jit(jax.grad(linear_cross_entropy, argnums=(0, 1)))
+    actual = gradient(jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row))
+    expected = gradient(X, W, t)
+    assert {array.dtype for array in actual} == {jnp.dtype("bfloat16")}
+    chex.assert_trees_all_close(
+        *[jax.tree.map(lambda a: np.asarray(a, np.float32), tree) for tree in (actual, expected)], atol=2e-3
+    )
