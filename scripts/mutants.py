@@ -173,9 +173,9 @@ MUTANTS = [
     ),
     Mutant(
         "small entries of float16's D lost in the head",
-        "sweep.py",
-        "return jnp.where(largest == 0, 1.0, largest)",
-        "return jnp.ones_like(largest)",
+        "schedules.py",
+        "scale = jnp.where(scale == 0, 1.0, scale)",
+        "scale = jnp.ones_like(scale)",
         "test_bites.py::test_the_head_keeps_small_entries_in_float16",
     ),
     Mutant(
@@ -537,23 +537,23 @@ MUTANTS = [
     ),
     Mutant(
         "the head's dL/dW left transposed where P is C",
-        "sweep.py",
-        'sums["WT"] = product(rounded',
-        'sums["W"] = product(rounded',
+        "schedules.py",
+        'return {"WT": product(rounded',
+        'return {"W": product(rounded',
         "test_fused_values.py::test_sizes_that_coincide_change_no_layout[(3, 7, 3, 7)]",
     ),
     Mutant(
         "a softcap undoes a mask",
-        "sweep.py",
+        "tile.py",
         "return capped if b is None else jnp.where(jnp.isneginf(b) & ~jnp.isnan(Z), -math.inf, capped)",
         "return capped",
         "test_fused_values.py::test_a_mask_under_a_softcap_has_the_loss_of_the_other_classes",
     ),
     Mutant(
         "the head's soft targets not divided by their sum",
-        "sweep.py",
-        "return jnp.where(valid, T / total,",
-        "return jnp.where(valid, T,",
+        "tile.py",
+        "return jnp.where(valid, total,",
+        "return jnp.where(valid, 1,",
         "test_fused_values.py::test_distributions_that_sum_to_a_little_more_than_1_are_divided_by_their_sum[float32]",
     ),
     Mutant(

@@ -218,7 +218,7 @@ def test_narrow_students_and_teachers_of_their_own_dtypes():
 
 
 def test_memory_is_a_quarter_of_the_plain_forms():
-    N, P, Q, C = 1024, 128, 128, 32768
+    N, P, Q, C = 2048, 128, 128, 32768
     given = [jnp.zeros(shape) for shape in ((N, P), (P, C), (N, Q), (Q, C))]
 
     def plain(X, W, teacher_X, teacher_W):

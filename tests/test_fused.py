@@ -396,7 +396,7 @@ def test_gradients_agree_with_the_formulas():
         [1, 2],
         ["labels", "distributions"],
         [False, True],
-        quick=lambda rows, targets, recompute: (rows == 1) == (targets == "labels"),
+        quick=lambda rows, targets, recompute: (rows == 1) == (targets == "labels") == recompute,
     ),
 )
 def test_classes_over_devices_give_the_same_loss_gradients_and_statistics(targets, rows, recompute, x64):

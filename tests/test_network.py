@@ -1,5 +1,6 @@
 """Networks: the gradient by hand through every layer against autograd of one written independently."""
 
+import functools
 import itertools
 
 import array_api_strict
@@ -391,3 +392,42 @@ def test_a_nan_never_becomes_a_finite_number(activation):
 def test_sigmoid_keeps_its_tails():
     Z = jnp.array([[-80.0, -20.0, -1.0, 0.0, 20.0]], jnp.float32)
     np.testing.assert_allclose(ACTIVATIONS["sigmoid"].function(jnp, Z), jax.nn.sigmoid(Z), rtol=1e-6)
+
+
+# --- Activations as functions -----------------------------------------------------------------------------------------
+
+
+def test_the_functions_of_jax_nn_are_the_activations_of_their_names(dtype):
+    X = jnp.linspace(-4, 4, 24, dtype=dtype).reshape(8, 3)
+    params = Params(jnp.eye(3, 5, dtype=dtype), jnp.zeros((1, 5), dtype))
+    functions = [*network.KNOWN, functools.partial(jax.nn.gelu, approximate=False)]
+    assert {network.KNOWN.get(function, "gelu") for function in functions} == set(ACTIVATIONS)
+    for function in functions:
+        by_hand = jax.jvp(lambda X: handgrad.dense(X, params, function), (X,), (jnp.cos(X),))  # noqa: B023
+        by_autograd = jax.jvp(lambda X: function(X @ params.W), (X,), (jnp.cos(X),))  # noqa: B023
+        tolerance = 2e-6 if dtype == "float32" else 1e-14
+        chex.assert_trees_all_close(by_hand, by_autograd, rtol=tolerance, atol=tolerance)
+
+
+def test_a_function_and_its_derivative_are_differentiated_by_hand_and_again(x64):
+    X, W, b = jnp.linspace(-1, 1, 12).reshape(4, 3), jnp.cos(jnp.arange(6.0)).reshape(3, 2), jnp.array([0.5, -0.25])
+    own = (lambda Z: Z**3, lambda Z: 3 * Z**2)
+
+    def results(layer):
+        def of(X, W, b):
+            return jnp.sum(jnp.cos(layer(X, W, b)))
+
+        return jax.value_and_grad(of, argnums=(0, 1, 2))(X, W, b), jax.hessian(of, argnums=1)(X, W, b)
+
+    by_hand = results(lambda X, W, b: handgrad.dense(X, (W, b), own))
+    chex.assert_trees_all_close(by_hand, results(lambda X, W, b: (X @ W + b[None]) ** 3), rtol=1e-12)
+    wrong = jax.grad(lambda X: jnp.sum(handgrad.dense(X, (W, b), (own[0], lambda Z: Z**2))))(X)
+    assert not np.allclose(wrong, jax.grad(lambda X: jnp.sum((X @ W + b[None]) ** 3))(X))  # it is the derivative given
+
+
+@pytest.mark.parametrize(
+    "function", [jnp.sin, jax.nn.elu, functools.partial(jax.nn.leaky_relu, negative_slope=0.2)], ids=str
+)
+def test_a_function_whose_derivative_is_not_known_is_refused(function):
+    with pytest.raises(ValueError, match=r"dense: activation must be a function whose derivative is known.*\(f, df\)"):
+        handgrad.dense(jnp.ones((2, 3)), Params(jnp.ones((3, 2)), jnp.zeros((1, 2))), function)

@@ -86,8 +86,8 @@ def linear_cross_entropy(
       over devices in the dtype of what they belong to, and returned in that.
 
     Raises:
-      TypeError: X and W of dtypes that do not go together, targets that are neither labels nor distributions; a derivative with respect to
-        targets or class_weights.
+      TypeError: X and W of dtypes that do not go together, targets that are neither labels nor distributions; a
+        derivative with respect to targets or class_weights.
       ValueError: shapes that disagree; settings out of range; a number too large for the dtype that JAX has for it; a
         label outside [0, C), a row that is no distribution, a weight that is negative, or that would become 0 or
         infinite in the dtype of the loss. Under `jit` the last three give NaN instead.
@@ -129,7 +129,7 @@ def linear_distillation(
     teacher_X: Float[Array, "... Q"],
     teacher_W: Float[Array, "Q C"],
     *,
-    targets: Integer[Array, "..."] | None = None,
+    targets: Any = None,
     label_share: float = 0.0,
     temperature: float = 1.0,
     bias: Float[Array, "..."] | None = None,

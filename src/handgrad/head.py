@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from jax import lax
 
 Array = Any
+Maybe = Any  # an array, or None
 ByName = dict[str, Any]
 
 
@@ -30,13 +31,13 @@ class Arrays(NamedTuple):
 
     X: Array  # (..., P)
     W: Array  # (P, C), or (C, P) where it is transposed
-    b: Array | None  # (1, C)
+    b: Maybe  # (1, C)
     a: Array  # (...)
-    targets: Array | None  # labels (...) or distributions (..., C)
-    k: Array | None = None  # (1, C)
-    teacher_X: Array | None = None  # (..., P of its own)
-    teacher_W: Array | None = None
-    teacher_b: Array | None = None
+    targets: Maybe  # labels (...) or distributions (..., C)
+    k: Maybe = None  # (1, C)
+    teacher_X: Maybe = None  # (..., P of its own)
+    teacher_W: Maybe = None
+    teacher_b: Maybe = None
 
 
 # By row, X and what is as long as it; by class, W and what goes with its columns.

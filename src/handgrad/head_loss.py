@@ -252,7 +252,7 @@ def _loss(
     return loss, rows
 
 
-def _normaliser(settings: Settings, w: Array, targets: Array | None, k: Array | None) -> Array:
+def _normaliser(settings: Settings, w: Array, targets: Any, k: Array | None) -> Array:
     """Σ w Σ_j T_j k_j; where it is 0, 1 if Σ wℓ is 0 too, else NaN."""
     counts = w != 0
     if k is not None:

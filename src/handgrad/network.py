@@ -6,10 +6,12 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from handgrad import arguments
 from handgrad.compiled import narrow
@@ -96,8 +98,27 @@ def check_activation(function: str, activation: str) -> None:
         raise ValueError(f"{function}: activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
 
 
+Entrywise = Callable[[jax.Array], jax.Array]
+# The functions whose derivatives stand in `formulas.activations`, under the names that they have there.
+KNOWN: dict[Callable[..., Any], str] = {
+    jax.nn.identity: "identity",
+    jax.nn.relu: "relu",
+    jax.nn.leaky_relu: "leaky_relu",
+    jax.nn.tanh: "tanh",
+    jnp.tanh: "tanh",
+    lax.tanh: "tanh",
+    jax.nn.sigmoid: "sigmoid",
+    jax.nn.softplus: "softplus",
+    jax.nn.gelu: "gelu_tanh",
+    jax.nn.silu: "silu",
+    jax.nn.softmax: "softmax",
+}
+
+
 def dense(
-    X: Float[jax.Array, "*batch P"], params: Params, activation: str = "identity"
+    X: Float[jax.Array, "*batch P"],
+    params: Params,
+    activation: str | Entrywise | tuple[Entrywise, Entrywise] = "identity",
 ) -> Float[jax.Array, "*batch C"]:
     """One layer y = f(XW + b) as an operation for any JAX model, its derivative rule written by hand.
 
@@ -107,16 +128,24 @@ def dense(
 
     Args:
       X: shape (…, P), floating, with any number of axes before the last.
-      params: W (P, C) and b (1, C), of X's dtype.
-      activation: a name as in `Layer`.
+      params: W (P, C) and b (1, C) or (C,), of X's dtype.
+      activation: a name as in `Layer`; the function of `jax.nn` that has it, such as `jax.nn.relu`; or a pair of
+        functions of Z, f that acts entry by entry, and its derivative f′.
 
     Returns:
       Array (…, C) in X's dtype.
 
     Raises:
-      TypeError, ValueError: as `linear`, or an unknown activation.
+      TypeError, ValueError: as `linear`; an activation that is unknown, or a function whose derivative is.
+
+    Example:
+      >>> params = Params(jnp.ones((2, 1)), jnp.zeros(1))
+      >>> print(dense(jnp.array([[1.0, 2.0]]), params, (jnp.square, lambda Z: 2 * Z)))
+      [[9.]]
     """
-    check_activation("dense", activation)
+    activation = _with_derivative(activation)
+    if isinstance(params, tuple) and len(params) == 2 and getattr(params[1], "ndim", 2) == 1:
+        params = Params(params[0], params[1][None])
     arguments.check_params("dense", params)
     arguments.check_plain("dense", "X", X)
     X, params = narrow("dense", "X", X), Params(*(narrow("dense", "params", array) for array in params))
@@ -125,16 +154,38 @@ def dense(
     return jnp.reshape(_dense(rows, params, activation), (*X.shape[:-1], params[0].shape[1]))
 
 
+def _with_derivative(activation: Any) -> str | tuple[Entrywise, Entrywise]:
+    """The activation's name, or the pair of functions that it is."""
+    if isinstance(activation, tuple) and len(activation) == 2 and all(map(callable, activation)):
+        return activation
+    if callable(activation):
+        name = KNOWN.get(activation)
+        if isinstance(activation, functools.partial) and activation.func is jax.nn.gelu:
+            name = "gelu" if activation.keywords == {"approximate": False} else None
+        if name is None:
+            raise ValueError(
+                f"dense: activation must be a function whose derivative is known, of jax.nn: {', '.join(ACTIVATIONS)}; "
+                f"got {getattr(activation, '__name__', activation)}. Pass the pair of it and its derivative, (f, df)."
+            )
+        return name
+    check_activation("dense", activation)
+    return str(activation)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _dense(X: jax.Array, params: Params, activation: str) -> jax.Array:
-    return activate(jnp, Layer(params, activation), linear(params, X))
+def _dense(X: jax.Array, params: Params, activation: str | tuple[Entrywise, Entrywise]) -> jax.Array:
+    Z = linear(params, X)
+    return activation[0](Z) if isinstance(activation, tuple) else activate(jnp, Layer(params, activation), Z)
 
 
 @_dense.defjvp
 def _dense_jvp(activation, primals, tangents):
     X, params = primals
     dX, (dW, db) = tangents
+    Z, dZ = linear(params, X), dX @ params.W + X @ dW + db
+    if isinstance(activation, tuple):
+        function, slope = activation
+        return function(Z), slope(Z) * dZ
     layer = Layer(params, activation)
-    Z = linear(params, X)
     A = activate(jnp, layer, Z)
-    return A, pass_back(jnp, layer, Z, A, dX @ params.W + X @ dW + db)
+    return A, pass_back(jnp, layer, Z, A, dZ)

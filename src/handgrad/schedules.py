@@ -111,11 +111,12 @@ def _by_rows(
         if not moving:
             return {}, rows
         D = tiles.logit_gradient(settings, tile, whole, coefficients)
-        sums, by_row = {}, {}
+        sums: ByName = {}
+        by_row: ByName = {}
         if "X" in moving:
-            by_row["dX"] = _dX(settings, D, block).astype(_gradient_dtype(block.X.dtype))
+            by_row["dX"] = _row_gradient(settings, D, block).astype(_gradient_dtype(block.X.dtype))
         if "W" in moving:
-            sums |= _dW(settings, D, block, dtype)
+            sums |= _weight_gradient(settings, D, block, dtype)
         if "b" in moving:
             sums["b"] = jnp.sum(D, axis=0, keepdims=True)
         return sums, rows | by_row
@@ -146,7 +147,7 @@ def _wanted(settings: Settings, whole: Whole, place: Array | None, own: Largest,
     return {name: rows[name] for name in dict.fromkeys((*dict(settings.total), *settings.rows))}
 
 
-def _dX(settings: Settings, D: Array, block: Arrays) -> Array:
+def _row_gradient(settings: Settings, D: Array, block: Arrays) -> Array:
     """DWᵀ, D rounded to the dtype of X only now."""
     # Contractions and no `.T`: of a Wᵀ in a loop XLA makes a copy of W.
     contracted = (((1,), (class_dimension(settings, "W"),)), ((), ()))
@@ -154,7 +155,7 @@ def _dX(settings: Settings, D: Array, block: Arrays) -> Array:
     return lax.dot_general(rounded, block.W.astype(block.X.dtype), contracted, preferred_element_type=D.dtype)
 
 
-def _dW(settings: Settings, D: Array, block: Arrays, dtype: Any) -> ByName:
+def _weight_gradient(settings: Settings, D: Array, block: Arrays, dtype: Any) -> ByName:
     """XᵀD, laid out as W is, "W"; or as the transpose of that, "WT". The name alone tells, since P may be C."""
     product = partial(lax.dot_general, preferred_element_type=dtype)
     X, rounded = block.X, D.astype(block.X.dtype)
@@ -242,7 +243,8 @@ def _rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) 
     N, P, C = _sizes(settings, arrays)
     if settings.block_size is not None and not settings.recompute:
         return min(settings.block_size, N)
-    rows = max(BLOCK_BYTES // (4 * C), LEAST_ROWS)
+    heads = 1 if arrays.teacher_X is None else 2
+    rows = max(BLOCK_BYTES // (4 * C), LEAST_ROWS) // heads
     if _is_narrow(arrays.W):
         # On accelerators products are faster, and reading and writing dL/dW for each block is not. Up to a quarter of
         # P, float32 logits still find room where the rounded dL/dW will be: (4096, 4096, 128256) compiled for an H100
@@ -250,7 +252,13 @@ def _rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) 
         rows = max(rows, P // 4)
         if "W" in moving and 4 * P + 6 * rows >= 6 * N:
             return N  # the plain form's memory, which float32 for dL/dW would exceed
-    return math.ceil(N / math.ceil(N / rows))
+    return math.ceil(N / _blocks(N, rows))
+
+
+def _blocks(length: int, most: int) -> int:
+    """How many blocks; not two, for a loop of one step XLA takes out, and holds both at once."""
+    blocks = math.ceil(length / most)
+    return 3 if blocks == 2 else blocks
 
 
 def _is_narrow(array: Array) -> bool:
@@ -271,7 +279,7 @@ def _by_classes(
     settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
 ) -> tuple[ByName, ByName]:
     arrays = _without_uncounted(settings, arrays)
-    N, _, C = _sizes(settings, arrays)
+    C = _sizes(settings, arrays)[2]
     size = _classes_in_block(settings, arrays)
     further = (C - 1) // size
     first, starts = C - further * size, C - size * jnp.arange(further, 0, -1, dtype=jnp.int32)
@@ -315,9 +323,9 @@ def _by_classes(
         D = tiles.logit_gradient(settings, tile, whole, coefficients)
         sums, by_class = {}, {}
         if "X" in moving:
-            sums["X"] = _dX(settings, D, tile.arrays)
+            sums["X"] = _row_gradient(settings, D, tile.arrays)
         if "W" in moving:
-            dW = _dW(settings, D, tile.arrays, _gradient_dtype(arrays.W.dtype))
+            dW = _weight_gradient(settings, D, tile.arrays, _gradient_dtype(arrays.W.dtype))
             by_class["W"] = dW["W"] if "W" in dW else dW["WT"].T
         if "b" in moving:
             by_class["b"] = jnp.sum(D, axis=0, keepdims=True)
@@ -350,5 +358,5 @@ def _classes_in_block(settings: Settings, arrays: Arrays) -> int:
     if settings.block_size is not None:
         return min(settings.block_size, C)
     classes = max(BLOCK_BYTES // (4 * N), LEAST_CLASSES if _is_narrow(arrays.X) else LEAST_ROWS)
-    size = math.ceil(C / math.ceil(C / classes))
+    size = math.ceil(C / _blocks(C, classes))
     return min(C, -(-size // 128) * 128)

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
@@ -57,14 +56,15 @@ def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tan
 
 def _run(function: Callable[..., Any], settings: Settings, names: tuple[str, ...], *arguments: Any) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
+    config: Any = jax.config
     sweep = Sweep(
         function,
         settings,
         tuple(sorted(names)),
         structure,
         results=None,
-        x64=jax.config.jax_enable_x64,
-        precision=jax.config.jax_default_matmul_precision,
+        x64=config.jax_enable_x64,
+        precision=config.jax_default_matmul_precision,
     )
     if jax.sharding.get_abstract_mesh().manual_axes:
         return _sweep(sweep, *leaves)
@@ -123,10 +123,8 @@ def _jvp(primals: Any, tangents: Any, *, sweep: Sweep, **_: Any) -> Any:
 def _transpose(cotangents: Any, *leaves: Any, sweep: Sweep, **_: Any) -> Any:
     """Of the tangents of rows: Σ_rows c ⟨d value/dz, ẋW + xẆ + ḃ⟩ has the gradients of Σ_rows c · value."""
     arrays, tangents = jax.tree.unflatten(sweep.arguments, leaves)
-    coefficients = {
-        name: jnp.zeros(c.aval.shape, c.aval.dtype) if isinstance(c, ad.Zero) else c
-        for name, c in zip(sweep.names, cotangents, strict=True)
-    }
+    pairs = zip(sweep.names, cotangents, strict=True)
+    coefficients = {name: c for name, c in pairs if not isinstance(c, ad.Zero)}
     found = gradients(sweep.settings, tuple(tangents), arrays, coefficients)[1]
     moved = {name: found[name].astype(tangent.aval.dtype) for name, tangent in tangents.items()}
     return [None] * len(jax.tree.leaves(arrays)) + [moved[name] for name in sorted(moved)]
@@ -166,7 +164,7 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
     return [(getattr(path[-1], "name", None) or path[-1].key, leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
-def _rule(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> str:
+def _rule(sweep: Sweep, _mesh: Any, arguments: Any, results: Any) -> str:
     arrays, _ = given = jax.tree.unflatten(sweep.arguments, arguments)
     num_axes = len(arrays.a.shape)
     found = jax.tree.unflatten(sweep.results, results)

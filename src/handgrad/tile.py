@@ -29,6 +29,7 @@ from handgrad.head import (
     Array,
     Arrays,
     ByName,
+    Maybe,
     Settings,
     largest_over_classes,
     sum_over_classes,
@@ -43,20 +44,23 @@ class Tile(NamedTuple):
 
     arrays: Arrays
     Z: Array
-    teacher: Array | None
-    T: Array | None
-    here: Array | None  # (rows, 1): a label's place in the tile; None where targets are no labels
+    teacher: Maybe
+    T: Maybe
+    here: Maybe  # (rows, 1): a label's place in the tile; None where targets are no labels
 
 
 class Largest(NamedTuple):
     """The largest logit of each row (rows, 1); −∞ where a mask leaves none."""
 
     Z: Array
-    teacher: Array | None
+    teacher: Maybe
 
 
 class Whole(NamedTuple):
-    """What is known of whole rows: sums over all classes, with V = z − m, of E = exp(V), EV, T, TV, q, qV."""
+    """What is known of whole rows: sums over all classes, with V = z − m, of E = exp(V), EV, T, TV, q, qV.
+
+    And beside a teacher, of S = exp(V/τ), U = exp((v − m)/τ), and U times the difference of these exponents, "UV".
+    """
 
     m: Largest  # what the sums are relative to: finite, for a row whose classes are all masked too
     sums: ByName
@@ -147,7 +151,7 @@ def sums(settings: Settings, tile: Tile, m: Largest) -> ByName:
         V /= settings.temperature
         V_teacher = (tile.teacher - m.teacher) / settings.temperature
         U = jnp.exp(V_teacher)
-        found |= {"S": _sum(jnp.exp(V)), "U": _sum(U), "UV": _sum(_times(U, V)), "UU": _sum(_times(U, V_teacher))}
+        found |= {"S": _sum(jnp.exp(V)), "U": _sum(U), "UV": _sum(_times(U, V_teacher - V))}
     return found
 
 
@@ -181,8 +185,7 @@ def moved(settings: Settings, sums: ByName, m: Largest, to: Largest) -> ByName:
         by, factor = _shift(m.Z, to.Z, settings.temperature)
         by_teacher, of_teacher = _shift(m.teacher, to.teacher, settings.temperature)
         found |= {"S": factor * sums["S"], "U": of_teacher * sums["U"]}
-        found["UV"] = of_teacher * (sums["UV"] + sums["U"] * by)
-        found["UU"] = of_teacher * (sums["UU"] + sums["U"] * by_teacher)
+        found["UV"] = of_teacher * (sums["UV"] + sums["U"] * (by_teacher - by))
     return found
 
 
@@ -233,9 +236,8 @@ def values(settings: Settings, whole: Whole) -> ByName:
     if "EV" in sums:
         rows["entropy"] = log_total - sums["EV"] / sums["E"]
     if "U" in sums:
-        # Σ u (log u − log y_τ), with log u = V^T/τ − log ΣU and log y_τ = V/τ − log ΣS
-        difference = (sums["UU"] - sums["UV"]) / sums["U"]
-        rows["divergence"] = difference + jnp.log(sums["S"]) - jnp.log(sums["U"])
+        # Σ u (log u − log y_τ), with the logits' difference over τ, less log ΣU and log ΣS
+        rows["divergence"] = sums["UV"] / sums["U"] + jnp.log(sums["S"]) - jnp.log(sums["U"])
     return {name: row[:, 0] for name, row in rows.items()}
 
 
