@@ -62,9 +62,7 @@ def gradients(
         scale = lax.stop_gradient(jnp.max(jnp.stack([jnp.max(jnp.abs(c)) for c in coefficients.values()])))
         scale = jnp.where(scale == 0, 1.0, scale)
         coefficients = {name: c / scale for name, c in coefficients.items()}
-    by_classes = settings.recompute
-    if by_classes is None:
-        by_classes = _most_bytes(settings, moving, arrays) > MOST_BYTES
+    by_classes = _goes_by_classes(settings, moving, arrays)
     rows, found = (_by_classes if by_classes else _by_rows)(settings, moving, arrays, coefficients)
     return rows, {name: scale * gradient for name, gradient in found.items()}
 
@@ -265,11 +263,17 @@ def _is_narrow(array: Array) -> bool:
     return bool(jnp.finfo(array.dtype).bits < 32)
 
 
-def _most_bytes(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> int:
-    """What one block of all rows takes, where that is what goes by rows."""
-    N, _, C = _sizes(settings, arrays)
-    alone = settings.block_size is None and _is_narrow(arrays.W) and _rows_in_block(settings, moving, arrays) == N
-    return 6 * N * C if alone else 0
+def _goes_by_classes(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> bool:
+    """Where it is asked for, or where it is not said and one block of all rows is too much: if it takes less memory."""
+    N, P, C = _sizes(settings, arrays)
+    if settings.recompute is False or settings.block_size is not None:
+        return bool(settings.recompute)
+    rows = _rows_in_block(settings, moving, arrays)
+    # Of a block logits and D; and a sum of gradients with what is added to it.
+    by_rows = 6 * rows * C + (8 * P * C if rows < N else 0)
+    if settings.recompute is None and (rows < N or not _is_narrow(arrays.W) or by_rows <= MOST_BYTES):
+        return False
+    return 6 * N * _classes_in_block(settings, arrays) + 8 * N * P < by_rows
 
 
 # --- By classes -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,175 @@
+"""The head, the plain form and peers, compiled for devices that are not there; see compile_accelerators.py."""
+
+import functools
+import importlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+import handgrad
+from measure import collectives
+
+SHAPES = [(4096, 4096, 128256), (16384, 4096, 128256), (8192, 2304, 256000), (32768, 4096, 128256), (4096, 1000, 1000)]
+OTHERS = SHAPES[:1]  # where there are many devices of a kind
+CHIPS = {"H100": ("h100", SHAPES), "TPU v5e": ("v5e:2x2", SHAPES), "TPU v5p": ("v5p:2x2x1", OTHERS)}
+CHIPS["TPU v6e"] = ("v6e:2x2", OTHERS)
+LAYOUTS = {
+    "data": ((8,), PartitionSpec()),
+    "fully sharded": ((8,), PartitionSpec("data", None)),
+    "tensor": ((1, 8), PartitionSpec(None, "model")),
+    "fully sharded and tensor": ((2, 4), PartitionSpec("data", "model")),
+}
+
+
+def plain(X, W, t):
+    """As it is usually written."""
+    return optax.softmax_cross_entropy_with_integer_labels(X @ W, t).mean()
+
+
+def products(X, W, _):
+    """The three products alone, of as many rows at a time as the head takes, dL/dW summed in float32 as there."""
+    size = head_rows(X, W)
+    product = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
+
+    def block(start, rows):
+        x = lax.dynamic_slice_in_dim(X, start, rows)
+        D = product(x, W, (((1,), (0,)), ((), ()))).astype(X.dtype)
+        return product(x, D, (((0,), (0,)), ((), ()))), product(D, W, (((1,), (1,)), ((), ()))).astype(X.dtype)
+
+    def step(found, start):
+        dW, dX = found
+        more, rows = block(start, size)
+        return (dW + more, lax.dynamic_update_slice_in_dim(dX, rows, start, 0)), None
+
+    further = (len(X) - 1) // size
+    first = len(X) - further * size
+    dW, rows = block(0, first)
+    dX = lax.dynamic_update_slice_in_dim(jnp.zeros_like(X), rows, 0, 0)
+    starts = first + size * jnp.arange(further, dtype=jnp.int32)
+    (dW, dX), _ = lax.scan(step, (dW, dX), starts)
+    return dX, dW.astype(W.dtype)
+
+
+def head_rows(X, W):
+    """Rows in a block of the head."""
+    from handgrad import schedules
+    from handgrad.head import Arrays, Settings
+
+    settings = Settings(W.shape[1], (("loss", 1.0),), (), False, False, False, None, None)
+    return schedules._rows_in_block(settings, ("W", "X"), Arrays(X, W, None, None, None))
+
+
+def forms():
+    """loss(X, W, t), and whether its W is (C, P)."""
+    head = handgrad.linear_cross_entropy
+    found = {
+        "plain": (plain, False),
+        "handgrad": (head, False),
+        "handgrad, recompute": (functools.partial(head, recompute=True), False),
+        "handgrad, recompute, transposed": (functools.partial(head, recompute=True, transposed=True), True),
+    }
+    try:
+        tokamax = importlib.import_module("tokamax._src.ops.linear_softmax_cross_entropy_loss.api")
+        for name in sorted({"chunked_xla", "mosaic_tpu", "mosaic_gpu"} & set(tokamax.IMPLEMENTATIONS)):
+            found[f"tokamax {name}"] = (
+                lambda X, W, t, name=name: tokamax.linear_softmax_cross_entropy_loss(
+                    X, t, W, reduction="mean", implementation=name
+                ),
+                False,
+            )
+    except ImportError as error:
+        print(f"tokamax: {error}", file=sys.stderr)
+    try:
+        found["jax-cce"] = (importlib.import_module("jax_cce").linear_cross_entropy, True)
+    except ImportError as error:
+        print(f"jax-cce: {error}", file=sys.stderr)
+    return found
+
+
+def compile_one(function, shapes, shardings, out_shardings=None):
+    """Of one program of value and gradients: what it needs, and what its compiler thinks of it."""
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for (shape, dtype), sharding in zip(shapes, shardings, strict=True)
+    ]
+    start = time.process_time()
+    try:
+        program = jax.jit(function, out_shardings=out_shardings).lower(*arguments).compile()
+    except Exception as error:  # a peer's, of a device that it does not know
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}, None
+    cost = program.cost_analysis() or {}
+    found = {"temporary_bytes": program.memory_analysis().temp_size_in_bytes}
+    found["processor_seconds"] = round(time.process_time() - start, 1)
+    if cost.get("optimal_seconds", 0) > 0:
+        found |= {"estimated_seconds": cost["optimal_seconds"], "counted_flops": cost["flops"]}
+    return found, program
+
+
+def shapes_of(N, P, C, transposed=False):
+    return [
+        ((N, P), jnp.bfloat16),
+        ((C, P) if transposed else (P, C), jnp.bfloat16),
+        ((N,), np.dtype(np.int32)),
+    ]
+
+
+def compiled(target, topology):
+    """By device: each form at each shape; and on eight TPUs what travels."""
+    results = {}
+    for chip, (name, shapes) in CHIPS.items():
+        if (chip == "H100") != (target == "h100"):
+            continue
+        place = SingleDeviceSharding(topology(name)[0])
+        rows = []
+        for shape in shapes:
+            for form, (loss, transposed) in forms().items():
+                gradient = jax.value_and_grad(loss, argnums=(0, 1))
+                found, _ = compile_one(gradient, shapes_of(*shape, transposed), [place] * 3)
+                rows.append({"shape": shape, "form": form, **found})
+                print(chip, rows[-1], file=sys.stderr, flush=True)
+            found, _ = compile_one(products, shapes_of(*shape), [place] * 3)
+            rows.append({"shape": shape, "form": "products alone", **found})
+            print(chip, rows[-1], file=sys.stderr, flush=True)
+        results[chip] = {"rows": rows}
+    if target == "tpu":
+        results["8 × TPU v5e"] = {"rows": over_devices(topology("v5e:2x4"))}
+    return results
+
+
+def over_devices(devices):
+    """What travels, in numbers, where arrays lie over eight chips, gradients as what they belong to."""
+    rows, shape = [], (16384, 2048, 32768)
+    for layout, (sizes, of_W) in LAYOUTS.items():
+        names = ("data", "model")[: len(sizes)]
+        mesh = Mesh(np.array(devices).reshape(sizes), names, axis_types=(AxisType.Auto,) * len(names))
+        places = [NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), of_W, PartitionSpec("data"))]
+        for form in ("plain", "handgrad", "handgrad, recompute"):
+            gradient = jax.value_and_grad(forms()[form][0], argnums=(0, 1))
+            found, program = compile_one(gradient, shapes_of(*shape), places, (None, (places[0], places[1])))
+            if program is not None:
+                found["collectives"] = collectives(program.as_text())
+            rows.append({"shape": shape, "layout": layout, "form": form, **found})
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def show(name, result):
+    """The rows as Markdown."""
+    print(f"\n{name}, bfloat16: compiled, not run")
+    for row in result["rows"]:
+        words = [str(tuple(row["shape"])), row.get("layout", ""), row["form"]]
+        if "error" in row:
+            words.append(row["error"])
+        else:
+            words.append(f"{row['temporary_bytes'] / 1e6:.0f} MB")
+        if "estimated_seconds" in row:
+            words.append(f"{1e3 * row['estimated_seconds']:.1f} ms for {row['counted_flops'] / 1e12:.2f}e12 operations")
+        if "collectives" in row:
+            words.append(", ".join(f"{kind} {count}" for kind, count in row["collectives"]))
+        print("| " + " | ".join(word for word in words if word) + " |")
