@@ -144,6 +144,8 @@ def bench(shape, case, dtype, repeats, on_cpu):
     losses = {"handgrad": handgrad.linear_cross_entropy, "plain": plain}
     if frozen is not None:
         losses |= peers()
+    if case != "value alone":
+        losses["handgrad recompute"] = functools.partial(handgrad.linear_cross_entropy, recompute=True)
     compiled = {name: jax.jit(make(loss, direction)).lower(X, W, t).compile() for name, loss in losses.items()}
     compiled["products alone"] = jax.jit(products_alone(case, direction)).lower(X, W, t).compile()
     functions = {name: functools.partial(function, X, W, t) for name, function in compiled.items()}
@@ -165,6 +167,46 @@ def bench(shape, case, dtype, repeats, on_cpu):
             "ratio": median_ratio(seconds[name], seconds["handgrad"]),
             "temporary_bytes": compiled[name].memory_analysis().temp_size_in_bytes if name in compiled else None,
             "relative_error": errors.get(name),
+        }
+        for name in functions
+    ]
+
+
+def bench_distillation(shape, dtype, repeats):
+    """The rows for a student beside a teacher of its own size."""
+    X, W, t, teacher_W = problem(*shape, dtype)
+    teacher_X, teacher_W = X[::-1], teacher_W / np.asarray(shape[1] ** 0.5, dtype)
+
+    def plain_distillation(X, W, _):
+        log_U, log_Y = (
+            jax.nn.log_softmax(jnp.matmul(x, w, preferred_element_type=jnp.float32) / 2)
+            for x, w in ((teacher_X, teacher_W), (X, W))
+        )
+        return 4 * jnp.mean(jnp.sum(jnp.exp(log_U) * (log_U - log_Y), axis=1))
+
+    def ours(X, W, _, recompute):
+        return handgrad.linear_distillation(X, W, teacher_X, teacher_W, temperature=2.0, recompute=recompute)
+
+    losses = {
+        "handgrad": functools.partial(ours, recompute=False),
+        "handgrad recompute": functools.partial(ours, recompute=True),
+        "plain": plain_distillation,
+    }
+    compiled = {
+        name: jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(X, W, t).compile()
+        for name, loss in losses.items()
+    }
+    functions = {name: functools.partial(program, X, W, t) for name, program in compiled.items()}
+    seconds = interleaved(functions, repeats, warm=True)
+    return [
+        {
+            "shape": shape,
+            "case": "distillation",
+            "form": name,
+            "milliseconds": 1e3 * statistics.median(seconds[name]),
+            "ratio": median_ratio(seconds[name], seconds["handgrad"]),
+            "temporary_bytes": compiled[name].memory_analysis().temp_size_in_bytes,
+            "relative_error": None,
         }
         for name in functions
     ]
@@ -196,6 +238,7 @@ def main():
     dtype = jnp.float32 if on_cpu else jnp.bfloat16
     result = {"machine": machine(), "dtype": jnp.dtype(dtype).name, "rows": []}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    result["rows"] += bench_distillation((2048, 512, 32768), dtype, arguments.repeats)
     for shape in CPU_SHAPES if on_cpu else GPU_SHAPES:
         for case in CASES:
             result["rows"] += bench(shape, case, dtype, arguments.repeats, on_cpu)
