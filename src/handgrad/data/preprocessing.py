@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from handgrad.data.splitting import hash_rows, split_rows
 from handgrad.data.tables import Table
 
 
@@ -26,7 +27,7 @@ class Split(NamedTuple):
 
 def split_and_scale(table: Table) -> Split:
     """Hold out a fifth of each class, always the same rows, and scale by what is measured on the others."""
-    train_rows, held_out_rows = split_rows(table.labels)
+    train_rows, _, held_out_rows = split_rows(table.labels, hash_rows({"X": table.X}), validation=0.0)
     scaling = fit_scaling(table, train_rows)
     X = apply_scaling(scaling, table.X)
     return Split(scaling, X[train_rows], table.labels[train_rows], X[held_out_rows], table.labels[held_out_rows])
@@ -87,29 +88,3 @@ def apply_scaling(scaling: Scaling, X: np.ndarray) -> np.ndarray:
             "scale. Leave such rows out."
         )
     return scaled
-
-
-def split_rows(labels: np.ndarray, *, fraction: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A random split of the rows, of each class the same fraction.
-
-    Args:
-      labels: integer labels (N,).
-      fraction: of each class's rows, how many are held out. At least one is and at least one is not where the class
-        has two rows; a class's only row is not.
-      seed: of the random numbers; the same one gives the same split.
-
-    Returns:
-      The indices of the rows to train on, and of those held out, both in ascending order.
-
-    Example:
-      >>> train_rows, held_out_rows = split_rows(np.array([0, 0, 0, 0, 0, 1, 1, 2]))
-      >>> len(train_rows), len(held_out_rows)
-      (6, 2)
-    """
-    generator = np.random.default_rng(seed)
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        held_out[rows[:count]] = True
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
