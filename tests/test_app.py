@@ -173,7 +173,7 @@ def test_a_run_is_replaced_only_when_asked(capsys, tmp_path):
     assert main(list(map(str, arguments))) == 0
     first = (tmp_path / "model.safetensors").read_bytes()
     capsys.readouterr()
-    assert "holds a run already. Choose another --out, or pass --overwrite." in fails(capsys, *arguments)
+    assert "holds a run already. Choose another folder, or pass --overwrite" in fails(capsys, *arguments)
     assert (tmp_path / "model.safetensors").read_bytes() == first
     (tmp_path / "notes.txt").write_text("mine")
     assert main([*map(str, arguments), "--l2", "0.1", "--overwrite"]) == 0
@@ -223,8 +223,8 @@ def test_wrong_arguments_are_one_line(capsys, arguments, message):
 
 def test_out_must_be_a_folder(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "is a file; --out needs a folder." in fails(capsys, "train", "--out", tmp_path / "file")
-    assert "Not a directory" in fails(capsys, "train", "--out", tmp_path / "file" / "run")
+    assert "is a file; a run needs a folder." in fails(capsys, "train", "--out", tmp_path / "file")
+    assert "file: is a file; a run needs a folder." in fails(capsys, "train", "--out", tmp_path / "file" / "run")
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -363,11 +363,19 @@ def test_the_program_runs_as_a_process(tmp_path):
     assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} == FILES
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr == ("handgrad: runs/digits: holds a run already. Choose another --out, or pass --overwrite.\n")
+    assert again.stderr.startswith("handgrad: runs/digits: holds a run already. Choose another folder, or pass --over")
 
 
-@pytest.mark.parametrize("line", ["the imports begin", "epoch "])
-def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, line):
+@pytest.mark.parametrize(
+    ("number", "line", "words"),
+    [
+        (signal.SIGINT, "the imports begin", "interrupted"),
+        (signal.SIGINT, "epoch ", "interrupted"),
+        (signal.SIGTERM, "the imports begin", "ended by SIGTERM"),
+        (signal.SIGTERM, "epoch ", "ended by SIGTERM"),
+    ],
+)
+def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, number, line, words):
     # SIGINT is ignored in what a shell runs in the background, and in its children. A lost interruption would be seen
     # by the number of epochs coming to its end: no clock, which a busy machine would break.
     program = (
@@ -380,9 +388,9 @@ def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, line):
     command = [sys.executable, "-u", "-c", program, "train", "--epochs", "20000", "--out", "run"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert any(printed.startswith(line) for printed in process.stdout)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate()
-    assert (process.returncode, error) == (130, "handgrad: interrupted\n")
+    assert (process.returncode, error) == (128 + number, f"handgrad: {words}\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,7 +35,7 @@ LAYERS = [
     ["head"],
     ["formulas", "compiled", "lowering"],
     ["data", "arguments"],
-    ["frames", "precision", "settings", "shapes"],
+    ["files", "frames", "precision", "settings", "shapes"],
 ]
 
 

@@ -1,6 +1,7 @@
 """Splits: the same rows whatever their order, each class in each part, rows that belong together on one side."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_later_rows_are_tested_on_earlier_ones(times, validation):
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
     in_order = [times[part] for part in parts if part.size]
     assert len(in_order) == 2 + (validation > 0)
-    assert all(before.max() < after.min() for before, after in zip(in_order, in_order[1:], strict=False))
+    assert all(before.max() < after.min() for before, after in itertools.pairwise(in_order))
     if len(np.unique(times)) > 3:
         assert abs(len(parts.test) - 200) <= 25
         assert abs(len(parts.validation) - 1000 * validation) <= 30

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 
 import handgrad
-from handgrad.app.files import new_file, new_run
 from handgrad.app.functions import load_function
 from handgrad.app.model import Model, load_model, predict_proba
 from handgrad.app.report import (
@@ -31,6 +30,7 @@ from handgrad.app.report import (
     write_run,
 )
 from handgrad.data import Split, Table, load_digits, read_features, read_table, split_and_scale
+from handgrad.files import new_file, new_run
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import layers_of
 
