@@ -16,7 +16,7 @@ import handgrad
 from handgrad.app import plots
 from handgrad.app.cli import main
 from handgrad.app.model import load_model
-from handgrad.data import apply_scaling, load_digits, split_and_scale
+from handgrad.data import Table, encode, load_digits, split_and_scale
 
 FILES = {"model.safetensors", "metrics.json", "loss.png", "confusion.png", "weights.png"}
 
@@ -163,7 +163,7 @@ def test_images_in_an_npz_are_learnt_and_drawn(tmp_path):
     np.savez(tmp_path / "d.npz", X=digits.X.reshape(-1, 8, 8) / 16, y=names[digits.labels])
     assert main(["train", str(tmp_path / "d.npz"), "--epochs", "20", "--out", str(tmp_path / "run")]) == 0
     model = load_model(tmp_path / "run")
-    assert model.image_shape == (8, 8)
+    assert model.encoding.image_shape == (8, 8)
     assert model.class_names == tuple(sorted(names.tolist()))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_accuracy"] > 0.9
 
@@ -248,7 +248,7 @@ def test_predictions_are_those_of_predict_proba(capsys, digits_run, tmp_path):
     header, rows = read_csv(capsys.readouterr().out)
     assert header == ["class", *map(str, range(10))]
     model = load_model(digits_run)
-    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, digits.X[:50]))))
+    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(encode(model.encoding, Table(digits.X[:50])).X)))
     np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), Y)
     assert [row[0] for row in rows] == [str(label) for label in Y.argmax(axis=1)]
 
@@ -298,8 +298,8 @@ def test_features_in_the_wrong_number_are_refused(capsys, digits_run, flowers, t
         (lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], "does not match its checksum"),
         (lambda content: content.replace(b"[class 1]", b"[class 3]"), "does not match its checksum"),
         (lambda content: content.replace(b'{"handgrad":', b'{"leftgrad":'), "was not written by handgrad"),
-        (lambda content: content.replace(b'_version\\": 1', b'_version\\": 9'), "has format 9, written by handgrad"),
-        (lambda content: content.replace(b'_version\\": 1', b'_version\\"; 1'), "does not match its checksum"),
+        (lambda content: content.replace(b'_version\\": 2', b'_version\\": 9'), "has format 9, written by handgrad"),
+        (lambda content: content.replace(b'_version\\": 2', b'_version\\"; 1'), "does not match its checksum"),
     ],
 )
 def test_damaged_and_foreign_models_are_refused(capsys, flowers, tmp_path, damage, message):

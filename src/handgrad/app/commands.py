@@ -120,7 +120,8 @@ def train(
 def _train(console: Console, settings: Settings, table: Table) -> Run:
     split = split_and_scale(table)
     print_data(console, settings, table, split)
-    params = _init(table, settings.hidden, settings.activation, settings.seed)
+    sizes = (split.X.shape[1], *settings.hidden, len(table.class_names))
+    params = _init(sizes, settings.activation, settings.seed)
     checks = [_check(params, split)]
     print_check(console, "first", checks[0])
     is_explicit = settings.optimizer == "sgd"
@@ -148,7 +149,7 @@ def _train(console: Console, settings: Settings, table: Table) -> Run:
     return Run(
         settings=settings,
         split=split,
-        model=Model(params, split.scaling, table.class_names, table.feature_names, table.image_shape, table.target),
+        model=Model(params, split.encoding, table.class_names, table.target),
         history=history,
         train_loss=train_loss,
         predictions=np.asarray(handgrad.predict(params, split.X_held_out)),
@@ -179,10 +180,11 @@ def check(
     """
     own = None if gradient is None else load_function(gradient)
     table = _read(data, target)
-    sizes = (table.X.shape[1], *_hidden(hidden), len(table.class_names))
+    split = split_and_scale(table)
+    sizes = (split.X.shape[1], *_hidden(hidden), len(table.class_names))
     params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation, hidden) or "relu")
     try:
-        report = _check(params if hidden else params[0].params, split_and_scale(table), own)
+        report = _check(params if hidden else params[0].params, split, own)
     except TypeError as error:
         if own is None or not str(error).startswith("check_gradients: gradient must return"):
             raise
@@ -201,8 +203,7 @@ def predict(
 ) -> None:
     """Write a CSV: for each row its class, and the probability of every class."""
     model = load_model(run)
-    X = read_features(data, feature_names=model.feature_names, target=model.target)
-    Y = predict_proba(model, X)
+    Y = predict_proba(model, read_features(data, model.encoding, target=model.target))
     if out is None:
         _write_predictions(sys.stdout, model, Y)
     elif out.exists() and out.samefile(data):
@@ -228,11 +229,8 @@ def _read(data: pathlib.Path | None, target: str | None) -> Table:
     return load_digits()
 
 
-def _init(
-    table: Table, hidden: tuple[int, ...], activation: str | None, seed: int
-) -> handgrad.Params | tuple[handgrad.Layer, ...]:
+def _init(sizes: tuple[int, ...], activation: str | None, seed: int) -> handgrad.Params | tuple[handgrad.Layer, ...]:
     """Zeros for a softmax regression, and for a network random weights, without which its units would stay alike."""
-    sizes = (table.X.shape[1], *hidden, len(table.class_names))
     return (
         handgrad.init_network(jax.random.key(seed), sizes, activation) if activation else handgrad.init_params(*sizes)
     )

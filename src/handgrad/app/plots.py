@@ -76,7 +76,7 @@ def plot_weights(
     W: np.ndarray,
     class_names: Sequence[ClassName],
     feature_names: Sequence[str] | None,
-    image_shape: tuple[int, int] | None,
+    image_shape: tuple[int, ...] | None,
     *,
     unit: str = "class",
 ) -> None:
@@ -101,7 +101,7 @@ def plot_weights(
         for axes in panels:
             axes.set_axis_off()
         for axes, weights, name in zip(panels, W.T, class_names, strict=False):
-            image = axes.imshow(weights.reshape(image_shape), **colors)
+            image = axes.imshow(weights.reshape(*image_shape[:2], -1).mean(axis=2), **colors)
             axes.set_title(_shorten(name, 14), fontsize=11)
         more = f" (the first {shown} of {len(class_names)})" if shown < len(class_names) else ""
         figure.suptitle(f"The weights of each {unit}{more}: red speaks for it, blue against", color=INK, fontsize=11)

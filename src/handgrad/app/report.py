@@ -80,8 +80,8 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
         folder / "weights.png",
         W,
         tuple(range(1, W.shape[1] + 1)) if others else model.class_names,
-        model.feature_names,
-        model.image_shape,
+        model.encoding.feature_names,
+        model.encoding.image_shape,
         unit="unit of the first layer" if others else "class",
     )
 
@@ -117,7 +117,7 @@ def make_console() -> Console:
 def print_data(console: Console, settings: Settings, table: Table, split: Split) -> None:
     """What there is to learn from."""
     console.print(
-        f"{settings.data}: {len(table.X):,} rows, {table.X.shape[1]:,} features, {len(table.class_names):,} classes; "
+        f"{settings.data}: {table.num_rows:,} rows, {split.X.shape[1]:,} features, {len(table.class_names):,} classes; "
         f"{len(split.X):,} to train on, {len(split.X_held_out):,} held out to test",
         style="bold",
     )
