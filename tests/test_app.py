@@ -16,7 +16,8 @@ import handgrad
 from handgrad.app import plots
 from handgrad.app.cli import main
 from handgrad.app.model import load_model
-from handgrad.data import apply_scaling, load_digits, split_and_scale
+from handgrad.data import Table, encode, load_digits, split_and_scale
+from handgrad.data.splitting import VALIDATION
 
 FILES = {"model.safetensors", "metrics.json", "loss.png", "confusion.png", "weights.png"}
 
@@ -88,7 +89,8 @@ def test_metrics_say_what_was_run(digits_run):
     assert {
         "data": "digits",
         "rows": 1797,
-        "train_rows": 1438,
+        "train_rows": 1259,
+        "validation_rows": 179,
         "test_rows": 359,
         "features": 64,
         "classes": 10,
@@ -101,21 +103,25 @@ def test_metrics_say_what_was_run(digits_run):
     assert metrics["history"][-1] == {
         "epoch": metrics["epochs"],
         "loss": metrics["history"][-1]["loss"],
-        "validation_loss": metrics["test_loss"],
-        "validation_accuracy": pytest.approx(metrics["test_accuracy"]),
+        "validation_loss": metrics["history"][-1]["validation_loss"],
+        "validation_accuracy": metrics["history"][-1]["validation_accuracy"],
     }
+    assert metrics["history"][-1]["validation_loss"] != metrics["test_loss"]
 
 
 def test_metrics_are_those_of_the_model_in_the_file(digits_run):
     metrics = json.loads((digits_run / "metrics.json").read_text())
     params = load_model(digits_run).params
-    split = split_and_scale(load_digits())
-    right = np.asarray(handgrad.predict(params, split.X_held_out)) == split.labels_held_out
-    assert metrics["test_accuracy"] == pytest.approx(right.mean())
-    assert metrics["train_loss"] == pytest.approx(float(handgrad.loss(params, split.X, split.labels)), rel=1e-6)
-    assert metrics["test_loss"] == pytest.approx(
-        float(handgrad.loss(params, split.X_held_out, split.labels_held_out)), rel=1e-6
-    )
+    split = split_and_scale(load_digits(), validation=VALIDATION)
+
+    def loss_and_accuracy(part):
+        right = np.asarray(handgrad.predict(params, part.X)) == part.labels
+        return pytest.approx(float(handgrad.loss(params, part.X, part.labels)), rel=1e-6), pytest.approx(right.mean())
+
+    last = metrics["history"][-1]
+    assert (metrics["test_loss"], metrics["test_accuracy"]) == loss_and_accuracy(split.test)
+    assert (last["validation_loss"], last["validation_accuracy"]) == loss_and_accuracy(split.validation)
+    assert metrics["train_loss"] == loss_and_accuracy(split.train)[0]
 
 
 def test_a_run_is_five_files_and_pictures_of_a_sane_size(digits_run, flowers):
@@ -130,7 +136,7 @@ def test_a_run_is_five_files_and_pictures_of_a_sane_size(digits_run, flowers):
 def test_output_without_a_terminal_is_a_few_plain_lines(capsys):
     assert main(["train", "--epochs", "30"]) == 0
     output = capsys.readouterr().out
-    assert "digits: 1,797 rows, 64 features, 10 classes; 1,438 to train on, 359 held out to test" in output
+    assert "digits: 1,797 rows, 64 features, 10 classes; 1,259 to train on, 179 to watch, 359 to test" in output
     assert sum(line.startswith("epoch ") for line in output.splitlines()) == 11
     assert output.count("float64  W            autograd") == 2
     assert "test accuracy    9" in output
@@ -163,7 +169,7 @@ def test_images_in_an_npz_are_learnt_and_drawn(tmp_path):
     np.savez(tmp_path / "d.npz", X=digits.X.reshape(-1, 8, 8) / 16, y=names[digits.labels])
     assert main(["train", str(tmp_path / "d.npz"), "--epochs", "20", "--out", str(tmp_path / "run")]) == 0
     model = load_model(tmp_path / "run")
-    assert model.image_shape == (8, 8)
+    assert model.encoding.image_shape == (8, 8)
     assert model.class_names == tuple(sorted(names.tolist()))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_accuracy"] > 0.9
 
@@ -248,7 +254,7 @@ def test_predictions_are_those_of_predict_proba(capsys, digits_run, tmp_path):
     header, rows = read_csv(capsys.readouterr().out)
     assert header == ["class", *map(str, range(10))]
     model = load_model(digits_run)
-    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, digits.X[:50]))))
+    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(encode(model.encoding, Table(digits.X[:50])).X)))
     np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), Y)
     assert [row[0] for row in rows] == [str(label) for label in Y.argmax(axis=1)]
 
@@ -298,8 +304,8 @@ def test_features_in_the_wrong_number_are_refused(capsys, digits_run, flowers, t
         (lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], "does not match its checksum"),
         (lambda content: content.replace(b"[class 1]", b"[class 3]"), "does not match its checksum"),
         (lambda content: content.replace(b'{"handgrad":', b'{"leftgrad":'), "was not written by handgrad"),
-        (lambda content: content.replace(b'_version\\": 1', b'_version\\": 9'), "has format 9, written by handgrad"),
-        (lambda content: content.replace(b'_version\\": 1', b'_version\\"; 1'), "does not match its checksum"),
+        (lambda content: content.replace(b'_version\\": 2', b'_version\\": 9'), "has format 9, written by handgrad"),
+        (lambda content: content.replace(b'_version\\": 2', b'_version\\"; 1'), "does not match its checksum"),
     ],
 )
 def test_damaged_and_foreign_models_are_refused(capsys, flowers, tmp_path, damage, message):

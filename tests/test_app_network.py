@@ -12,7 +12,7 @@ import handgrad
 import oracles
 from handgrad.app.cli import main
 from handgrad.app.model import load_model
-from handgrad.data import apply_scaling, load_digits
+from handgrad.data import Table, encode, load_digits
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_network_comes_back_from_its_file(run, tmp_path):
     np.savez(tmp_path / "digits.npz", X=X)
     assert main(["predict", str(run), str(tmp_path / "digits.npz"), "--out", str(tmp_path / "classes.csv")]) == 0
     rows = list(csv.reader((tmp_path / "classes.csv").read_text().splitlines()))
-    expected = handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, X)))
+    expected = handgrad.predict_proba(model.params, jnp.asarray(encode(model.encoding, Table(X)).X))
     np.testing.assert_array_equal(np.array(rows[1:], np.float32)[:, 1:], expected)
 
 

@@ -11,10 +11,13 @@ import pytest
 
 import handgrad
 from handgrad.app.model import Model, load_model, predict_proba, save_model
-from handgrad.data import Scaling, Table, read_features, read_table
+from handgrad.data import Column, Table, fit_encoding, read_features, read_table
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)), np.arange(12) % 2
+
+
+COLUMNS = Table(columns={name: Column("number", values) for name, values in zip("xyz", X.T, strict=True)})
 
 
 def npz(save=np.savez, **arrays):
@@ -25,7 +28,7 @@ def npz(save=np.savez, **arrays):
 
 def model(path):
     layer = handgrad.init_params(3, 2)
-    save_model(path, Model(layer, Scaling(np.zeros(3), np.ones(3)), ("a", "b"), ("x", "y", "z"), None, "k"))
+    save_model(path, Model(layer, fit_encoding(COLUMNS), ("a", "b"), "k"))
     return path.read_bytes()
 
 
@@ -91,9 +94,10 @@ def check(path):
         assert str(found).startswith(f"{path}: ")
         assert "\n" not in str(found)
     elif isinstance(found, Table):
-        assert np.isfinite(found.X).all()
-        assert found.X.ndim == 2
-        assert len(found.labels) == len(found.X)
+        X = found.X if found.columns is None else np.column_stack([column.values for column in found.columns.values()])
+        assert np.isfinite(X).all()
+        assert X.ndim == 2
+        assert len(found.labels) == len(X)
         assert set(found.labels) == set(range(len(found.class_names)))
 
 
@@ -236,12 +240,12 @@ def test_a_hostile_model_is_refused_in_one_line(tmp_path, kind):
 
 def test_a_model_without_probabilities_names_no_class():
     params = handgrad.Params(np.array([[np.nan, 0], [0, 0]], np.float32), np.zeros((1, 2), np.float32))
-    model = Model(params, Scaling(np.zeros(2), np.ones(2)), ("a", "b"), None, None, None)
+    model = Model(params, fit_encoding(Table(np.eye(2))), ("a", "b"), None)
     with pytest.raises(ValueError, match="the model has no probabilities for row 1: its logits are not finite"):
-        predict_proba(model, np.ones((3, 2)))
+        predict_proba(model, Table(np.ones((3, 2))))
 
 
 def test_names_in_a_file_are_told_on_one_line():
-    from handgrad.data.columns import join
+    from handgrad.data.naming import join
 
     assert join(["a", "b\nc", "\x1b[31m"]) == "a, b\\nc, \\x1b[31m"

@@ -6,18 +6,29 @@ import numpy as np
 import pytest
 
 from handgrad.data import (
-    apply_scaling,
-    fit_scaling,
-    hash_rows,
+    Column,
+    Table,
+    encode,
+    fit_encoding,
     load_digits,
     read_features,
     read_table,
     split_and_scale,
-    split_rows,
 )
-from handgrad.data.tables import Table
 
 RNG = np.random.default_rng(0)
+
+
+def numbers(table):
+    """The features as they were read, (N, P)."""
+    if table.columns is None:
+        return table.X
+    return np.column_stack([column.values for column in table.columns.values()])
+
+
+def encoding_of(*names):
+    """An encoding of columns of numbers."""
+    return fit_encoding(Table(columns={name: Column("number", np.arange(2.0)) for name in names}))
 
 
 def write(path, content):
@@ -50,22 +61,22 @@ def test_digits_are_1797_images_of_10_classes():
 
 def test_csv_is_read_with_its_names_and_text_classes(tmp_path):
     table = read_table(write(tmp_path / "t.csv", "a,kind,b\n1,yes,2.5\n-3e2,no, 4\n5,yes ,6\n7,no,8\n"), target="kind")
-    np.testing.assert_array_equal(table.X, [[1, 2.5], [-300, 4], [5, 6], [7, 8]])
+    np.testing.assert_array_equal(numbers(table), [[1, 2.5], [-300, 4], [5, 6], [7, 8]])
     np.testing.assert_array_equal(table.labels, [1, 0, 1, 0])
     assert table.class_names == ("no", "yes")
-    assert table.feature_names == ("a", "b")
+    assert tuple(table.columns) == ("a", "b")
     assert (table.image_shape, table.target) == (None, "kind")
 
 
 def test_csv_column_whose_first_block_is_integers_is_read_to_the_end(tmp_path):
     rows = "".join(f"{index},{'xy'[index % 2]}\n" for index in range(200_000))
     table = read_table(write(tmp_path / "t.csv", "a,kind\n" + rows + "0.5,x\nTRUE_AT_LAST,y\n"[:6]), target="kind")
-    assert table.X[-1, 0] == 0.5
+    assert numbers(table)[-1, 0] == 0.5
 
 
 def test_csv_booleans_are_zeros_and_ones(tmp_path):
     table = read_table(write(tmp_path / "t.csv", "a,k\nTrue,x\nFalse,y\nFalse,x\nTrue,y\n"), target="k")
-    np.testing.assert_array_equal(table.X[:, 0], [1, 0, 0, 1])
+    np.testing.assert_array_equal(numbers(table)[:, 0], [1, 0, 0, 1])
 
 
 @pytest.mark.parametrize(
@@ -118,17 +129,17 @@ def test_npz_images_are_known_by_their_shape_or_by_bytes_in_a_square(tmp_path, s
     X = RNG.integers(0, 9, shape).astype(dtype)
     table = read_table(save_npz(tmp_path / "t.npz", X=X, y=[1, 2] * 3))
     assert table.image_shape == image_shape
-    np.testing.assert_array_equal(table.X, X.reshape(6, -1))
+    np.testing.assert_array_equal(numbers(table), X.reshape(6, -1))
 
 
 def test_features_are_matched_by_name(tmp_path):
     path = write(tmp_path / "t.csv", "kind,b,a\nx,2,1\ny,4,3\n")
-    np.testing.assert_array_equal(read_features(path, feature_names=("a", "b"), target="kind"), [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(numbers(read_features(path, encoding_of("a", "b"), target="kind")), [[1, 2], [3, 4]])
 
 
 def test_features_need_no_classes(tmp_path):
-    np.testing.assert_array_equal(read_features(write(tmp_path / "t.csv", "b,a\n2,1\n")), [[2, 1]])
-    np.testing.assert_array_equal(read_features(save_npz(tmp_path / "t.npz", X=np.eye(2))), np.eye(2))
+    np.testing.assert_array_equal(numbers(read_features(write(tmp_path / "t.csv", "b,a\n2,1\n"))), [[2, 1]])
+    np.testing.assert_array_equal(read_features(save_npz(tmp_path / "t.npz", X=np.eye(2))).X, np.eye(2))
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
@@ -229,21 +240,25 @@ def test_paths_are_refused_in_words(tmp_path):
 def test_columns_that_the_model_does_not_know_are_refused(tmp_path):
     path = write(tmp_path / "t.csv", "a,c,kind\n1,2,x\n")
     with pytest.raises(ValueError, match=r"has no column 'b'\. Columns there: a, c\.$"):
-        read_features(path, feature_names=("a", "b"), target="kind")
+        read_features(path, encoding_of("a", "b"), target="kind")
     with pytest.raises(ValueError, match=r"has columns that the model was not trained on: c\. Leave them out\.$"):
-        read_features(path, feature_names=("a",), target="kind")
+        read_features(path, encoding_of("a"), target="kind")
 
 
 # --- Splitting and scaling --------------------------------------------------------------------------------------------
 
 
 def make_table(X, image_shape=None):
-    return Table(X, np.arange(len(X)) % 2, ("a", "b"), None, image_shape, None)
+    return Table(X, labels=np.arange(len(X)) % 2, class_names=("a", "b"), image_shape=image_shape)
+
+
+def encoded(table):
+    return encode(fit_encoding(table), table).X
 
 
 def test_columns_of_a_table_are_standardised():
     X = RNG.normal(size=(500, 3)) * [1e-9, 1, 1e12] + [0, -7, 1e13]
-    scaled = apply_scaling(fit_scaling(make_table(X), np.arange(500)), X).astype(np.float64)
+    scaled = encoded(make_table(X)).astype(np.float64)
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(scaled.std(axis=0), 1, atol=1e-6)
 
@@ -251,44 +266,45 @@ def test_columns_of_a_table_are_standardised():
 def test_a_small_change_of_a_large_number_is_not_lost():
     changes = np.arange(8.0)
     X = (1e9 + changes * 2**-20)[:, None]
-    scaled = apply_scaling(fit_scaling(make_table(X), np.arange(8)), X)
+    scaled = encoded(make_table(X))
     np.testing.assert_allclose(scaled[:, 0], (changes - changes.mean()) / changes.std(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e9 + 0.1, -1e300])
 def test_a_constant_column_becomes_zero(constant):
     X = np.column_stack([np.full(7, constant), np.arange(7.0)])
-    scaling = fit_scaling(make_table(X), np.arange(7))
-    assert scaling.scale[0] == 1
-    np.testing.assert_array_equal(apply_scaling(scaling, X)[:, 0], 0)
+    encoding = fit_encoding(make_table(X))
+    assert encoding.scale[0] == 1
+    np.testing.assert_array_equal(encode(encoding, make_table(X)).X[:, 0], 0)
 
 
 def test_pixels_are_scaled_by_one_number_to_between_zero_and_one():
     X = RNG.integers(3, 200, (20, 64)).astype(np.uint8)
     X[0, :2] = 3, 199
-    scaled = apply_scaling(fit_scaling(make_table(X, (8, 8)), np.arange(20)), X)
+    scaled = encoded(make_table(X, (8, 8)))
     np.testing.assert_allclose(scaled, (X.astype(float) - 3) / 196, rtol=1e-6)
     assert scaled.dtype == np.float32
 
 
-def test_scaling_is_measured_on_the_training_rows_alone():
-    table = make_table(RNG.normal(size=(50, 2)))
-    train_rows, _, held_out_rows = split_rows(table.labels, hash_rows({"X": table.X}), validation=0.0)
-    scaling = fit_scaling(table, train_rows)
-    split = split_and_scale(table)
-    np.testing.assert_array_equal(split.scaling, scaling)
-    np.testing.assert_allclose(split.X.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_array_equal(split.labels, table.labels[train_rows])
-    np.testing.assert_array_equal(split.labels_held_out, table.labels[held_out_rows])
+def test_the_encoding_is_measured_on_the_training_rows_alone():
+    table = make_table(RNG.normal(size=(50, 2)))._replace(weights=np.arange(50.0))
+    split = split_and_scale(table, validation=0.2)
+    np.testing.assert_allclose(split.train.X.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_array_equal(np.sort(np.concatenate(split.rows)), np.arange(50))
+    everything = encode(split.encoding, table).X
+    for part, rows in zip((split.train, split.validation, split.test), split.rows, strict=True):
+        np.testing.assert_array_equal(part.X, everything[rows])
+        np.testing.assert_array_equal(part.labels, table.labels[rows])
+        np.testing.assert_array_equal(part.weights, rows)
 
 
 def test_values_too_large_to_scale_are_named():
     X = np.array([[1.0, 2], [-1e308, 3], [1e308, 4]])
-    with pytest.raises(ValueError, match=r"column 1 of the features has \S+ in row \d, which is too large to scale"):
-        apply_scaling(fit_scaling(make_table(X), np.arange(3)), X)
-    scaling = fit_scaling(make_table(np.arange(6.0).reshape(3, 2)), np.arange(3))
-    with pytest.raises(ValueError, match=r"column 2 of the features has 1e\+200 in row 2, which is too large to scale"):
-        apply_scaling(scaling, np.array([[0, 1], [2, 1e200]]))
+    with pytest.raises(ValueError, match=r"column 1 of the features has a number in row \d that is too large to scale"):
+        encoded(make_table(X))
+    encoding = fit_encoding(make_table(np.arange(6.0).reshape(3, 2)))
+    with pytest.raises(ValueError, match=r"column 2 of the features has a number in row 2 that is too large to scale"):
+        encode(encoding, Table(np.array([[0, 1], [2, 1e200]])))
 
 
 # --- Names, numbers, and how they are written -------------------------------------------------------------------------
@@ -340,8 +356,8 @@ def test_a_number_written_in_two_ways_is_one_class(tmp_path, labels, names, indi
 def test_names_of_columns_are_trimmed(tmp_path):
     path = write(tmp_path / "t.csv", " a ,b\t, kind\n1,2,x\n3,4,y\n5,6,x\n7,8,y\n")
     table = read_table(path, target="kind")
-    assert table.feature_names == ("a", "b")
-    np.testing.assert_array_equal(read_features(path, feature_names=("b", "a"), target="kind")[0], [2, 1])
+    assert tuple(table.columns) == ("a", "b")
+    np.testing.assert_array_equal(numbers(read_features(path, encoding_of("b", "a"), target="kind"))[0], [2, 1])
     with pytest.raises(ValueError, match=r"has more than one column 'a'\."):
         read_table(write(tmp_path / "t.csv", "a, a,k\n1,2,x\n"), target="k")
 
@@ -359,9 +375,9 @@ def test_integers_that_float64_would_merge_are_refused(tmp_path, value):
 def test_integers_that_float64_tells_apart_are_read(tmp_path):
     content = f"a,k\n{2**53},x\n{-(2**53)},y\n{10**18},x\n1e300,y\n"
     table = read_table(write(tmp_path / "t.csv", content), target="k")
-    np.testing.assert_array_equal(table.X[:, 0], [2**53, -(2**53), 10**18, 1e300])
+    np.testing.assert_array_equal(numbers(table)[:, 0], [2**53, -(2**53), 10**18, 1e300])
     X = np.array([[2**53], [1], [2], [3]], np.uint64)
-    np.testing.assert_array_equal(read_features(save_npz(tmp_path / "t.npz", X=X)), X)
+    np.testing.assert_array_equal(read_features(save_npz(tmp_path / "t.npz", X=X)).X, X)
 
 
 def test_classes_beyond_the_integers_of_float64_stay_apart(tmp_path):

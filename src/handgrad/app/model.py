@@ -12,12 +12,13 @@ import safetensors
 import safetensors.numpy
 
 import handgrad
-from handgrad.data import Scaling, apply_scaling
-from handgrad.data.tables import ClassName
+from handgrad.data.description import from_description, to_description
+from handgrad.data.encoding import Encoding, encode
+from handgrad.data.tables import ClassName, Table
 from handgrad.formulas.network import Network, layers_of
 
 FILE_NAME = "model.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Model(NamedTuple):
@@ -25,29 +26,24 @@ class Model(NamedTuple):
 
     Attributes:
       params: W (P, C) and b (1, C), or a network.
-      scaling: the preprocessing, offset (P,) and scale (P,).
-      class_names: C names, integers or text.
-      feature_names, image_shape, target: as in `handgrad.data.Table`.
+      encoding: what is done to a table.
+      class_names: C names.
+      target: as in `handgrad.data.Table`.
     """
 
     params: handgrad.Params | Network
-    scaling: Scaling
+    encoding: Encoding
     class_names: tuple[ClassName, ...]
-    feature_names: tuple[str, ...] | None
-    image_shape: tuple[int, int] | None
     target: str | None
 
 
-def predict_proba(model: Model, X: np.ndarray) -> np.ndarray:
-    """The probabilities (N, C) of raw features (N, P).
+def predict_proba(model: Model, table: Table) -> np.ndarray:
+    """The probabilities (N, C) of a table.
 
     Raises:
-      ValueError: features in a number that the model was not trained on, or a row that has no probabilities.
+      ValueError: features that are not those the model was trained on, or a row that has no probabilities.
     """
-    num_features = len(model.scaling.offset)
-    if X.shape[1] != num_features:
-        raise ValueError(f"the model was trained on {num_features} features; got {X.shape[1]} in a row.")
-    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, X))))
+    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(encode(model.encoding, table).X)))
     if np.isnan(Y).any():
         row = int(np.argmax(np.isnan(Y).any(axis=1)))
         raise ValueError(f"the model has no probabilities for row {row + 1}: its logits are not finite. Train it anew.")
@@ -56,17 +52,15 @@ def predict_proba(model: Model, X: np.ndarray) -> np.ndarray:
 
 def save_model(path: pathlib.Path, model: Model) -> None:
     """Write the model."""
-    tensors = {"offset": model.scaling.offset, "scale": model.scaling.scale}
+    encoding, tensors = to_description(model.encoding)
     for number, layer in enumerate(layers_of(model.params), 1):
         tensors |= {f"W{number}": np.asarray(layer.params.W), f"b{number}": np.asarray(layer.params.b)}
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "activations": [layer.activation for layer in layers_of(model.params)],
         "class_names": model.class_names,
-        "feature_names": model.feature_names,
-        "image_shape": model.image_shape,
         "target": model.target,
-        "preprocessing": "(x - offset) * scale",
+        "encoding": encoding,
         "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__},
     }
     description["sha256"] = _digest(description, tensors)
@@ -109,17 +103,14 @@ def load_model(path: pathlib.Path) -> Model:
             f"{path}: has format {version}, written by handgrad {writer}; this is handgrad {handgrad.__version__}, "
             f"which reads format {FORMAT_VERSION}."
         )
-    feature_names, image_shape = description["feature_names"], description["image_shape"]
     params = tuple(
         handgrad.Layer(handgrad.Params(jnp.asarray(tensors[f"W{number}"]), jnp.asarray(tensors[f"b{number}"])), name)
         for number, name in enumerate(description["activations"], 1)
     )
     return Model(
         params=params if len(params) > 1 else params[0].params,
-        scaling=Scaling(offset=tensors["offset"], scale=tensors["scale"]),
+        encoding=from_description(description["encoding"], tensors),
         class_names=tuple(description["class_names"]),
-        feature_names=None if feature_names is None else tuple(feature_names),
-        image_shape=None if image_shape is None else tuple(image_shape),
         target=description["target"],
     )
 

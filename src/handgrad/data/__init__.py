@@ -1,22 +1,29 @@
-"""Tables to learn from: reading, splitting, scaling, and the digits that come with the package."""
+"""Tables to learn from: reading, encoding, splitting, and the digits that come with the package."""
 
 from handgrad.data.digits import load_digits
-from handgrad.data.preprocessing import Scaling, Split, apply_scaling, fit_scaling, split_and_scale
-from handgrad.data.splitting import Parts, describe_gaps, hash_rows, split_rows
-from handgrad.data.tables import Table, read_features, read_table
+from handgrad.data.encoding import Encoded, Encoding, encode
+from handgrad.data.measuring import fit_encoding
+from handgrad.data.preparing import Part, Split, split_and_scale
+from handgrad.data.reading import read_features, read_table
+from handgrad.data.splitting import Parts, describe_gaps, hash_rows, split_rows, table_keys
+from handgrad.data.tables import Column, Table
 
 __all__ = [
+    "Column",
+    "Encoded",
+    "Encoding",
+    "Part",
     "Parts",
-    "Scaling",
     "Split",
     "Table",
-    "apply_scaling",
     "describe_gaps",
-    "fit_scaling",
+    "encode",
+    "fit_encoding",
     "hash_rows",
     "load_digits",
     "read_features",
     "read_table",
     "split_and_scale",
     "split_rows",
+    "table_keys",
 ]

@@ -1,7 +1,6 @@
 """The columns of a .csv: read as text, then taken as numbers or as the names of classes."""
 
 import csv
-import decimal
 import difflib
 import pathlib
 import re
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-_DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?")
+from handgrad.data.naming import list_columns, spell_alike
+
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 # What stands for a missing number, in any case. In the column of the classes these are names like any other.
 _MISSING = ("", "na", "n/a", "#na", "#n/a", "<na>", "nan", "+nan", "-nan", "null", "none")
@@ -147,31 +147,3 @@ def require_columns(path: pathlib.Path, names: Sequence[str], columns: Sequence[
         guess = f" Did you mean {close[0]!r}?" if close else ""
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ValueError(f"{path}: has no column {missing[0]!r}{more}.{guess} {list_columns(columns)}")
-
-
-def list_columns(columns: Sequence[str]) -> str:
-    """A sentence with the names."""
-    return f"Columns there: {join(columns)}."
-
-
-def join(names: Sequence[str]) -> str:
-    """The names, the first 20 of them where there are many, on one line: what cannot be printed is escaped."""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(name if name.isprintable() else repr(name)[1:-1] for name in names[:20]) + more
-
-
-def spell_alike(texts: np.ndarray) -> np.ndarray:
-    """Names of classes; where a number is written in two ways, 1 and 1.0, all without zeros at the end of a fraction.
-
-    A number that begins with a zero, as 01, is a code and stays apart from 1.
-    """
-    names, labels = np.unique(texts, return_inverse=True)
-    numbers = {name: decimal.Decimal(name) for name in names.tolist() if _DECIMAL.fullmatch(name)}
-    if len(set(numbers.values())) == len(numbers):
-        return texts
-    return np.array([_spell(numbers[name]) if name in numbers else name for name in names.tolist()])[labels]
-
-
-def _spell(number: decimal.Decimal) -> str:
-    text = f"{abs(number) if number == 0 else number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

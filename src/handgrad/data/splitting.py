@@ -6,11 +6,13 @@ they go by groups, of which none is in two parts, or by time, later rows being t
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-TEST, VALIDATION = 0.2, 0.16  # a fifth, and a fifth of what that leaves
+from handgrad.data.tables import Column, Table
+
+TEST, VALIDATION = 0.2, 0.1
 # Rows that are equal are copies of each other, and a copy of what was trained on is no test: they stay together. But
 # where there are that many rows to each that differs, they are draws of few possible ones, each a draw of its own.
 DRAWS = 4
@@ -53,7 +55,7 @@ def split_rows(
       Parts.
 
     Raises:
-      ValueError: fractions that leave nothing; groups and times; fewer of either than parts.
+      ValueError: fractions that leave nothing; groups and times; fewer of either than parts; nothing left to test.
 
     Example:
       >>> labels = np.repeat([0, 1, 2], [10, 5, 1])
@@ -76,7 +78,10 @@ def split_rows(
     else:
         hashes, units = np.unique(hash_rows({"": groups}), return_inverse=True)
         _require_parts("groups", len(hashes), fractions)
-    return _as_parts(_part_of_each(labels, units, _mix(hashes ^ _mix(np.array([seed], np.uint64))), fractions)[units])
+    part = _part_of_each(labels, units, _mix(hashes ^ _mix(np.array([seed], np.uint64))), fractions)
+    if test > 0 and not (part == 1).any():
+        raise ValueError("split_rows: no row is left to test, for each class has but one, or copies of one.")
+    return _as_parts(part[units])
 
 
 def _as_parts(part: np.ndarray) -> Parts:
@@ -132,9 +137,10 @@ def _part_of_each(labels: np.ndarray, units: np.ndarray, hashes: np.ndarray, fra
     starts_of_kind, units_of_kind = _runs(kinds[order])
     shares = np.floor(units_of_kind[:, None] * fractions + 1e-9).astype(np.int64)
     place = np.arange(len(order)) - np.repeat(starts_of_kind, units_of_kind)
-    ends = np.repeat(np.cumsum(shares, axis=1), units_of_kind, axis=0)
+    turns = [1, 2, 0, 3]  # the test's rows first: however many validate, they are the same; 3 is no part yet
+    ends = np.repeat(np.cumsum(shares[:, turns[:3]], axis=1), units_of_kind, axis=0)
     part = np.empty(len(order), dtype=np.int64)
-    part[order] = (place[:, None] >= ends).sum(axis=1)  # 3 is none yet
+    part[order] = np.take(turns, (place[:, None] >= ends).sum(axis=1))
 
     wanted = fractions[:, None] * np.bincount(labels, minlength=num_classes)
     there = np.zeros_like(wanted)
@@ -191,11 +197,29 @@ def describe_gaps(labels: np.ndarray, parts: Parts, class_names: Sequence[object
 # --- What a row is known by -------------------------------------------------------------------------------------------
 
 
-def hash_rows(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+def table_keys(table: Table) -> np.ndarray:
+    """What the rows of a table are known by, (N,): by their ids where all differ, else by all their features."""
+    if table.ids:
+        keys = hash_rows(table.ids)
+        if len(np.unique(keys)) == len(keys):
+            return keys
+    if table.columns is None:
+        return hash_rows({"X": table.X})
+    return hash_rows({name: _as_numbers(column) for name, column in table.columns.items()})
+
+
+def _as_numbers(column: Column) -> np.ndarray:
+    if column.kind != "text":
+        return column.values
+    # A missing value, −1, finds the last.
+    return np.array([*map(_hash_text, column.words), _hash_text("")], np.uint64)[column.values]
+
+
+def hash_rows(columns: Mapping[str, Any]) -> np.ndarray:
     """A number for each row, equal for equal rows, whatever the order of rows and columns.
 
     Args:
-      columns: by name, values (N,) or (N, P): numbers, whose dtype makes no difference, dates, or text.
+      columns: by name, values (N,) or (N, P): numbers, whose dtype makes no difference, dates, text, or SciPy's CSR.
 
     Returns:
       (N,) of uint64.
@@ -206,15 +230,25 @@ def hash_rows(columns: Mapping[str, np.ndarray]) -> np.ndarray:
       >>> bool(keys[0] == keys[2] != keys[1]), bool((keys == hash_rows({"b": b, "a": a.astype(float)})).all())
       (True, True)
     """
-    total: np.ndarray | None = None
+    if not columns:
+        raise ValueError("hash_rows: there must be a column; got none.")
+    total = np.zeros(next(iter(columns.values())).shape[0], np.uint64)
     for name, values in columns.items():
         start = _mix(np.array([_hash_text(str(name))], np.uint64))
+        if hasattr(values, "indptr"):
+            rows = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
+            np.add.at(total, rows, _hash_entries(values.data, start + values.indices.astype(np.uint64)))
+            continue
         for number, column in enumerate(values.T if values.ndim == 2 else [values]):
-            hashes = _mix(_bits(column) ^ _mix(start + np.uint64(number)))
-            total = hashes if total is None else total + hashes
-    if total is None:
-        raise ValueError("hash_rows: there must be a column; got none.")
+            total += _hash_entries(column, start + np.uint64(number))
     return total
+
+
+def _hash_entries(entries: np.ndarray, place: np.ndarray) -> np.ndarray:
+    bits = _bits(entries)
+    hashes = _mix(bits ^ _mix(place))
+    hashes[bits == 0] = 0  # zeros that are stored count as those that are not
+    return hashes
 
 
 def _bits(column: np.ndarray) -> np.ndarray:
