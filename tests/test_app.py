@@ -15,7 +15,6 @@ import pytest
 import handgrad
 from handgrad.app import plots
 from handgrad.app.cli import main
-from handgrad.app.model import load_model
 from handgrad.data import Table, encode, load_digits, split_and_scale
 from handgrad.data.splitting import VALIDATION
 
@@ -111,7 +110,7 @@ def test_metrics_say_what_was_run(digits_run):
 
 def test_metrics_are_those_of_the_model_in_the_file(digits_run):
     metrics = json.loads((digits_run / "metrics.json").read_text())
-    params = load_model(digits_run).params
+    params = handgrad.load(digits_run).params
     split = split_and_scale(load_digits(), validation=VALIDATION)
 
     def loss_and_accuracy(part):
@@ -168,7 +167,7 @@ def test_images_in_an_npz_are_learnt_and_drawn(tmp_path):
     names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
     np.savez(tmp_path / "d.npz", X=digits.X.reshape(-1, 8, 8) / 16, y=names[digits.labels])
     assert main(["train", str(tmp_path / "d.npz"), "--epochs", "20", "--out", str(tmp_path / "run")]) == 0
-    model = load_model(tmp_path / "run")
+    model = handgrad.load(tmp_path / "run")
     assert model.encoding.image_shape == (8, 8)
     assert model.class_names == tuple(sorted(names.tolist()))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_accuracy"] > 0.9
@@ -253,7 +252,7 @@ def test_predictions_are_those_of_predict_proba(capsys, digits_run, tmp_path):
     assert main(["predict", str(digits_run), str(tmp_path / "d.npz")]) == 0
     header, rows = read_csv(capsys.readouterr().out)
     assert header == ["class", *map(str, range(10))]
-    model = load_model(digits_run)
+    model = handgrad.load(digits_run)
     Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(encode(model.encoding, Table(digits.X[:50])).X)))
     np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), Y)
     assert [row[0] for row in rows] == [str(label) for label in Y.argmax(axis=1)]
@@ -281,7 +280,14 @@ def test_predictions_go_to_a_file(capsys, flowers, tmp_path):
     assert (tmp_path / "p.csv").read_text() == printed
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
     assert "there is no such folder" in fails(capsys, *arguments, "--out", tmp_path / "nowhere" / "p.csv")
-    assert "--out is the file to predict from" in fails(capsys, *arguments, "--out", flowers / "flowers.csv")
+    assert "--out is what is read here" in fails(capsys, *arguments, "--out", flowers / "flowers.csv")
+    model = flowers / "run" / "model.safetensors"
+    content = model.read_bytes()
+    (tmp_path / "link").symlink_to(model)
+    for path in (model, tmp_path / "link"):
+        assert "--out is what is read here" in fails(capsys, *arguments, "--out", path)
+    assert "is a folder; a file is needed" in fails(capsys, *arguments, "--out", "")
+    assert model.read_bytes() == content
 
 
 def test_features_in_the_wrong_number_are_refused(capsys, digits_run, flowers, tmp_path):
@@ -358,8 +364,8 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(handgrad, "app", handgrad.app)  # what is imported now must not stay
     for name in [name for name in sys.modules if name.startswith("handgrad.app")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert fails(capsys, "check") == "the program needs safetensors: pip install 'handgrad[app]'"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert fails(capsys, "check") == "the program needs matplotlib.figure: pip install 'handgrad[app]'"
 
 
 def test_the_program_runs_as_a_process(tmp_path):

@@ -27,7 +27,7 @@ MODULES = sorted(
 LAYERS = [
     ["app"],
     ["estimator", "public"],
-    ["scikit"],
+    ["models", "scikit"],
     ["solvers", "check", "network"],
     ["reference", "rows"],
     ["initialization", "fused"],

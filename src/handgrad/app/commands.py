@@ -18,7 +18,6 @@ from rich.console import Console
 
 import handgrad
 from handgrad.app.functions import load_function
-from handgrad.app.model import Model, load_model, predict_proba
 from handgrad.app.report import (
     Run,
     Settings,
@@ -31,9 +30,10 @@ from handgrad.app.report import (
 )
 from handgrad.data import Part, Table, load_digits, read_features, read_table, split_and_scale
 from handgrad.data.splitting import VALIDATION
-from handgrad.files import new_file, new_run
+from handgrad.files import MODEL_FILE, new_file, new_run
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import layers_of
+from handgrad.models import Model, answer, load
 
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
@@ -209,21 +209,27 @@ def predict(
     ] = None,
 ) -> None:
     """Write a CSV: for each row its class, and the probability of every class."""
-    model = load_model(run)
-    Y = predict_proba(model, read_features(data, model.encoding, target=model.target))
+    model = load(run)
+    answers = answer(model, read_features(data, model.encoding, target=model.target))
+    for note in answers.notes:
+        print(f"note: {note}", file=sys.stderr)
     if out is None:
-        _write_predictions(sys.stdout, model, Y)
-    elif out.exists() and out.samefile(data):
-        raise ValueError(f"{out}: --out is the file to predict from. Choose another name.")
-    else:
-        with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            _write_predictions(file, model, Y)
+        _write_predictions(sys.stdout, model, answers.Y)
+        return
+    for path in (data, run, run / MODEL_FILE):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(f"{out}: --out is what is read here. Choose another name.")
+    with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        _write_predictions(file, model, answers.Y)
 
 
 def _write_predictions(file: Any, model: Model, Y: np.ndarray) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["class", *model.class_names])
     for probabilities in Y:
+        if np.isnan(probabilities).any():
+            writer.writerow([""] * (1 + len(probabilities)))
+            continue
         # str gives the fewest digits that read back as the same float32.
         writer.writerow([model.class_names[int(probabilities.argmax())], *map(str, probabilities)])
 

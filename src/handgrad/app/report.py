@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import handgrad
 from handgrad.app import plots
-from handgrad.app.model import FILE_NAME, Model, save_model
 from handgrad.data import Split, Table
+from handgrad.files import MODEL_FILE
 from handgrad.formulas.network import layers_of
+from handgrad.models import Model
+from handgrad.models.saving import write_model
 
 
 class Settings(NamedTuple):
@@ -70,7 +72,7 @@ class Run(NamedTuple):
 def write_run(folder: pathlib.Path, run: Run) -> None:
     """Write the model, the metrics and the pictures."""
     model = run.model
-    save_model(folder / FILE_NAME, model)
+    write_model(folder / MODEL_FILE, model)
     metrics = json.dumps(_metrics(run), indent=2, allow_nan=False, ensure_ascii=False)
     (folder / "metrics.json").write_text(metrics + "\n", encoding="utf-8")
     plots.plot_history(folder / "loss.png", run.history)
