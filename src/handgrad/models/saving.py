@@ -198,25 +198,23 @@ def _as_plain(name: Any) -> ClassName:
 
 
 def _describe(path: pathlib.Path, text: str, tensors: Mapping[str, np.ndarray]) -> tuple[int, dict[str, Any]]:
-    """The version of a description and the description, which is of the form of its version and whole."""
+    """The version of a description, which is one that is read, and the description, which is whole."""
     try:
         description = parse(text)
-        version = description.get("format_version")
-        if type(version) is int and version not in FORMS:
-            versions = description.get("versions")
-            writer = versions.get("handgrad") if isinstance(versions, dict) else None
-            by = f", written by handgrad {printable(writer)}" if isinstance(writer, str) else ""
-            raise ValueError(
-                f"has format {show(version)}{by}; this is handgrad {handgrad.__version__}, which reads format "
-                f"{' and '.join(map(str, FORMS))}."
-            )
-    except (ValueError, RecursionError) as error:
-        if str(error).startswith("has format"):
-            raise ValueError(f"{path}: {error}") from None
-        version, description = None, {}
-    digest = description.pop("sha256", None)
-    if version not in FORMS or digest != _digest(description, tensors):
+        version, digest = description.get("format_version"), description.pop("sha256", None)
+        is_whole = type(version) is int and (version not in FORMS or digest == _digest(description, tensors))
+    except (ValueError, RecursionError):
+        is_whole = False
+    if not is_whole:
         raise ValueError(f"{path}: is damaged; its content does not match its checksum. Train it anew.")
+    if version not in FORMS:
+        versions = description.get("versions")
+        writer = versions.get("handgrad") if isinstance(versions, dict) else None
+        by = f", written by handgrad {printable(writer)}" if isinstance(writer, str) else ""
+        raise ValueError(
+            f"{path}: has format {show(version)}{by}; this is handgrad {handgrad.__version__}, which reads format "
+            f"{' and '.join(map(str, FORMS))}."
+        )
     return version, description
 
 

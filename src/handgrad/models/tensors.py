@@ -25,8 +25,9 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# A header becomes up to thirty times its size in Python's objects.
 MAX_HEADER = 2**24
+# What becomes of a part of JSON in Python, in bytes, and how much of that there may be beside twice the text.
+PART, MAX_PARTS = 32, 2**25
 MAX_AXES = 8
 
 
@@ -55,7 +56,7 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarr
 
     Raises:
       OSError: what the system has against it.
-      ValueError: anything that is not as `write_tensors` writes it; the message begins small and has no file in it.
+      ValueError: anything that is not as `write_tensors` writes it; the message goes into one that names the file.
     """
     # Not to wait for a pipe's other end.
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
@@ -65,7 +66,7 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarr
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(status.st_size - 8, MAX_HEADER):
             raise ValueError("its header has no such length")
-        header = parse(file.read(length))
+        header = parse(file.read(length).decode())
         num_bytes = status.st_size - 8 - length
         metadata = header.pop("__metadata__", {})
         if not (isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())):
@@ -80,8 +81,14 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarr
     }
 
 
-def parse(text: bytes | str) -> dict[str, Any]:
-    """An object of JSON in UTF-8, in which no name stands twice, and no number that is none."""
+def parse(text: str) -> dict[str, Any]:
+    """An object of JSON, in which no name stands twice, and no number that is none.
+
+    Raises:
+      ValueError: as `read_tensors`.
+    """
+    if PART * sum(map(text.count, "[{,")) > 2 * len(text) + MAX_PARTS:
+        raise ValueError("its header has too many parts")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
