@@ -433,3 +433,15 @@ def test_pictures_of_few_and_of_many_classes_have_a_sane_size(tmp_path, num_clas
         width, height = image_size(pathlib.Path(tmp_path / f"{name}.png"))
         assert 300 <= width <= 4000
         assert 300 <= height <= 4000
+
+
+def test_names_with_escapes_reach_the_terminal_written_out(capsys, tmp_path):
+    path = tmp_path / "\x1b[31mred\udcff.csv"
+    assert r"\x1b[31mred\udcff.csv: there is no such file" in fails(capsys, "train", path, "--target", "k")
+    path = tmp_path / "\x1b[31mred.csv"
+    path.write_text("a,k\n" + "".join(f"{index},{'xy'[index % 2]}\n" for index in range(20)))
+    assert main(["train", str(path), "--target", "k", "--epochs", "1", "--out", str(tmp_path / "\x1b[2Jrun")]) == 0
+    output = capsys.readouterr().out
+    assert r"\x1b[31mred.csv: 20 rows" in output
+    assert "\x1b" not in output
+    assert json.loads((tmp_path / "\x1b[2Jrun" / "metrics.json").read_text())["data"] == str(path)

@@ -16,6 +16,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from handgrad.app.words import one_line
+
 # What asks a program to end: Ctrl-C, kill, a terminal that is closed. All are answered alike: what is half written is
 # removed, and the status is what shells give for a program that the signal has ended.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -113,5 +115,5 @@ def _fail_by(number: int) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"handgrad: {' '.join(message.split())}", file=sys.stderr)
+    print(f"handgrad: {one_line(message)}", file=sys.stderr)
     return status

@@ -28,6 +28,7 @@ from handgrad.app.report import (
     show_epochs,
     write_run,
 )
+from handgrad.app.words import one_line
 from handgrad.data import Part, Table, load_digits, read_features, read_table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from handgrad.files import MODEL_FILE, new_file, new_run
@@ -212,7 +213,7 @@ def predict(
     model = load(run)
     answers = answer(model, read_features(data, model.encoding, target=model.target))
     for note in answers.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {one_line(note)}", file=sys.stderr)
     if out is None:
         _write_predictions(sys.stdout, model, answers.Y)
         return

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import handgrad
 from handgrad.app import plots
+from handgrad.app.words import one_line
 from handgrad.data import Split, Table
 from handgrad.files import MODEL_FILE
 from handgrad.formulas.network import layers_of
@@ -74,7 +75,8 @@ def write_run(folder: pathlib.Path, run: Run) -> None:
     model = run.model
     write_model(folder / MODEL_FILE, model)
     metrics = json.dumps(_metrics(run), indent=2, allow_nan=False, ensure_ascii=False)
-    (folder / "metrics.json").write_text(metrics + "\n", encoding="utf-8")
+    # A file's name may be no text; JSON writes what is none as it was written here.
+    (folder / "metrics.json").write_text(metrics + "\n", encoding="utf-8", errors="backslashreplace")
     plots.plot_history(folder / "loss.png", run.history)
     plots.plot_confusion(folder / "confusion.png", run.split.test.labels, run.predictions, model.class_names)
     first, *others = layers_of(model.params)
@@ -122,13 +124,13 @@ def print_data(console: Console, settings: Settings, table: Table, split: Split)
     """What there is to learn from."""
     train_rows, validation_rows, test_rows = map(len, split.rows)
     console.print(
-        f"{settings.data}: {table.num_rows:,} rows, {split.train.X.shape[1]:,} features, "
+        f"{one_line(settings.data)}: {table.num_rows:,} rows, {split.train.X.shape[1]:,} features, "
         f"{len(table.class_names):,} classes; {train_rows:,} to train on, {validation_rows:,} to watch, "
         f"{test_rows:,} to test",
         style="bold",
     )
     for note in split.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {one_line(note)}")
 
 
 def print_check(console: Console, which: str, report: handgrad.GradientReport) -> None:
@@ -173,6 +175,6 @@ def print_summary(console: Console, run: Run, out: pathlib.Path | None) -> None:
         ("train loss", f"{run.train_loss:.4f} nats", ""),
         ("gradient check", "passed" if passed else "FAILED", "green" if passed else "bold red"),
         ("time", f"{run.seconds:.1f} s for {run.settings.epochs} epochs", ""),
-        ("model, pictures", "not kept; --out FOLDER keeps them" if out is None else f"{out}/", ""),
+        ("model, pictures", "not kept; --out FOLDER keeps them" if out is None else f"{one_line(str(out))}/", ""),
     ):
         console.print(f"{name:17}{value}", style=style)
