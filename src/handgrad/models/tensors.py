@@ -114,14 +114,14 @@ def _places(header: Mapping[str, Any], num_bytes: int) -> dict[str, tuple[np.dty
     spans = []
     for name, entry in header.items():
         if not (isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}):
-            raise ValueError("an array in its header is not described by dtype, shape and offsets")
+            raise ValueError("an array is not described by dtype, shape and offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not (isinstance(dtype, str) and dtype in DTYPES):
-            raise ValueError("an array in its header has a dtype that is not read")
+            raise ValueError("an array has a dtype that is not read")
         if not (_are_sizes(shape) and _are_sizes(offsets) and len(shape) <= MAX_AXES and len(offsets) == 2):
-            raise ValueError("an array in its header has a shape or offsets that are no sizes")
+            raise ValueError("an array has a shape or offsets that are no sizes")
         if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise ValueError("an array in its header has another size than its shape says")
+            raise ValueError("an array has another size than its shape says")
         places[name] = DTYPES[dtype], shape, offsets[0]
         spans.append(offsets)
     end = 0
