@@ -11,7 +11,6 @@ import pytest
 import handgrad
 import oracles
 from handgrad.app.cli import main
-from handgrad.app.model import load_model
 from handgrad.data import Table, encode, load_digits
 
 
@@ -30,7 +29,7 @@ def test_a_hidden_layer_of_64_reads_97_of_100_digits(run):
 
 
 def test_a_network_comes_back_from_its_file(run, tmp_path):
-    model = load_model(run)
+    model = handgrad.load(run)
     assert [(layer.params.W.shape, layer.activation) for layer in model.params] == [
         ((64, 64), "relu"),
         ((64, 10), "softmax"),

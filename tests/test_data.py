@@ -14,7 +14,6 @@ from handgrad.data import (
     read_features,
     read_table,
     split_and_scale,
-    split_rows,
 )
 
 RNG = np.random.default_rng(0)
@@ -249,15 +248,6 @@ def test_columns_that_the_model_does_not_know_are_refused(tmp_path):
 # --- Splitting and scaling --------------------------------------------------------------------------------------------
 
 
-def test_split_is_a_fifth_of_each_class_and_the_same_every_time():
-    labels = np.repeat([0, 1, 2, 3, 4], [100, 50, 3, 2, 1])
-    train_rows, held_out_rows = split_rows(labels)
-    np.testing.assert_array_equal(np.sort(np.concatenate([train_rows, held_out_rows])), np.arange(len(labels)))
-    np.testing.assert_array_equal(np.bincount(labels[held_out_rows], minlength=5), [20, 10, 1, 1, 0])
-    np.testing.assert_array_equal(split_rows(labels)[1], held_out_rows)
-    assert not np.array_equal(split_rows(labels, seed=1)[1], held_out_rows)
-
-
 def make_table(X, image_shape=None):
     return Table(X, labels=np.arange(len(X)) % 2, class_names=("a", "b"), image_shape=image_shape)
 
@@ -296,14 +286,16 @@ def test_pixels_are_scaled_by_one_number_to_between_zero_and_one():
     assert scaled.dtype == np.float32
 
 
-def test_scaling_is_measured_on_the_training_rows_alone():
-    table = make_table(RNG.normal(size=(50, 2)))
-    train_rows, held_out_rows = split_rows(table.labels)
-    table.X[held_out_rows] += 1000
-    split = split_and_scale(table)
-    np.testing.assert_allclose(split.X.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_array_equal(split.labels, table.labels[train_rows])
-    assert split.X_held_out.min() > 100
+def test_the_encoding_is_measured_on_the_training_rows_alone():
+    table = make_table(RNG.normal(size=(50, 2)))._replace(weights=np.arange(50.0))
+    split = split_and_scale(table, validation=0.2)
+    np.testing.assert_allclose(split.train.X.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_array_equal(np.sort(np.concatenate(split.rows)), np.arange(50))
+    everything = encode(split.encoding, table).X
+    for part, rows in zip((split.train, split.validation, split.test), split.rows, strict=True):
+        np.testing.assert_array_equal(part.X, everything[rows])
+        np.testing.assert_array_equal(part.labels, table.labels[rows])
+        np.testing.assert_array_equal(part.weights, rows)
 
 
 def test_values_too_large_to_scale_are_named():

@@ -16,9 +16,7 @@ import typer
 from rich.console import Console
 
 import handgrad
-from handgrad.app.files import new_file, new_run
 from handgrad.app.functions import load_function
-from handgrad.app.model import Model, load_model, predict_proba
 from handgrad.app.report import (
     Run,
     Settings,
@@ -29,9 +27,13 @@ from handgrad.app.report import (
     show_epochs,
     write_run,
 )
-from handgrad.data import Split, Table, load_digits, read_features, read_table, split_and_scale
+from handgrad.app.words import one_line
+from handgrad.data import Part, Table, load_digits, read_features, read_table, split_and_scale
+from handgrad.data.splitting import VALIDATION
+from handgrad.files import MODEL_FILE, new_file, new_run
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import layers_of
+from handgrad.models import Model, answer, load
 
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
@@ -113,14 +115,16 @@ def train(
     full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="How often to go over the rows.")] = 200,
     l2: Annotated[float, typer.Option(min=0, help="Penalty (l2/2)‖W‖² added to the mean loss.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the rows' order and the first weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the split, the rows' order and the first weights.")
+    ] = 0,
     out: Annotated[
         pathlib.Path | None,
         typer.Option(help="Folder for the model, the metrics and the pictures, such as runs/digits.", metavar="FOLDER"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
 ) -> int:
-    """Train on four fifths of the rows, hold out the others, and check the gradient at both ends."""
+    """Train on 70 % of the rows, watch another 10 %, test on the rest, and check the gradient at both ends."""
     settings = Settings(
         data=str(data or "digits"),
         hidden=_hidden(hidden),
@@ -143,33 +147,36 @@ def train(
 
 
 def _train(console: Console, settings: Settings, table: Table) -> Run:
-    split = split_and_scale(table)
+    split = split_and_scale(table, validation=VALIDATION, seed=settings.seed)
     print_data(console, settings, table, split)
-    sizes = (split.X.shape[1], *settings.hidden, len(table.class_names))
+    trained, tested = split.train, split.test
+    watched = split.validation if len(split.validation.labels) else trained
+    sizes = (trained.X.shape[1], *settings.hidden, len(table.class_names))
     params = _init(sizes, settings.activation, settings.seed)
-    checks = [_check(params, split)]
+    checks = [_check(params, trained)]
     print_check(console, "first", checks[0])
     is_explicit = settings.optimizer == "sgd"
     start = time.perf_counter()
     with show_epochs(console, settings.epochs) as show_epoch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
         params, history = handgrad.train(
-            split.X,
-            split.labels,
+            trained.X,
+            trained.labels,
             optimizer=None if is_explicit else getattr(optax, settings.optimizer)(settings.learning_rate),
             learning_rate=settings.learning_rate if is_explicit else None,
             batch_size=settings.batch_size,
             epochs=settings.epochs,
             l2=settings.l2,
-            validation=(split.X_held_out, split.labels_held_out),
+            weights=trained.weights,
+            validation=watched[:2],
             params=params,
             key=jax.random.key(settings.seed),
             callback=show_epoch,
         )
     seconds = time.perf_counter() - start
-    train_loss = float(handgrad.loss(params, split.X, split.labels))
-    _require_finite(history[-1], train_loss)
-    checks.append(_check(params, split))
+    train_loss, test_loss = (float(handgrad.loss(params, *part)) for part in (trained, tested))
+    _require_finite(history[-1], train_loss, test_loss)
+    checks.append(_check(params, trained))
     print_check(console, "last", checks[1])
     return Run(
         settings=settings,
@@ -177,7 +184,8 @@ def _train(console: Console, settings: Settings, table: Table) -> Run:
         model=Model(params, split.encoding, table.class_names, table.target),
         history=history,
         train_loss=train_loss,
-        predictions=np.asarray(handgrad.predict(params, split.X_held_out)),
+        test_loss=test_loss,
+        predictions=np.asarray(handgrad.predict(params, tested.X)),
         checks=tuple(checks),
         seconds=seconds,
     )
@@ -205,11 +213,11 @@ def check(
     """
     own = None if gradient is None else load_function(gradient)
     table = _read(data, target)
-    split = split_and_scale(table)
-    sizes = (split.X.shape[1], *_hidden(hidden), len(table.class_names))
+    trained = split_and_scale(table).train
+    sizes = (trained.X.shape[1], *_hidden(hidden), len(table.class_names))
     params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation, hidden) or "relu")
     try:
-        report = _check(params if hidden else params[0].params, split, own)
+        report = _check(params if hidden else params[0].params, trained, own)
     except TypeError as error:
         if own is None or not str(error).startswith("check_gradients: gradient must return"):
             raise
@@ -227,21 +235,27 @@ def predict(
     ] = None,
 ) -> None:
     """Write a CSV: for each row its class, and the probability of every class."""
-    model = load_model(run)
-    Y = predict_proba(model, read_features(data, model.encoding, target=model.target))
+    model = load(run)
+    answers = answer(model, read_features(data, model.encoding, target=model.target))
+    for note in answers.notes:
+        print(f"note: {one_line(note)}", file=sys.stderr)
     if out is None:
-        _write_predictions(sys.stdout, model, Y)
-    elif out.exists() and out.samefile(data):
-        raise ValueError(f"{out}: --out is the file to predict from. Choose another name.")
-    else:
-        with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            _write_predictions(file, model, Y)
+        _write_predictions(sys.stdout, model, answers.Y)
+        return
+    for path in (data, run, run / MODEL_FILE):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(f"{out}: --out is what is read here. Choose another name.")
+    with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        _write_predictions(file, model, answers.Y)
 
 
 def _write_predictions(file: Any, model: Model, Y: np.ndarray) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["class", *model.class_names])
     for probabilities in Y:
+        if np.isnan(probabilities).any():
+            writer.writerow([""] * (1 + len(probabilities)))
+            continue
         # str gives the fewest digits that read back as the same float32.
         writer.writerow([model.class_names[int(probabilities.argmax())], *map(str, probabilities)])
 
@@ -291,16 +305,16 @@ def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
 
 
 def _check(
-    params: handgrad.Params | tuple[handgrad.Layer, ...], split: Split, gradient: Callable[..., Any] | None = None
+    params: handgrad.Params | tuple[handgrad.Layer, ...], part: Part, gradient: Callable[..., Any] | None = None
 ) -> handgrad.GradientReport:
     weights = sum(layer.params.W.size for layer in layers_of(params))
     most = max(MIN_CHECKED_ROWS, min(MAX_CHECKED_ROWS, MAX_CHECKED_PRODUCTS // weights))
-    rows = slice(None, None, math.ceil(len(split.X) / most))
-    return handgrad.check_gradients(params, split.X[rows], split.labels[rows], gradient=gradient)
+    rows = slice(None, None, math.ceil(len(part.labels) / most))
+    return handgrad.check_gradients(params, part.X[rows], part.labels[rows], gradient=gradient)
 
 
-def _require_finite(last: handgrad.Epoch, train_loss: float) -> None:
-    for loss in (last.loss, last.validation_loss, train_loss):
+def _require_finite(last: handgrad.Epoch, *losses: float) -> None:
+    for loss in (last.loss, last.validation_loss, *losses):
         if loss is None or not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss} in epoch {last.epoch}, and nothing is written. Try a smaller --learning-rate."

@@ -3,21 +3,27 @@
 from handgrad.data.digits import load_digits
 from handgrad.data.encoding import Encoded, Encoding, encode
 from handgrad.data.measuring import fit_encoding
+from handgrad.data.preparing import Part, Split, split_and_scale
 from handgrad.data.reading import read_features, read_table
-from handgrad.data.splitting import Split, split_and_scale, split_rows
+from handgrad.data.splitting import Parts, describe_gaps, hash_rows, split_rows, table_keys
 from handgrad.data.tables import Column, Table
 
 __all__ = [
     "Column",
     "Encoded",
     "Encoding",
+    "Part",
+    "Parts",
     "Split",
     "Table",
+    "describe_gaps",
     "encode",
     "fit_encoding",
+    "hash_rows",
     "load_digits",
     "read_features",
     "read_table",
     "split_and_scale",
     "split_rows",
+    "table_keys",
 ]
