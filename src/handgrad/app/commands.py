@@ -1,7 +1,6 @@
 """The commands: `handgrad train`, `handgrad check`, `handgrad predict`."""
 
 import contextlib
-import csv
 import math
 import pathlib
 import sys
@@ -50,8 +49,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Data = Annotated[
     pathlib.Path | None,
     typer.Argument(
-        help="An .npz with X and y, or a .csv with --target. The 1,797 handwritten digits that come with handgrad if "
-        "left out.",
+        help="A table with --target: .csv, .tsv, .txt (also packed: .gz, .bz2, .zst), .parquet, .arrow, .feather. Or arrays: "
+        ".npz, .npy, .safetensors, IDX, .svmlight. `-` is standard input. The 1,797 handwritten digits that come with "
+        "handgrad if left out.",
         show_default=False,
     ),
 ]
@@ -60,7 +60,32 @@ Activation = Annotated[
     str | None,
     typer.Option(help=f"Of the hidden layers, relu if left out: {', '.join(ACTIVATIONS)}.", metavar="NAME"),
 ]
-Target = Annotated[str | None, typer.Option(help="The column of a .csv with the classes.", metavar="COLUMN")]
+Target = Annotated[str | None, typer.Option(help="The column with the classes.", metavar="COLUMN")]
+Columns = Annotated[list[str], typer.Option(metavar="COLUMN", show_default=False)]
+Drop = Annotated[Columns, typer.Option(help="A column to leave out; may be given more than once.")]
+Keep = Annotated[Columns, typer.Option(help="A column to be a feature, and no others; may be given more than once.")]
+Ids = Annotated[
+    Columns, typer.Option("--id", help="A column that is no feature, and goes to the output of predict as it is.")
+]
+Weight = Annotated[str | None, typer.Option(help="The column with the rows' weights.", metavar="COLUMN")]
+FeaturesKey = Annotated[str | None, typer.Option(help="Of a file with arrays, that with the features.", metavar="NAME")]
+Labels = Annotated[
+    str | None, typer.Option(help="The classes of arrays: one in the same file, or another file.", metavar="NAME|FILE")
+]
+MissingValues = Annotated[
+    str | None,
+    typer.Option(
+        "--missing",
+        help=f"What stands for a missing value: {', '.join(MISSING)}. Where left out, such values are refused.",
+        metavar="HOW",
+    ),
+]
+Separator = Annotated[
+    str, typer.Option(help="Between values in a text; this and the following are found out.", metavar="CHARACTER")
+]
+Decimal = Annotated[str, typer.Option(help="The decimal mark, . or a comma.", metavar="CHARACTER")]
+Quote = Annotated[str, typer.Option(help="What values may stand in.", metavar="CHARACTER")]
+TextEncoding = Annotated[str, typer.Option("--encoding", help="Such as utf-8, utf-16, cp1252.", metavar="NAME")]
 
 
 @app.callback(invoke_without_command=True)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.data.moments import blocks_of
-from handgrad.data.naming import join, list_columns
+from handgrad.data.naming import join, printable, say_absent
+from handgrad.data.problems import Problem, say
 from handgrad.data.tables import MISSING, Column, Kind, Table
 
 SEEN_WORDS = 3  # how many unknown words a note shows
@@ -119,8 +120,8 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
             X[:, indicator] = column.is_missing()
             indicator += 1
     _encode_numbers(encoding, columns, numbers, X)
-    unknown = [name for name in table.columns if name not in {each.name for each in encoding.inputs}]
-    unknown = [name for name in unknown if name not in encoding.left_out]
+    known = {*encoding.left_out, *(each.name for each in encoding.inputs)}
+    unknown = [name for name in table.columns if name not in known]
     if unknown:
         notes.append(f"columns that the model was not trained on are left out: {join(unknown)}.")
     return Encoded(X, rows, tuple(notes))
@@ -130,9 +131,9 @@ def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[C
     assert encoding.inputs is not None
     absent = [each.name for each in encoding.inputs if each.name not in columns]
     if absent:
-        raise ValueError(f"has no column {join(absent)}, which the model was trained on. {list_columns(list(columns))}")
+        raise ValueError(f"the table: {say_absent(absent, list(columns))}")
     for each in encoding.inputs:
-        if (columns[each.name].kind == "text") != (each.kind == "text"):
+        if _LIKE[columns[each.name].kind] != _LIKE[each.kind]:
             raise ValueError(
                 f"column {each.name!r} must be {KINDS[each.kind]}, as what the model was trained on; got "
                 f"{KINDS[columns[each.name].kind]}."
@@ -140,6 +141,7 @@ def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[C
     return [columns[each.name] for each in encoding.inputs]
 
 
+_LIKE = {"number": "number", "boolean": "number", "date": "date", "text": "text"}
 KINDS = {"number": "numbers", "boolean": "true and false", "date": "dates", "text": "text"}
 
 
@@ -156,16 +158,17 @@ def _complete_rows(encoding: Encoding, columns: list[Column]) -> np.ndarray | No
     if not missing:
         return None
     if encoding.missing != "drop-rows":
-        raise ValueError(say_missing({name: int(where.sum()) for name, where in missing.items()}))
+        raise ValueError(say("the table", [missing_problem(name, int(where.sum())) for name, where in missing.items()]))
     return np.flatnonzero(~np.logical_or.reduce(list(missing.values())))
 
 
-def say_missing(counts: Mapping[str, int]) -> str:
+def missing_problem(name: str, count: int) -> Problem:
     """That values are missing where none may be, and what can be done."""
-    columns = join([f"{name} ({count:,})" for name, count in counts.items()])
-    return (
-        f"values are missing, in how many rows stands behind each column: {columns}. Fill them by "
-        f"--missing {'|'.join(MISSING[:-1])}, leave such rows out by --missing drop-rows, or columns by --drop."
+    return Problem(
+        "values are missing, in how many rows stands behind each column",
+        f"{printable(name)} ({count:,})",
+        f"Fill them by --missing {'|'.join(MISSING[:-1])}, leave such rows out by --missing drop-rows, or columns by "
+        "--drop.",
     )
 
 
@@ -226,9 +229,9 @@ def _encode_array(encoding: Encoding, X: Any) -> Encoded:
             lacks[start : start + 4096] = (np.isnan(X[start : start + 4096]) & ~filled).any(axis=1)
         if lacks.any():
             if encoding.missing != "drop-rows":
+                first = int(np.argmax(lacks)) + 1
                 raise ValueError(
-                    f"values are missing in {lacks.sum():,} rows, the first of them row {np.argmax(lacks) + 1}. Fill "
-                    f"them by --missing {'|'.join(MISSING[:-1])}, or leave such rows out by --missing drop-rows."
+                    say("the table", [missing_problem(f"the features, first row {first}", int(lacks.sum()))])
                 )
             rows = np.flatnonzero(~lacks)
     num_rows = len(X) if rows is None else len(rows)

@@ -5,18 +5,16 @@ import difflib
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from handgrad.data.tables import ClassName
 
 _DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?")
 _DIGITS = re.compile(r"([0-9]+)")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-_SHOWN = 20
+SHOWN = 20
 _LONGEST = 60
 
 
-def join(names: Sequence[str], most: int = _SHOWN) -> str:
+def join(names: Sequence[str], most: int = SHOWN) -> str:
     """The names, the first of them where there are many, on one line: what cannot be printed is escaped."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(printable, names[:most])) + more
@@ -34,11 +32,12 @@ def list_columns(columns: Sequence[str]) -> str:
     return f"Columns there: {join(columns)}."
 
 
-def say_absent(name: str, columns: Sequence[str]) -> str:
-    """That there is no such column, and which may have been meant."""
-    close = difflib.get_close_matches(name, columns, n=1)
-    guess = f" Did you mean {printable(close[0])!r}?" if close else ""
-    return f"has no column {name!r}.{guess} {list_columns(columns)}"
+def say_absent(absent: Sequence[str], columns: Sequence[str]) -> str:
+    """That there are no such columns, and which may have been meant."""
+    close = [each for name in absent[:SHOWN] for each in difflib.get_close_matches(name, columns, n=1)]
+    guess = f" Did you mean {join([repr(printable(name)) for name in close])}?" if close else ""
+    names = join([repr(printable(name)) for name in absent])
+    return f"has no column{'s' if len(absent) > 1 else ''} {names}.{guess} {list_columns(columns)}"
 
 
 def natural_key(name: ClassName) -> tuple:
@@ -51,25 +50,16 @@ def natural_key(name: ClassName) -> tuple:
     return (1, decimal.Decimal(0), runs, text)
 
 
-def index_classes(y: np.ndarray) -> tuple[tuple[ClassName, ...], np.ndarray]:
-    """The different names in their order, and for each row which one is its, int32."""
-    names, labels = np.unique(y, return_inverse=True)
-    order = sorted(range(len(names)), key=lambda index: natural_key(names[index].item()))
-    place = np.empty(len(names), np.int32)
-    place[order] = np.arange(len(names), dtype=np.int32)
-    return tuple(names[index].item() for index in order), place[labels]
-
-
-def spell_alike(texts: np.ndarray) -> np.ndarray:
+def spell_alike(names: Sequence[str]) -> list[str]:
     """Names of classes; where a number is written in two ways, 1 and 1.0, all without zeros at the end of a fraction.
 
     A number that begins with a zero, as 01, is a code and stays apart from 1.
     """
-    names, labels = np.unique(texts, return_inverse=True)
-    numbers = {name: decimal.Decimal(name) for name in names.tolist() if _DECIMAL.fullmatch(name)}
+    different = dict.fromkeys(names)
+    numbers = {name: decimal.Decimal(name) for name in different if _DECIMAL.fullmatch(name)}
     if len(set(numbers.values())) == len(numbers):
-        return texts
-    return np.array([_spell(numbers[name]) if name in numbers else name for name in names.tolist()])[labels]
+        return list(names)
+    return [_spell(numbers[name]) if name in numbers else name for name in names]
 
 
 def _spell(number: decimal.Decimal) -> str:

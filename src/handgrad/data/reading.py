@@ -1,201 +1,248 @@
-"""Reading tables: .npz with X and y, and .csv with a column to predict.
+"""Reading tables: whatever people have their rows in, a file of one of many formats or an object of Python's.
 
-Whatever is wrong with a file is a ValueError (FileNotFoundError where there is none) of one line that names the file,
-the place in it, and what to do.
+Whatever is wrong is a ValueError (FileNotFoundError where there is no such file) of one line that names the file, all
+that is wrong with it, the places, and what to do.
 """
 
-import math
-import pathlib
-import warnings
-import zipfile
-from collections.abc import Iterable
-from typing import Any
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from handgrad.data.columns import read_columns, read_header, require_columns, to_classes, to_features
+from handgrad.data import arrays, arrow, delimited, svmlight
+from handgrad.data.array_tables import Arrays, assemble_arrays
+from handgrad.data.assembly import Roles, assemble
 from handgrad.data.encoding import Encoding
-from handgrad.data.naming import index_classes, join, list_columns, spell_alike
-from handgrad.data.tables import Column, Table
+from handgrad.data.naming import join, printable
+from handgrad.data.sources import Source, find_source
+from handgrad.data.tables import MISSING, Missing, Table
+from handgrad.data.words import returning_memory
 
-Path = str | pathlib.Path
 
-
-def read_table(path: Path, *, target: str | None = None) -> Table:
+def read_table(
+    source: Any,
+    *,
+    target: str | None = None,
+    labels: Any = None,
+    features: str | None = None,
+    missing: Missing | None = None,
+    drop: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    weight: str | None = None,
+    ids: Sequence[str] = (),
+    group: str | None = None,
+    time: str | None = None,
+    separator: str = "",
+    decimal: str = "",
+    quote: str = "",
+    text_encoding: str = "",
+    encoding: Encoding | None = None,
+) -> Table:
     """Read features and classes.
 
+    Columns come from .csv, .tsv and .txt, also as .gz, .bz2 and .zst, from .parquet, a file or a folder, .arrow and
+    .feather; from a data frame of pandas or polars, a table of pyarrow's, a dictionary of arrays (N,). Arrays come from
+    .npz, .npy, .safetensors, IDX and, sparse, .svmlight and .libsvm files; from NumPy's and SciPy's arrays, and a
+    dictionary of arrays of which one is (N, P).
+
+    A column of text is one of numbers, true and false, or dates where all its values are such, and of texts otherwise.
+    An empty cell and NA, N/A, NaN, null and none in any case are missing values in a feature; in the classes only the
+    empty cell is. An array (N, H, W) or (N, H, W, channels) is one of images; so are unsigned bytes (N, P), P a square
+    of 64 or more.
+
     Args:
-      path: an .npz with X, numbers (N, P) or images (N, H, W), and y, integers or text (N,); or a .csv with a header,
-        its classes in the column `target` and numbers in all others. Unsigned bytes (N, P) with P a square of 64 or
-        more are taken for square images.
-      target: the column of a .csv with the classes; for an .npz None.
+      source: a path, `-` for standard input, or an object as above.
+      target: of columns, the one with the classes.
+      labels: of arrays, the classes: the name of an array in the same file, the path of a file, or an array (N,).
+      features: of arrays, the name of the one with the features.
+      missing: what is done where a feature has no value: "mean", "median", "most-frequent", "indicator", see
+        `fit_encoding`, or "drop-rows"; refused if None.
+      drop, keep: columns to leave out, or all that are to be features.
+      weight: the column (or array) with the rows' weights.
+      ids: columns (or arrays) that are passed through and are no features.
+      group, time: the column (or array) that says which rows belong together, or when a row was.
+      separator, decimal, quote, text_encoding: how text is written; found out where left out.
+      encoding: of a model that the table is for: columns are then taken as that needs them.
 
     Returns:
       Table.
 
     Raises:
       FileNotFoundError, ValueError: a file that is missing or damaged, or whose content is not as above.
-      ImportError: a .csv is read without pyarrow.
+      ImportError: columns are read without pyarrow.
+
+    Example:
+      >>> table = read_table({"colour": ["red", "blue"] * 4, "size": range(8), "kind": ["a", "b"] * 4}, target="kind")
+      >>> table.class_names, table.columns["colour"].kind, table.columns["size"].kind
+      (('a', 'b'), 'text', 'number')
     """
-    path = _find(path)
-    if path.suffix == ".csv":
-        if target is None:
-            raise ValueError(f"{path}: a .csv needs --target, the column to predict. {list_columns(read_header(path))}")
-        columns = read_columns(path)
-        require_columns(path, [target], list(columns))
-        y = to_classes(path, target, columns.pop(target))
-        if not columns:
-            raise ValueError(f"{path}: has no column but {target!r}; there is nothing to predict it from.")
-        X, image_shape = None, None
-        features = _as_columns(path, columns)
-    else:
-        if target is not None:
+    roles = Roles(target, tuple(drop), tuple(keep), weight, tuple(ids), group, time)
+    if missing not in (None, *MISSING):
+        raise ValueError(f"read_table: missing must be one of {', '.join(MISSING)}; got {missing!r}.")
+    with _open(source, _format(separator, decimal, quote, text_encoding)) as data:
+        if not isinstance(data, arrow.Columns):
+            return assemble_arrays(_choose(data, roles, labels, features), roles, missing)
+        if features is not None or isinstance(labels, (str, os.PathLike)):
             raise ValueError(
-                f"{path}: --target names the column of a .csv; an .npz has its classes in y. Leave it out."
+                f"{data.name}: --features and --labels name arrays, and this has columns: --target names one."
             )
-        arrays = _read_npz(path, ("X", "y"))
-        features = None
-        X, image_shape = _features(path, arrays["X"])
-        y = _classes(path, arrays["y"], len(X))
-    class_names, labels = index_classes(y)
-    if len(class_names) < 2:
-        raise ValueError(f"{path}: all {len(y)} rows are of class {class_names[0]!r}; at least two classes are needed.")
-    if len(class_names) > len(y) / 2:
-        raise ValueError(
-            f"{path}: {len(y)} rows have {len(class_names)} classes; a class needs two rows on average. Is "
-            f"{target or 'y'} a quantity and not a class?"
-        )
-    return Table(X, features, labels, class_names, target, image_shape)
+        with returning_memory():
+            return assemble(data, roles, missing, encoding, labels=labels)
 
 
-def _as_columns(path: pathlib.Path, columns: dict[str, Any]) -> dict[str, Column]:
-    X = to_features(path, columns)
-    return {name: Column("number", X[:, index]) for index, name in enumerate(columns)}
-
-
-def read_features(path: Path, encoding: Encoding | None = None, *, target: str | None = None) -> Table:
+def read_features(
+    source: Any,
+    encoding: Encoding | None = None,
+    *,
+    target: str | None = None,
+    ids: Sequence[str] = (),
+    features: str | None = None,
+    separator: str = "",
+    decimal: str = "",
+    quote: str = "",
+    text_encoding: str = "",
+) -> Table:
     """Read features alone, to predict from.
 
     Args:
-      path: as for `read_table`, with or without its classes.
-      encoding: of the model, which tells the columns that are needed; None for all of them, as they stand.
+      source: as for `read_table`, with or without its classes.
+      encoding: of the model, which says the columns that are needed and the kind of each; None for all, as they stand.
       target: a column to leave out where it is there.
+      ids, features, separator, decimal, quote, text_encoding: as for `read_table`.
 
     Returns:
-      Table, without labels.
+      Table, without labels. Columns that the encoding does not know are in its `columns` without their values' being
+      looked at; `encode` says so.
 
     Raises:
       As `read_table`.
     """
-    path = _find(path)
-    if path.suffix == ".npz":
-        X, image_shape = _features(path, _read_npz(path, ("X",))["X"])
-        return Table(X, image_shape=image_shape)
-    columns = read_columns(path)
-    if target is not None:
-        columns.pop(target, None)
-    if encoding is not None and encoding.inputs is not None:
-        names = [each.name for each in encoding.inputs]
-        require_columns(path, names, list(columns))
-        known = {*names, *encoding.left_out}
-        unknown = [name for name in columns if name not in known]
-        if unknown:
-            raise ValueError(f"{path}: has columns that the model was not trained on: {join(unknown)}. Leave them out.")
-        columns = {name: columns[name] for name in names}
-    return Table(columns=_as_columns(path, columns))
+    roles = Roles(None, (), (), None, tuple(ids), None, None)
+    with _open(source, _format(separator, decimal, quote, text_encoding)) as data:
+        if isinstance(data, arrow.Columns):
+            with returning_memory():
+                return assemble(data, roles, None, encoding, needs_classes=False, ignored=target)
+        num_inputs = len(encoding.fill) if encoding is not None and encoding.inputs is None else None
+        arrays_ = _choose(data, roles, None, features, is_labelled=False)
+        return assemble_arrays(arrays_, roles, None, num_inputs=num_inputs)
 
 
-def _find(path: Path) -> pathlib.Path:
-    path = pathlib.Path(path)
-    if path.suffix not in (".npz", ".csv"):
-        raise ValueError(f"{path}: the ending must be .npz or .csv; got {path.suffix or 'none'}.")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; a file is needed.")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    return path
+def _format(separator: str, decimal: str, quote: str, text_encoding: str) -> delimited.Format:
+    separator = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";", "space": " "}.get(separator, separator)
+    for name, mark in (("separator", separator), ("quote", quote)):
+        if len(mark) > 1 or mark in ("\n", "\r", "\0") or not mark.isascii():
+            raise ValueError(f"--{name} must be one character of ASCII; got {mark!r}.")
+    if decimal not in ("", ".", ","):
+        raise ValueError(f"--decimal must be . or ,; got {decimal!r}.")
+    if separator and separator in (decimal, quote):
+        raise ValueError(f"--separator must be another character than --decimal and --quote; got {separator!r}.")
+    with contextlib.suppress(LookupError):
+        "".encode(text_encoding or "utf-8")
+        return delimited.Format(separator, decimal, quote, text_encoding)
+    raise ValueError(
+        f"--encoding must be one that Python knows, such as utf-8, utf-16 or cp1252; got {text_encoding!r}."
+    )
 
 
-def _require_exact(path: pathlib.Path, argument: str, integers: np.ndarray) -> None:
-    """Refuse integers beyond 2⁵³, which float64 does not tell from their neighbours."""
-    if integers.dtype.kind not in "iu" or integers.dtype.itemsize < 8:
+class _Arrays(NamedTuple):
+    """Arrays that can be read: which there are, and of a single one where its classes may be."""
+
+    name: str
+    arrays: Mapping[str, Any]
+    source: Source | None
+
+
+@contextlib.contextmanager
+def _open(source: Any, format_: delimited.Format) -> Iterator[arrow.Columns | _Arrays]:
+    if not isinstance(source, (str, os.PathLike)):
+        yield _from_object(source)
         return
-    beyond = integers > 2**53 if integers.dtype.kind == "u" else (integers > 2**53) | (integers < -(2**53))
-    if beyond.any():
-        row, column = np.argwhere(beyond)[0]
-        raise ValueError(
-            f"{path}: {argument} has the integer {integers[row, column]} in row {row + 1}; beyond 2**53 float64 does "
-            "not tell neighbours apart. A number that names something? Leave it out. A quantity? Subtract an offset."
-        )
+    with find_source(source) as found:
+        if found.format == "delimited":
+            text, notes = delimited.look_at(found, format_)
+            yield _as_columns(text, notes)
+        elif found.format in ("parquet", "arrow"):
+            yield arrow.from_file(found)
+        elif found.format == "svmlight":
+            X, y = svmlight.read(found)
+            yield _Arrays(found.name, {"X": X, "y": y}, None)
+        else:
+            yield _Arrays(found.name, arrays.stored_arrays(found), found)
 
 
-# --- .npz -------------------------------------------------------------------------------------------------------------
+def _from_object(data: Any) -> arrow.Columns | _Arrays:
+    if isinstance(data, Mapping) and any(len(getattr(each, "shape", ())) >= 2 for each in data.values()):
+        return _Arrays("the dictionary", {str(key): _as_array(each) for key, each in data.items()}, None)
+    columns = arrow.from_frame(data)
+    if columns is not None:
+        return columns
+    if hasattr(data, "shape") and (hasattr(data, "__array__") or hasattr(data, "tocsr")):
+        return _Arrays("the array", {"X": _as_array(data)}, None)
+    raise ValueError(
+        "a table is read from a path, a data frame of pandas or polars, a table of pyarrow's, a dictionary of arrays "
+        f"or an array (N, P); got {type(data).__name__}."
+    )
 
 
-def _read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-        try:
-            with zipfile.ZipFile(file) as archive:
-                found = [name.removesuffix(".npy") for name in archive.namelist()]
-                missing = [key for key in keys if key not in found]
-                arrays = {} if missing else {key: _read_npy(archive, key) for key in keys}
-        # Damaged bytes make zipfile, its decompressors and NumPy's parser of headers raise almost anything.
-        except Exception as error:
-            if "Object arrays" in str(error):
-                raise ValueError(
-                    f"{path}: holds Python objects, which are not read, for they could run code. Save plain arrays: "
-                    "numbers for X, integers or text for y."
-                ) from None
-            raise ValueError(f"{path}: is not an .npz archive, or is damaged or cut short.") from None
-    if missing:
-        raise ValueError(f"{path}: must hold the array {missing[0]}. Arrays there: {join(found) or 'none'}.")
-    return arrays
+def _as_array(data: Any) -> Any:
+    if not hasattr(data, "tocsr"):
+        return np.asarray(data)
+    import scipy.sparse
+
+    return scipy.sparse.csr_array(data)
 
 
-def _read_npy(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    with archive.open(f"{key}.npy") as member:
-        array = np.lib.format.read_array(member, allow_pickle=False)
-        while member.read(2**20):  # to the end, where the archive's checksum is compared
-            pass
-    return array
+def _as_columns(text: delimited.Delimited, notes: Sequence[str]) -> arrow.Columns:
+    separator = delimited.SEPARATORS.get(text.format.separator, text.format.separator)
+    return arrow.Columns(
+        name=text.source.name,
+        names=[name for name in text.names if name.strip()],
+        read=lambda wanted, texts: delimited.read(text, texts, wanted),
+        is_typed=False,
+        decimal=text.format.decimal,
+        notes=tuple(filter(None, (*notes, delimited.nameless_columns(text)))),
+        hint=f" It was read as separated by {separator}s; --separator names another." if len(text.names) == 1 else "",
+    )
 
 
-def _features(path: pathlib.Path, X: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
-    if X.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: X must be real numbers; got {X.dtype}.")
-    if X.ndim not in (2, 3):
-        raise ValueError(f"{path}: X must have shape (N, P), or (N, H, W) for images; got {X.shape}.")
-    if 0 in X.shape:
-        raise ValueError(f"{path}: X is empty; its shape is {X.shape}.")
-    image_shape = X.shape[1:] if X.ndim == 3 else None
-    X = X.reshape(len(X), -1)
-    side = math.isqrt(X.shape[1])
-    if image_shape is None and X.dtype == np.uint8 and side * side == X.shape[1] >= 64:
-        image_shape = (side, side)
-    _require_exact(path, "X", X)
-    if not np.isfinite(X).all():
-        row, column = np.argwhere(~np.isfinite(X))[0]
-        raise ValueError(
-            f"{path}: row {row + 1}, column {column + 1} of X is {X[row, column]}. Leave such rows out or fill them in."
-        )
-    return X, image_shape
+def _choose(data: _Arrays, roles: Roles, labels: Any, features: str | None, *, is_labelled: bool = True) -> Arrays:
+    """The arrays in their roles."""
+    for option, names in (("target", roles.target), ("drop", roles.drop), ("keep", roles.keep)):
+        if names:
+            raise ValueError(
+                f"{data.name}: --{option} names columns, and this is an array; --labels names its classes."
+            )
+    has_name = isinstance(labels, str) and labels in data.arrays
+    x, y = arrays.choose(data.name, data.arrays, features, labels if has_name else None)
+    beside = [name for name in (*roles.ids, roles.weight, roles.group, roles.time) if name is not None]
+    absent = [name for name in beside if name not in data.arrays]
+    if absent:
+        raise ValueError(f"{data.name}: has no array {printable(absent[0])!r}. {arrays.list_arrays(data.arrays)}")
+    used = {x, *beside, *([y] if y is not None else [])}
+    others = [name for name in data.arrays if name not in used]
+    found = None
+    if is_labelled and labels is not None and not has_name:
+        found = arrays.read_labels(labels) if isinstance(labels, (str, os.PathLike)) else np.asarray(labels)
+    elif is_labelled and y is not None:
+        found = np.asarray(_load(data.arrays[y]))
+    elif is_labelled:
+        path = arrays.labels_beside(data.source) if data.source else None
+        if path is None:
+            raise ValueError(
+                f"{data.name}: needs --labels, the classes: an array in it or another file. "
+                f"{arrays.list_arrays(data.arrays)}"
+            )
+        found = arrays.read_labels(path)
+    return Arrays(
+        name=data.name,
+        X=_load(data.arrays[x]),
+        y=found,
+        others={name: np.asarray(_load(data.arrays[name])) for name in beside},
+        notes=(f"features from {x}; arrays left out: {join(others)}.",) if others and is_labelled else (),
+    )
 
 
-def _classes(path: pathlib.Path, y: np.ndarray, num_rows: int) -> np.ndarray:
-    if y.ndim != 1:
-        advice = " One-hot? Take y.argmax(axis=1)." if y.ndim == 2 else ""
-        raise ValueError(f"{path}: y must have shape (N,), a class for each row; got {y.shape}.{advice}")
-    if len(y) != num_rows:
-        raise ValueError(f"{path}: X has {num_rows} rows and y has {len(y)}; each row needs its class.")
-    if y.dtype.kind not in "iubUS":
-        advice = " Whole numbers? Take y.astype(int)." if y.dtype.kind == "f" else ""
-        raise ValueError(f"{path}: y must be integers or text, the classes; got {y.dtype}.{advice}")
-    if y.dtype.kind in "iu":
-        return y
-    try:
-        texts = np.strings.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(str)
-        "".join(texts.tolist()).encode()
-    except (UnicodeError, ValueError, SystemError):  # the last of a character beyond Unicode
-        raise ValueError(f"{path}: y holds bytes that are no text in UTF-8.") from None
-    return spell_alike(texts)
+def _load(array: Any) -> Any:
+    return array.load() if isinstance(array, arrays.Stored) else array
