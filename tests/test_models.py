@@ -126,11 +126,36 @@ def test_raw_data_become_what_was_trained_on(tmp_path):
     assert (model.target, model.encoding.feature_names) == ("kind", ("size", "town=Bonn", "town=Köln", "town=Ulm"))
     expected = handgrad.predict_proba(result.params, encode(split.encoding, table).X)
     np.testing.assert_allclose(model.predict_proba(table), expected, rtol=2e-5)
-    more = table._replace(columns={"extra": Column("number", np.zeros(60)), **table.columns})
+
+
+def raw(table):
+    """The columns of a table as a person has them."""
+    size, town = table.columns.values()
+    return {"town": np.array(town.words)[town.values], "size": size.values}
+
+
+def test_what_a_person_has_is_read_by_its_names(tmp_path):
+    table = table_of(40)
+    handgrad.save(PARAMS._replace(W=np.ones((4, 4), np.float32)), tmp_path / "run", encoding=fit_encoding(table))
+    model = handgrad.load(tmp_path / "run")
+    expected, data = model.predict_proba(table), raw(table)
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(data)
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    frame.to_parquet(tmp_path / "data.parquet")
+    for given in (data, frame, tmp_path / "data.csv", str(tmp_path / "data.parquet")):
+        np.testing.assert_array_equal(model.predict_proba(given), expected)
     with pytest.warns(UserWarning, match="columns that the model was not trained on are left out: extra"):
-        np.testing.assert_array_equal(model.predict_proba(more), model.predict_proba(table))
-    with pytest.raises(ValueError, match="has no column town, which the model was trained on"):
+        np.testing.assert_array_equal(model.predict_proba({"extra": data["size"], **data}), expected)
+    with pytest.raises(ValueError, match=r"has no column .?town"):
+        model.predict({"size": data["size"]})
+    with pytest.raises(ValueError, match=r"has no column .?town"):
         model.predict(table._replace(columns={"size": table.columns["size"]}))
+    handgrad.save(PARAMS, tmp_path / "array")
+    model = handgrad.load(tmp_path / "array")
+    np.save(tmp_path / "X.npy", X)
+    for given in (X, X.astype(np.float64), jnp.asarray(X), tmp_path / "X.npy"):
+        np.testing.assert_allclose(model.predict_proba(given), handgrad.predict_proba(PARAMS, X), rtol=2e-5)
 
 
 def test_rows_without_a_value_have_no_answer_where_such_rows_were_left_out(tmp_path):

@@ -8,7 +8,12 @@ import pytest
 
 from handgrad.data import Parts, describe_gaps, hash_rows, load_digits, split_rows
 
-RNG = np.random.default_rng(0)
+RNG = np.random.default_rng(0)  # of what is drawn once, in this order
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def rows_of(part, *columns):
@@ -36,11 +41,11 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("seed", [0, 7])
-def test_the_parts_have_the_same_rows_whatever_their_order(name, seed):
+def test_the_parts_have_the_same_rows_whatever_their_order(rng, name, seed):
     x, labels = TABLES[name]
     parts = split_rows(labels, hash_rows({"x": x}), seed=seed)
     for _ in range(5):
-        order = RNG.permutation(len(x))
+        order = rng.permutation(len(x))
         others = split_rows(labels[order], hash_rows({"x": x[order]}), seed=seed)
         for part, other in zip(parts, others, strict=True):
             assert rows_of(part, x, labels) == rows_of(other, x[order], labels[order])
@@ -55,8 +60,8 @@ def test_the_parts_share_no_row_and_have_all(name):
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.1, 0.2), (0.0, 0.2), (0.25, 0.0), (0.1, 0.6)])
-def test_each_class_is_split_in_the_same_fractions(validation, test):
-    labels = RNG.permutation(np.repeat([0, 1, 2, 3], [1003, 507, 78, 21]))
+def test_each_class_is_split_in_the_same_fractions(rng, validation, test):
+    labels = rng.permutation(np.repeat([0, 1, 2, 3], [1003, 507, 78, 21]))
     parts = split_rows(labels, hash_rows({"x": np.arange(len(labels))}), validation=validation, test=test)
     for part, fraction in zip(parts, (1 - validation - test, validation, test), strict=True):
         counts = np.bincount(labels[part], minlength=4)
@@ -80,8 +85,8 @@ def test_copies_of_a_row_are_in_one_part():
 
 
 def test_draws_of_few_values_are_in_every_part():
-    x, labels = few_values(400)
-    for part in split_rows(labels, hash_rows({"x": x})):
+    x, labels = TABLES["few values"]
+    for part in split_rows(labels, hash_rows({"x": x}), validation=0.2):
         assert set(zip(x[part].tolist(), labels[part].tolist(), strict=True)) == set(
             zip(x.tolist(), labels.tolist(), strict=True)
         )
@@ -96,14 +101,14 @@ def test_another_seed_is_another_split_of_the_same_sizes():
     assert 0.1 < overlap < 0.3
 
 
-def test_the_test_has_the_same_rows_however_many_validate():
-    labels, keys = RNG.integers(0, 3, 1000), hash_rows({"x": np.arange(1000)})
+def test_the_test_has_the_same_rows_however_many_validate(rng):
+    labels, keys = rng.integers(0, 3, 1000), hash_rows({"x": np.arange(1000)})
     tests = [split_rows(labels, keys, validation=validation).test for validation in (0.0, 0.1, 0.3)]
     assert all(len(np.setxor1d(tests[0], other)) <= 6 for other in tests[1:])
 
 
-def test_rows_that_are_added_leave_most_of_the_others_where_they_were():
-    labels, keys = RNG.integers(0, 3, 2000), hash_rows({"x": np.arange(2000)})
+def test_rows_that_are_added_leave_most_of_the_others_where_they_were(rng):
+    labels, keys = rng.integers(0, 3, 2000), hash_rows({"x": np.arange(2000)})
     before = split_rows(labels[:1990], keys[:1990]).test
     after = split_rows(labels, keys).test
     assert len(np.setdiff1d(before, after)) <= 10
@@ -114,10 +119,10 @@ def test_rows_that_are_added_leave_most_of_the_others_where_they_were():
 
 @pytest.mark.parametrize("kind", ["text", "numbers"])
 @pytest.mark.parametrize("num_groups", [12, 60, 500])
-def test_a_group_is_in_one_part_and_the_classes_nearly_in_their_fractions(kind, num_groups):
-    groups = RNG.integers(0, num_groups, 3000)
-    rate = RNG.uniform(0.05, 0.5, num_groups)
-    labels = (RNG.uniform(size=3000) < rate[groups]).astype(int)
+def test_a_group_is_in_one_part_and_the_classes_nearly_in_their_fractions(rng, kind, num_groups):
+    groups = rng.integers(0, num_groups, 3000)
+    rate = rng.uniform(0.05, 0.5, num_groups)
+    labels = (rng.uniform(size=3000) < rate[groups]).astype(int)
     names = groups.astype(str) if kind == "text" else groups
     parts = split_rows(labels, hash_rows({"x": np.arange(3000)}), groups=names)
     for part, other in ((0, 1), (0, 2), (1, 2)):
@@ -125,7 +130,7 @@ def test_a_group_is_in_one_part_and_the_classes_nearly_in_their_fractions(kind, 
     for part, fraction in zip(parts, (0.7, 0.1, 0.2), strict=True):
         share = np.bincount(labels[part]) / np.bincount(labels)
         np.testing.assert_allclose(share, fraction, atol=0.05 if num_groups > 12 else 0.1)
-    order = RNG.permutation(3000)
+    order = rng.permutation(3000)
     others = split_rows(labels[order], hash_rows({"x": order}), groups=names[order])
     for part, other in zip(parts, others, strict=True):
         assert set(part) == set(order[other])
@@ -152,8 +157,8 @@ def test_a_class_of_one_group_is_trained_on():
     ],
 )
 @pytest.mark.parametrize("validation", [0.1, 0.0])
-def test_later_rows_are_tested_on_earlier_ones(times, validation):
-    labels = RNG.integers(0, 2, 1000)
+def test_later_rows_are_tested_on_earlier_ones(rng, times, validation):
+    labels = rng.integers(0, 2, 1000)
     keys = hash_rows({"x": np.arange(1000)})
     parts = split_rows(labels, keys, times=times, validation=validation)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1000))

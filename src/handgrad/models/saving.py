@@ -63,8 +63,8 @@ def save(
       >>> import pathlib, tempfile
       >>> X, t = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
       >>> run = pathlib.Path(tempfile.mkdtemp()) / "run"
-      >>> handgrad.save(handgrad.fit(X, t, l2=0.1), run, class_names=["low", "high"])
-      >>> print(handgrad.load(run).predict(handgrad.data.Table(np.array([[0.2], [2.9]]))))
+      >>> handgrad.save(handgrad.fit(X, t, l2=0.1), run, class_names=["low", "high"], feature_names=["depth"])
+      >>> print(handgrad.load(run).predict({"depth": [0.2, 2.9]}))
       ['low' 'high']
     """
     params = _params_of(result)
