@@ -112,7 +112,7 @@ def answer(model: Model, table: Table) -> Answers:
             Y[slice(start, start + len(block)) if rows is None else rows[start : start + len(block)]] = found
     if rows is not None and len(rows) < table.num_rows:
         notes = (*notes, f"{table.num_rows - len(rows):,} rows lack a value, and nothing is said of them.")
-    return Answers(Y, notes)
+    return Answers(Y, (*table.notes, *notes))
 
 
 def _pairs(params: Any) -> list[Params]:
