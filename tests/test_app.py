@@ -217,7 +217,7 @@ def test_a_failed_gradient_check_is_exit_status_1(monkeypatch, capsys, tmp_path)
         (["--epochs", "0"], "'--epochs'"),
         (["--batch-size", "x"], "'--batch-size'"),
         (["--l2", "-1"], "'--l2'"),
-        (["--target", "y"], "--target y needs DATA"),
+        (["--target", "y"], "--target needs DATA, a table to read."),
         (["--nope"], "--nope"),
         (["nowhere.npz"], "nowhere.npz: there is no such file."),
     ],

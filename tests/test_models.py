@@ -147,9 +147,9 @@ def test_what_a_person_has_is_read_by_its_names(tmp_path):
         np.testing.assert_array_equal(model.predict_proba(given), expected)
     with pytest.warns(UserWarning, match="columns that the model was not trained on are left out: extra"):
         np.testing.assert_array_equal(model.predict_proba({"extra": data["size"], **data}), expected)
-    with pytest.raises(ValueError, match=r"has no column .?town"):
+    with pytest.raises(ValueError, match="has no column 'town'"):
         model.predict({"size": data["size"]})
-    with pytest.raises(ValueError, match=r"has no column .?town"):
+    with pytest.raises(ValueError, match="has no column 'town'"):
         model.predict(table._replace(columns={"size": table.columns["size"]}))
     handgrad.save(PARAMS, tmp_path / "array")
     model = handgrad.load(tmp_path / "array")

@@ -17,6 +17,7 @@ from rich.console import Console
 
 import handgrad
 from handgrad.app.functions import load_function
+from handgrad.app.options import FORMATS, Data, flag_of, reads_features, reads_table
 from handgrad.app.report import (
     Run,
     Settings,
@@ -28,7 +29,7 @@ from handgrad.app.report import (
     write_run,
 )
 from handgrad.app.words import one_line
-from handgrad.data import Part, Table, load_digits, read_features, read_table, split_and_scale
+from handgrad.data import Part, Table, load_digits, read_features, read_table, split_and_scale, write_table
 from handgrad.data.splitting import VALIDATION
 from handgrad.files import MODEL_FILE, new_file, new_run
 from handgrad.formulas.activations import ACTIVATIONS
@@ -46,46 +47,11 @@ MAX_CHECKED_PRODUCTS = 2**24
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-Data = Annotated[
-    pathlib.Path | None,
-    typer.Argument(
-        help="A table with --target: .csv, .tsv, .txt (also packed: .gz, .bz2, .zst), .parquet, .arrow, .feather. Or arrays: "
-        ".npz, .npy, .safetensors, IDX, .svmlight. `-` is standard input. The 1,797 handwritten digits that come with "
-        "handgrad if left out.",
-        show_default=False,
-    ),
-]
 Hidden = Annotated[str, typer.Option(help="Widths of hidden layers, as in 128,64; none if left out.", metavar="WIDTHS")]
 Activation = Annotated[
     str | None,
     typer.Option(help=f"Of the hidden layers, relu if left out: {', '.join(ACTIVATIONS)}.", metavar="NAME"),
 ]
-Target = Annotated[str | None, typer.Option(help="The column with the classes.", metavar="COLUMN")]
-Columns = Annotated[list[str], typer.Option(metavar="COLUMN", show_default=False)]
-Drop = Annotated[Columns, typer.Option(help="A column to leave out; may be given more than once.")]
-Keep = Annotated[Columns, typer.Option(help="A column to be a feature, and no others; may be given more than once.")]
-Ids = Annotated[
-    Columns, typer.Option("--id", help="A column that is no feature, and goes to the output of predict as it is.")
-]
-Weight = Annotated[str | None, typer.Option(help="The column with the rows' weights.", metavar="COLUMN")]
-FeaturesKey = Annotated[str | None, typer.Option(help="Of a file with arrays, that with the features.", metavar="NAME")]
-Labels = Annotated[
-    str | None, typer.Option(help="The classes of arrays: one in the same file, or another file.", metavar="NAME|FILE")
-]
-MissingValues = Annotated[
-    str | None,
-    typer.Option(
-        "--missing",
-        help=f"What stands for a missing value: {', '.join(MISSING)}. Where left out, such values are refused.",
-        metavar="HOW",
-    ),
-]
-Separator = Annotated[
-    str, typer.Option(help="Between values in a text; this and the following are found out.", metavar="CHARACTER")
-]
-Decimal = Annotated[str, typer.Option(help="The decimal mark, . or a comma.", metavar="CHARACTER")]
-Quote = Annotated[str, typer.Option(help="What values may stand in.", metavar="CHARACTER")]
-TextEncoding = Annotated[str, typer.Option("--encoding", help="Such as utf-8, utf-16, cp1252.", metavar="NAME")]
 
 
 @app.callback(invoke_without_command=True)
@@ -99,9 +65,10 @@ def _handgrad(
 
 
 @app.command()
+@reads_table
 def train(
+    reading: dict[str, Any],
     data: Data = None,
-    target: Target = None,
     hidden: Hidden = "",
     activation: Activation = None,
     optimizer: Annotated[
@@ -139,7 +106,7 @@ def train(
     console = make_console()
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        run = _train(console, settings, _read(data, target))
+        run = _train(console, settings, _read(data, reading))
         if folder is not None:
             write_run(folder, run)
     print_summary(console, run, out)
@@ -192,9 +159,10 @@ def _train(console: Console, settings: Settings, table: Table) -> Run:
 
 
 @app.command()
+@reads_table
 def check(
+    reading: dict[str, Any],
     data: Data = None,
-    target: Target = None,
     hidden: Hidden = "",
     activation: Activation = None,
     gradient: Annotated[
@@ -212,7 +180,7 @@ def check(
     Exit status 1 if it is wrong.
     """
     own = None if gradient is None else load_function(gradient)
-    table = _read(data, target)
+    table = _read(data, reading)
     trained = split_and_scale(table).train
     sizes = (trained.X.shape[1], *_hidden(hidden), len(table.class_names))
     params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation, hidden) or "relu")
@@ -227,44 +195,46 @@ def check(
 
 
 @app.command()
+@reads_features
 def predict(
+    reading: dict[str, Any],
     run: Annotated[pathlib.Path, typer.Argument(help="The folder that `handgrad train --out` wrote.")],
-    data: Annotated[pathlib.Path, typer.Argument(help="An .npz with X, or a .csv; classes there are ignored.")],
+    data: Annotated[pathlib.Path, typer.Argument(help=f"A table: {FORMATS}. Classes there are ignored.")],
     out: Annotated[
         pathlib.Path | None, typer.Option(help="File to write to; standard output if left out.", metavar="FILE")
     ] = None,
 ) -> None:
     """Write a CSV: for each row its class, and the probability of every class."""
     model = load(run)
-    answers = answer(model, read_features(data, model.encoding, target=model.target))
+    table = read_features(data, model.encoding, target=model.target, **reading)
+    answers = answer(model, table)
     for note in answers.notes:
         print(f"note: {one_line(note)}", file=sys.stderr)
     if out is None:
-        _write_predictions(sys.stdout, model, answers.Y)
+        _write_predictions(sys.stdout, model, table, answers.Y)
         return
     for path in (data, run, run / MODEL_FILE):
         if out.exists() and path.exists() and out.samefile(path):
             raise ValueError(f"{out}: --out is what is read here. Choose another name.")
     with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        _write_predictions(file, model, answers.Y)
+        _write_predictions(file, model, table, answers.Y)
 
 
-def _write_predictions(file: Any, model: Model, Y: np.ndarray) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["class", *model.class_names])
-    for probabilities in Y:
-        if np.isnan(probabilities).any():
-            writer.writerow([""] * (1 + len(probabilities)))
-            continue
-        # str gives the fewest digits that read back as the same float32.
-        writer.writerow([model.class_names[int(probabilities.argmax())], *map(str, probabilities)])
+def _write_predictions(file: Any, model: Model, table: Table, Y: np.ndarray) -> None:
+    has_none = np.isnan(Y[:, 0])
+    names = [*model.class_names, None]
+    classes = [names[index] for index in np.where(has_none, -1, Y.argmax(axis=1)).tolist()]
+    columns: list[tuple[str, Any]] = [*table.ids.items(), ("class", classes)]
+    for name, probabilities in zip(model.class_names, Y.T, strict=True):
+        columns.append((str(name), np.where(has_none, None, probabilities) if has_none.any() else probabilities))
+    write_table(file, columns)
 
 
-def _read(data: pathlib.Path | None, target: str | None) -> Table:
+def _read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
     if data is not None:
-        return read_table(data, target=target)
-    if target is not None:
-        raise ValueError(f"--target {target} needs DATA, a .csv with that column.")
+        return read_table(data, **reading)
+    if reading:
+        raise ValueError(f"{flag_of(next(iter(reading)))} needs DATA, a table to read.")
     return load_digits()
 
 

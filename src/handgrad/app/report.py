@@ -129,7 +129,7 @@ def print_data(console: Console, settings: Settings, table: Table, split: Split)
         f"{test_rows:,} to test",
         style="bold",
     )
-    for note in split.notes:
+    for note in (*table.notes, *split.notes):
         console.print(f"note: {one_line(note)}")
 
 

@@ -7,6 +7,7 @@ from handgrad.data.preparing import Part, Split, split_and_scale
 from handgrad.data.reading import read_features, read_table
 from handgrad.data.splitting import Parts, describe_gaps, hash_rows, split_rows, table_keys
 from handgrad.data.tables import Column, Table
+from handgrad.data.writing import write_table
 
 __all__ = [
     "Column",
@@ -26,4 +27,5 @@ __all__ = [
     "split_and_scale",
     "split_rows",
     "table_keys",
+    "write_table",
 ]

@@ -60,8 +60,7 @@ def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_
     )
     if lacking is not None and found is not None:
         if missing is None:
-            first = int(np.argmax(lacking)) + 1
-            problems.append(missing_problem(f"the features, of which row {first} is the first", int(lacking.sum())))
+            problems.append(missing_problem("the features", lacking))
         elif missing == "drop-rows":
             table = keep_rows(table, ~lacking, problems)
     if problems:

@@ -176,7 +176,7 @@ def _without_missing(table: Table, problems: list[Problem]) -> Table:
         if where.all():
             problems.append(Problem("columns have no value in any row", printable(name), "Leave them out by --drop."))
     if table.missing is None:
-        problems += [missing_problem(name, int(where.sum())) for name, where in lacking.items() if not where.all()]
+        problems += [missing_problem(name, where) for name, where in lacking.items() if not where.all()]
     if table.missing != "drop-rows":
         return table
     is_whole = np.ones(table.num_rows, bool)

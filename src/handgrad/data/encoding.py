@@ -158,15 +158,16 @@ def _complete_rows(encoding: Encoding, columns: list[Column]) -> np.ndarray | No
     if not missing:
         return None
     if encoding.missing != "drop-rows":
-        raise ValueError(say("the table", [missing_problem(name, int(where.sum())) for name, where in missing.items()]))
+        raise ValueError(say("the table", [missing_problem(*each) for each in missing.items()]))
     return np.flatnonzero(~np.logical_or.reduce(list(missing.values())))
 
 
-def missing_problem(name: str, count: int) -> Problem:
+def missing_problem(name: str, is_missing: np.ndarray) -> Problem:
     """That values are missing where none may be, and what can be done."""
+    count, first = int(is_missing.sum()), int(np.argmax(is_missing)) + 1
     return Problem(
-        "values are missing, in how many rows stands behind each column",
-        f"{printable(name)} ({count:,})",
+        "values are missing",
+        f"{printable(name)} ({count:,} of {len(is_missing):,}, the first in row {first})",
         f"Fill them by --missing {'|'.join(MISSING[:-1])}, leave such rows out by --missing drop-rows, or columns by "
         "--drop.",
     )
@@ -229,10 +230,7 @@ def _encode_array(encoding: Encoding, X: Any) -> Encoded:
             lacks[start : start + 4096] = (np.isnan(X[start : start + 4096]) & ~filled).any(axis=1)
         if lacks.any():
             if encoding.missing != "drop-rows":
-                first = int(np.argmax(lacks)) + 1
-                raise ValueError(
-                    say("the table", [missing_problem(f"the features, first row {first}", int(lacks.sum()))])
-                )
+                raise ValueError(say("the table", [missing_problem("the features", lacks)]))
             rows = np.flatnonzero(~lacks)
     num_rows = len(X) if rows is None else len(rows)
     result = np.empty((num_rows, len(encoding.offset)), np.float32)

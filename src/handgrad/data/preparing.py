@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.data.encoding import Encoding, encode
-from handgrad.data.measuring import fit_encoding
+from handgrad.data.measuring import constant_columns, fit_encoding
+from handgrad.data.naming import join
 from handgrad.data.splitting import TEST, Parts, describe_gaps, split_rows, table_keys
 from handgrad.data.tables import Table
 
@@ -25,7 +26,7 @@ class Split(NamedTuple):
       encoding: what was done to the table, measured on the rows to train on.
       rows: of the table, in each part.
       train, validation, test: the parts.
-      notes: which classes a part lacks, a sentence each.
+      notes: which classes a part lacks and which columns are constant, a sentence each.
     """
 
     encoding: Encoding
@@ -72,4 +73,8 @@ def split_and_scale(table: Table, *, validation: float = 0.0, test: float = TEST
     train, held_out, tested = (
         Part(X[part], labels[part], None if table.weights is None else table.weights[part]) for part in rows
     )
-    return Split(encoding, rows, train, held_out, tested, tuple(describe_gaps(labels, rows, table.class_names)))
+    notes = describe_gaps(labels, rows, table.class_names)
+    constant = constant_columns(encoding, table)
+    if constant:
+        notes.append(f"columns with one value in all rows to train on are left out: {join(constant)}")
+    return Split(encoding, rows, train, held_out, tested, tuple(notes))

@@ -14,7 +14,10 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?in
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def write_table(file: TextIO, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
+Values = Sequence[Any] | np.ndarray
+
+
+def write_table(file: TextIO, columns: Mapping[str, Values] | Sequence[tuple[str, Values]]) -> None:
     r"""Write columns as a .csv, in UTF-8 if the file is opened so.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it, and characters that are not to be
@@ -22,7 +25,7 @@ def write_table(file: TextIO, columns: Mapping[str, Sequence[Any] | np.ndarray])
 
     Args:
       file: opened for text, with newline="".
-      columns: by their names, texts or numbers, (N,); None is an empty cell.
+      columns: by their names, or in pairs of a name and values, texts or numbers, (N,); None is an empty cell.
 
     Example:
       >>> import sys
@@ -32,10 +35,9 @@ def write_table(file: TextIO, columns: Mapping[str, Sequence[Any] | np.ndarray])
       "a, b",0.25
     """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(cell, columns))
-    arrays = list(columns.values())
-    num_rows = len(arrays[0]) if arrays else 0
-    for start in range(0, num_rows, _BLOCK):
+    names, arrays = zip(*(columns.items() if isinstance(columns, Mapping) else columns), strict=True)
+    writer.writerow(map(cell, names))
+    for start in range(0, len(arrays[0]), _BLOCK):
         writer.writerows(zip(*(_words(array[start : start + _BLOCK]) for array in arrays), strict=True))
 
 
