@@ -15,8 +15,9 @@ import pytest
 import handgrad
 from handgrad.app import plots
 from handgrad.app.cli import main
-from handgrad.data import Table, encode, load_digits, split_and_scale
+from handgrad.data import Table, encode, load_digits, read_table, split_and_scale
 from handgrad.data.splitting import VALIDATION
+from test_splitting import write_visits
 
 FILES = {"model.safetensors", "metrics.json", "loss.png", "confusion.png", "weights.png"}
 
@@ -443,3 +444,23 @@ def test_names_with_escapes_reach_the_terminal_written_out(capsys, tmp_path):
     assert r"\x1b[31mred\udcff.npz: 20 rows" in output
     assert "\x1b" not in output
     assert json.loads((tmp_path / "\x1b[2Jrun" / "metrics.json").read_text())["data"] == str(path)
+
+
+def test_groups_stay_together_and_ids_go_through(capsys, tmp_path):
+    path, run = write_visits(tmp_path / "visits.csv", range(200)), tmp_path / "run"
+    columns = ["--target", "kind", "--id", "visit", "--group", "patient", "--missing", "mean"]
+    assert main(["train", str(path), *columns, "--seed", "3", "--epochs", "1", "--out", str(run)]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    table = read_table(path, target="kind", ids=["visit"], group="patient", missing="mean")
+    split = split_and_scale(table, validation=VALIDATION, seed=3)
+    assert [metrics[f"{part}_rows"] for part in ("train", "validation", "test")] == [len(rows) for rows in split.rows]
+    right = handgrad.load(run).predict(table)[split.rows.test] == np.array(table.class_names)[split.test.labels]
+    assert metrics["test_accuracy"] == pytest.approx(right.mean())
+    capsys.readouterr()
+    assert main(["predict", str(run), str(path), "--id", "visit"]) == 0
+    header, rows = read_csv(capsys.readouterr().out)
+    assert header == ["visit", "class", "ill", "well"]
+    assert [row[0] for row in rows] == [f"v{number}" for number in range(200)]
+    assert [row[1] for row in rows] == handgrad.load(run).predict(table).tolist()
+    message = "rows are split by groups or by times, not by both"
+    assert message in fails(capsys, "train", path, *columns, "--time", "day", "--epochs", "1")

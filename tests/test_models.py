@@ -230,6 +230,12 @@ def test_what_is_no_result_is_refused(tmp_path, result):
         handgrad.save(result, tmp_path / "run")
 
 
+def test_a_model_shows_itself_in_a_safe_line(tmp_path):
+    handgrad.save(network(), tmp_path / "run", class_names=["\x1b[31m", "b", "c", "d"])
+    shown = "Model(3 features → 5 tanh → 5 tanh → 4 classes: \\x1b[31m, b, c, d)"
+    assert repr(handgrad.load(tmp_path / "run")) == shown
+
+
 def test_a_path_without_a_best_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a path must have a best penalty"):
         handgrad.save(handgrad.fit_path(X, LABELS, l2s=[0.1, 1.0]), tmp_path / "run")

@@ -5,8 +5,19 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse
 
-from handgrad.data import Parts, describe_gaps, hash_rows, load_digits, split_rows
+from handgrad.data import (
+    Parts,
+    Table,
+    describe_gaps,
+    hash_rows,
+    load_digits,
+    read_table,
+    split_and_scale,
+    split_rows,
+    table_keys,
+)
 
 RNG = np.random.default_rng(0)  # of what is drawn once, in this order
 
@@ -225,3 +236,69 @@ def test_many_classes_without_rows_are_cut_short():
     assert not_trained.startswith("not trained on, for want of rows: the classes 1 (1), 2 (1)")
     assert not_trained.endswith("10 (1) and 4 more")
     assert not_tested == "not tested, for want of rows: the classes '\\x1b[31m' (1)"
+
+
+# --- From files -------------------------------------------------------------------------------------------------------
+
+
+def write_visits(path, order):
+    """Visits of patients, in some order of rows: an id, when it was, numbers with holes, a text, two classes."""
+    draw = np.random.default_rng(5)
+    patient, when, size = draw.integers(0, 30, 200), draw.permutation(200), draw.normal(size=200).round(3)
+    town, kind = draw.choice(["Bonn", "Ulm"], 200), np.where(draw.uniform(size=200) < 0.3, "ill", "well")
+    with open(path, "w") as file:
+        file.write("visit,patient,day,size,town,kind\n")
+        for row in order:
+            number = "" if row % 17 == 0 else size[row]
+            day = np.datetime64("2024-01-01") + when[row]
+            file.write(f"v{row},p{patient[row]},{day},{number},{town[row]},{kind[row]}\n")
+    return path
+
+
+def visits_of(path, **columns):
+    table = read_table(path, target="kind", missing="mean", ids=["visit"], **columns)
+    split = split_and_scale(table, validation=0.1)
+    names = [table.ids["visit"][rows].tolist() for rows in split.rows]
+    return split, names
+
+
+@pytest.mark.parametrize("columns", [{}, {"group": "patient"}, {"time": "day"}])
+def test_a_file_in_another_order_is_split_and_encoded_alike(tmp_path, columns):
+    split, names = visits_of(write_visits(tmp_path / "a.csv", range(200)), **columns)
+    other, other_names = visits_of(
+        write_visits(tmp_path / "b.csv", np.random.default_rng(1).permutation(200)), **columns
+    )
+    assert [sorted(part) for part in names] == [sorted(part) for part in other_names]
+    assert split.encoding.feature_names == other.encoding.feature_names
+    np.testing.assert_allclose(split.encoding.scale, other.encoding.scale, rtol=1e-12)
+    for part, own, others in zip(names, split[2:5], other_names, strict=False):
+        assert len(own.labels) == len(part) == len(others)
+
+
+def test_patients_are_on_one_side_and_later_days_are_tested_on_earlier_ones(tmp_path):
+    path = write_visits(tmp_path / "visits.csv", range(200))
+    table = read_table(path, target="kind", missing="mean", drop=["visit"])
+    patients, days = (table.columns[name] for name in ("patient", "day"))
+    split, names = visits_of(path, group="patient")
+    sides = [{patients.words[patients.values[int(name[1:])]] for name in part} for part in names]
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 30
+    assert split.encoding.feature_names[0] == "day"
+    split, names = visits_of(path, time="day")
+    train, validation, test = (days.values[[int(name[1:]) for name in part]] for part in names)
+    assert train.max() < validation.min() <= validation.max() < test.min()
+    assert "day" not in split.encoding.feature_names
+
+
+def test_rows_are_known_by_their_ids_where_these_differ(tmp_path):
+    table = read_table(write_visits(tmp_path / "visits.csv", range(200)), target="kind", missing="mean", ids=["visit"])
+    changed = table._replace(columns={"size": table.columns["size"]})
+    np.testing.assert_array_equal(table_keys(table), table_keys(changed))
+    same = table._replace(ids={"visit": np.full(200, "v")})
+    assert len(np.unique(table_keys(same))) > 190
+    assert (table_keys(same) != table_keys(table)).all()
+
+
+def test_dense_and_sparse_rows_have_the_same_keys(rng):
+    X = rng.normal(size=(50, 6)) * (rng.uniform(size=(50, 6)) < 0.3)
+    dense, sparse = Table(X), Table(scipy.sparse.csr_array(X))
+    np.testing.assert_array_equal(table_keys(dense), table_keys(sparse))
