@@ -15,7 +15,7 @@ from handgrad.data.problems import Problem, say
 from handgrad.data.tables import Missing, Table
 from handgrad.data.words import chunked
 
-COLOURS = (1, 3, 4)  # channels that an image may have
+COLOURS = (1, 3, 4)  # channels that an image may have, the last of them seldom
 SMALLEST_IMAGE = 64  # pixels; fewer bytes in a row are no image
 
 
@@ -82,7 +82,7 @@ def _as_features(name: str, X: Any) -> tuple[Any, tuple[int, ...] | None]:
         X = X.view(np.uint8) if isinstance(X, np.ndarray) else X.astype(np.uint8)
     if not isinstance(X, np.ndarray):
         return X, None
-    if X.ndim == 4 and X.shape[3] not in COLOURS:
+    if X.ndim == 4 and X.shape[1] in COLOURS and X.shape[3] not in COLOURS[:2]:
         X = np.moveaxis(X, 1, 3)  # channels first, as PyTorch has them
     image_shape = X.shape[1:] if X.ndim > 2 else None
     if image_shape is not None and image_shape[2:] == (1,):

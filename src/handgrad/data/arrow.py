@@ -83,7 +83,6 @@ def _look_at_folder(source: Source) -> tuple[Any, int, Callable[[Sequence[str]],
 
 def _from_arrow(source: Source) -> Columns:
     import pyarrow
-    import pyarrow.feather
 
     def look() -> Any:
         try:
@@ -91,10 +90,6 @@ def _from_arrow(source: Source) -> Columns:
                 reader = pyarrow.ipc.open_file(file)
                 return _checked(source, reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches)))
         except pyarrow.ArrowInvalid:
-            with pyarrow.OSFile(str(source.path)) as file:
-                head = file.read(4)
-            if head == b"FEA1":
-                return pyarrow.feather.read_table(source.path, memory_map=False)
             with pyarrow.OSFile(str(source.path)) as file:
                 reader = pyarrow.ipc.open_stream(file)
                 return _checked(source, reader.schema, reader)
