@@ -255,7 +255,7 @@ def test_predictions_are_those_of_predict_proba(capsys, digits_run, tmp_path):
     assert header == ["class", *map(str, range(10))]
     model = handgrad.load(digits_run)
     Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(encode(model.encoding, Table(digits.X[:50])).X)))
-    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), Y)
+    np.testing.assert_allclose(np.array([row[1:] for row in rows], np.float32), Y, rtol=1e-5)
     assert [row[0] for row in rows] == [str(label) for label in Y.argmax(axis=1)]
 
 
