@@ -15,6 +15,7 @@ import pytest
 import handgrad
 from handgrad.app import plots
 from handgrad.app.cli import main
+from handgrad.app.report import Settings, make_console, print_data
 from handgrad.data import Table, encode, load_digits, read_table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from test_splitting import write_visits
@@ -464,3 +465,12 @@ def test_groups_stay_together_and_ids_go_through(capsys, tmp_path):
     assert [row[1] for row in rows] == handgrad.load(run).predict(table).tolist()
     message = "rows are split by groups or by times, not by both"
     assert message in fails(capsys, "train", path, *columns, "--time", "day", "--epochs", "1")
+
+
+def test_classes_that_are_too_rare_for_a_part_are_said(capsys):
+    table = Table(np.arange(22.0)[:, None], labels=np.repeat([0, 1, 2], [19, 2, 1]), class_names=("a", "\x1b[2J", "c"))
+    settings = Settings("six.csv", (), None, "sgd", 0.5, 32, 1, 0.0, 0)
+    print_data(make_console(), settings, table, split_and_scale(table, validation=VALIDATION))
+    output = capsys.readouterr().out
+    assert "note: not validated, for want of rows: the classes '\\x1b[2J' (2), 'c' (1)\n" in output
+    assert "note: not tested, for want of rows: the classes 'c' (1)\n" in output
