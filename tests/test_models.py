@@ -282,7 +282,7 @@ def test_the_file_says_nothing_of_when_and_where_it_was_written(tmp_path):
 
 
 def test_names_that_are_too_many_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("handgrad.models.tensors.MAX_HEADER", 1000)
+    monkeypatch.setattr("handgrad.data.tensors.MAX_HEADER", 1000)
     with pytest.raises(ValueError, match=r"classes, columns and words take [0-9,]+ bytes, too many to keep"):
         handgrad.save(PARAMS, tmp_path / "run", class_names=["a" * 300, "b", "c", "d"])
     assert list(tmp_path.iterdir()) == []

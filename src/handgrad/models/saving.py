@@ -19,12 +19,12 @@ from handgrad.data.description import from_description, to_description
 from handgrad.data.encoding import Input
 from handgrad.data.naming import printable
 from handgrad.data.tables import ClassName
+from handgrad.data.tensors import parse, read_tensors, write_tensors
 from handgrad.files import MODEL_FILE, new_run, settle
 from handgrad.formulas import Layer, Params
 from handgrad.formulas.network import is_network, layers_of
 from handgrad.models.forms import FORMS, require_form
 from handgrad.models.model import Model, find_fault
-from handgrad.models.tensors import parse, read_tensors, write_tensors
 from handgrad.settings import show
 from handgrad.solvers.results import FitResult, PathResult
 from handgrad.solvers.sgd import TrainResult
