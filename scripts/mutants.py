@@ -412,9 +412,16 @@ MUTANTS = [
     Mutant(
         "sparse features far from 0 in float32",
         "rows/sparse.py",
-        "own = np.dtype(np.float64) if _is_far(parts, centre) else self.dtype",
+        "own = np.dtype(np.float64) if is_far(parts.parts[0], centre) else self.dtype",
         "own = self.dtype",
         "test_rows.py::test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32[20000.0-1.0]",
+    ),
+    Mutant(
+        "the loss of sparse features far from 0 in float64",
+        "rows/parts.py",
+        "own = np.longdouble if is_far(part, mean / scale) else np.float64",
+        "own = np.float64",
+        "test_certificate.py::test_sparse_data_far_from_zero_have_an_exact_loss_and_a_true_gap",
     ),
     Mutant(
         "a column of ones where there is no intercept",
@@ -519,7 +526,7 @@ MUTANTS = [
         "solvers/certificate.py",
         "about_zero = data.scale * np.abs(data.centre)",
         "pass",
-        "test_certificate.py::test_rounding_of_sparse_data_far_from_zero_is_counted",
+        "test_certificate.py::test_sparse_data_far_from_zero_have_an_exact_loss_and_a_true_gap",
     ),
     Mutant(
         "the transpose of a sparse array of another layout",

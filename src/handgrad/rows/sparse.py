@@ -8,11 +8,10 @@ import jax
 import numpy as np
 
 from handgrad.rows.blocks import SparseBlock
-from handgrad.rows.parts import Parts, in_dtype
+from handgrad.rows.parts import Parts, in_dtype, is_far
 from handgrad.shapes import Float
 
 BLOCK_ROWS = 2**17
-FAR = 100  # deviations from 0, beyond which float32 would lose to the centre what a feature is about it
 
 
 class SparseRows:
@@ -22,7 +21,7 @@ class SparseRows:
         self.parts, self.dtype = parts, np.dtype(dtype)
         self.shape = parts.shape
         self.home = jax.local_devices()[0]
-        own = np.dtype(np.float64) if _is_far(parts, centre) else self.dtype
+        own = np.dtype(np.float64) if is_far(parts.parts[0], centre) else self.dtype
         about = np.asarray(centre * scale, own), own.type(one)
         self._blocks = []
         part = parts.parts[0]
@@ -44,15 +43,3 @@ class SparseRows:
         shared = jax.tree.map(np.asarray, shared)
         sums = (of(block, *(array[rows] for array in by_row), shared, static) for rows, block in self._blocks)
         return functools.reduce(lambda a, b: jax.tree.map(np.add, a, b), sums)
-
-
-def _is_far(parts: Parts, centre: Float[np.ndarray, " P"]) -> bool:
-    """Whether a feature that varies, such as a year, is far from 0."""
-    if not centre.any():
-        return False
-    XT, N = parts.parts[0].XT, parts.num_rows
-    feature = np.repeat(np.arange(len(centre)), np.diff(XT.indptr))
-    relative = XT.data / np.where(centre == 0, 1, centre)[feature]
-    sums, squares = (np.bincount(feature, power, len(centre)) for power in (relative, relative**2))
-    variance = squares / N - 2 * sums / N + 1  # of x/μ − 1, about 0
-    return bool(np.any((variance < FAR**-2) & (variance > 1e-14) & (centre != 0)))
