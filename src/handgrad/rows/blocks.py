@@ -148,4 +148,4 @@ class SparseBlock(NamedTuple):
         return np.maximum(np.asarray(squares).ravel(), 0)
 
     def dense(self) -> np.ndarray:
-        return (self.X.toarray() - self.centre).astype(np.float64, copy=False)
+        return self.X.toarray() - self.centre

@@ -65,7 +65,7 @@ def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P+1 C"]) -> Verdict:
     unknowns = (data.num_features + 1) * (len(classes) - 1)
     if unknowns > MOST_UNKNOWNS or data.parts.num_processes > 1:
         return Verdict(exists=None)
-    X = np.concatenate([block.dense() for _, block in data.blocks()])[rows]
+    X = np.concatenate([block.dense() for _, block in data.blocks()], dtype=np.float64)[rows]
     affordable = len(X) * unknowns**2 <= NEWTON_OPERATIONS
     if affordable:
         exists, found, Z = _newton(X, T, weights[rows], Z, intercept=data.intercept)
