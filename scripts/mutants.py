@@ -411,7 +411,7 @@ MUTANTS = [
     ),
     Mutant(
         "sparse features far from 0 in float32",
-        "rows/sparse.py",
+        "rows/host.py",
         "own = np.dtype(np.float64) if is_far(parts.parts[0], centre) else self.dtype",
         "own = self.dtype",
         "test_rows.py::test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32[20000.0-1.0]",

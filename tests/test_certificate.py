@@ -178,7 +178,7 @@ def test_logits_that_are_not_kept_are_the_same(monkeypatch):
     arguments = data, V, folds, np.arange(3), np.full(3, 0.1)
     kept = certify(*arguments)
     monkeypatch.setattr(certificate, "LOGIT_BYTES", 1)
-    monkeypatch.setattr("handgrad.rows.parts.SMALL_BLOCK_BYTES", 16 * 7)  # blocks of 7 rows
+    monkeypatch.setattr("handgrad.rows.parts.BLOCK_BYTES", 16 * 7)  # blocks of 7 rows
     for name, expected, found in zip(kept._fields, kept, certify(*arguments), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14, err_msg=name)
 

@@ -34,4 +34,4 @@ def one_hot(xp: Any, targets: Any, num_classes: int, dtype: Any) -> Float[Any, "
     if targets.ndim == 2:
         return targets.T
     classes = xp.arange(num_classes, dtype=targets.dtype)
-    return xp.astype(targets[None, :] == classes[:, None], dtype)
+    return (targets[None, :] == classes[:, None]).astype(dtype)

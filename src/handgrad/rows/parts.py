@@ -13,11 +13,7 @@ import numpy as np
 from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
 from handgrad.shapes import Float
 
-# Of a block of rows in float64, which stays in the cache. Small data are taken in blocks whose products are too small
-# for BLAS to wake its threads, which would wait for those of XLA: a fit of digits takes 26 ms where it took 32.
-BLOCK_BYTES = 2**22
-SMALL_BLOCK_BYTES = 3 * 2**16
-SMALL = 2**18  # numbers in X
+BLOCK_BYTES = 2**22  # of a block of rows in float64, which stays in the cache
 EPS = float(np.finfo(np.float64).eps)
 FAR = 100  # deviations from 0, beyond which a sparse product loses to the centre what a feature is about it
 
@@ -96,7 +92,7 @@ class Parts(NamedTuple):
                 csr, transpose = (in_dtype(X, own, scale) for X in (part.X, part.XT))
                 yield rows, SparseBlock(csr, transpose, mean.astype(own), one)
                 continue
-            size = max(1, (SMALL_BLOCK_BYTES if part.X.size <= SMALL else BLOCK_BYTES) // (8 * P))
+            size = max(1, BLOCK_BYTES // (8 * P))
             for start in range(0, part.num_rows, size):
                 X = np.asarray(part.X[start : start + size]).astype(np.float64)
                 if scale != 1:

@@ -107,7 +107,7 @@ def prepare(
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(parts.dtype))
     dtype = dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
     centre, scale = _centre_and_scale(function, parts, w, dtype, fit_intercept)
-    rows = _placed(parts, centre, scale, float(fit_intercept), dtype)
+    rows = _placed(parts, num_classes, centre, scale, float(fit_intercept), dtype)
     return Data(parts, T, w, unit, centre, scale, rows, num_classes, fit_intercept)
 
 
@@ -321,10 +321,10 @@ def check_finite(function: str, argument: str, parts: Parts) -> None:
     arguments.check_finite(function, argument, of_rows)
 
 
-def _placed(parts: Parts, centre: np.ndarray, scale: float, one: float, dtype: np.dtype) -> Rows:
+def _placed(parts: Parts, num_classes: int, centre: np.ndarray, scale: float, one: float, dtype: np.dtype) -> Rows:
     """The rows for the sums. Dense data wider than the dtype are centred here, in float64, before they are narrowed."""
     if parts.is_sparse or _fits(parts.dtype, dtype):
-        return place(parts, centre, scale, one, dtype)
+        return place(parts, num_classes, centre, scale, one, dtype)
     narrow = []
     for part in parts.parts:
         X = np.empty(part.X.shape, dtype)
@@ -332,7 +332,7 @@ def _placed(parts: Parts, centre: np.ndarray, scale: float, one: float, dtype: n
             X[rows] = block.X
         narrow.append(part._replace(X=X))
     narrowed = parts._replace(parts=tuple(narrow), dtype=dtype)
-    return place(narrowed, np.zeros_like(centre), 1.0, one, dtype)
+    return place(narrowed, num_classes, np.zeros_like(centre), 1.0, one, dtype)
 
 
 def _fits(given: np.dtype, dtype: np.dtype) -> bool:

@@ -22,11 +22,10 @@ that has gone on for about as long as they take.
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad.rows import Rows, product
+from handgrad.rows import Rows, library, product
 from handgrad.shapes import Bool, Float
 
 SMALL_BLOCKS = 2**20  # the elements that the blocks may have at any size of the data
@@ -45,8 +44,8 @@ class Curvature(NamedTuple):
 
 def rotate(Q: Array | None, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
     """V in the eigenbasis of A: QᵀV."""
-    if Q is None:
-        return V
+    if Q is None or library(V) is np:
+        return V if Q is None else product(Q.T, V)
     # As (VᵀQ)ᵀ: of 785 features and 10 classes XLA's CPU takes a quarter of the time for it. The barrier keeps it so.
     K, width, C = V.shape
     VT = jax.lax.optimization_barrier(V.transpose(0, 2, 1).reshape(K * C, width))
@@ -93,6 +92,8 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
     """H_c⁻¹ of each class, the bias not penalised, for the geometric mean of the penalties: neighbours on a path differ
     little. None where rounding has made one of them indefinite.
     """
+    from scipy.linalg import lapack
+
     blocks = np.array(moments)
     with np.errstate(divide="ignore"):
         mean = np.exp(np.mean(np.log(l2)))
@@ -103,11 +104,11 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
         diagonal = H.diagonal()
         scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
         H = scale[:, None] * H * scale + ridge * np.eye(len(H))
-        try:
-            np.linalg.cholesky(H)
-        except np.linalg.LinAlgError:
+        triangle, failed = lapack.dpotrf(H.T, lower=True, clean=False, overwrite_a=True)
+        if failed:
             return None
-        blocks[c] = scale[:, None] * np.linalg.inv(H) * scale
+        inverse, _ = lapack.dpotri(triangle, lower=True, overwrite_c=True)
+        blocks[c] = scale[:, None] * (np.tril(inverse) + np.tril(inverse, -1).T) * scale
     return blocks
 
 
@@ -131,14 +132,16 @@ def precondition(
         V = V * reciprocal(a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None])
     mask = present[:, None].astype(V.dtype)
     V = V * mask
-    return V - mask * (jnp.sum(V, axis=2, keepdims=True) / jnp.sum(mask, axis=2, keepdims=True))
+    xp = library(V)
+    return V - mask * (xp.sum(V, axis=2, keepdims=True) / xp.sum(mask, axis=2, keepdims=True))
 
 
 def reciprocal(values: Array) -> Array:
     """1/x, and 0 for 0."""
-    return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
+    xp = library(values)
+    return xp.where(values > 0, 1 / xp.where(values > 0, values, 1), 0)
 
 
-def _penalised(row: Float[Array, " P+1"]) -> Float[Array, " P+1"]:
+def _penalised(row: Float[Any, " P+1"]) -> Float[np.ndarray, " P+1"]:
     """1 for the features, 0 for the bias."""
-    return (jnp.arange(row.shape[0]) < row.shape[0] - 1).astype(row.dtype)
+    return (np.arange(row.shape[0]) < row.shape[0] - 1).astype(row.dtype)
