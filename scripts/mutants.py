@@ -243,7 +243,7 @@ MUTANTS = [
     ),
     Mutant(
         "y − 1 of sure rows as a difference of near numbers",
-        "solvers/exact.py",
+        "formulas/by_row.py",
         "return np.where(certain, -others, Y - T)",
         "return Y - T",
         "test_certificate.py::test_what_is_left_of_sure_rows_is_exact_beside_itself",

@@ -57,7 +57,9 @@ def product(a: Any, b: Any) -> Any:
     """The product in full precision: TensorFloat-32 products stop a solver short of the optimum."""
     if not isinstance(a, np.ndarray):
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    return _in_pieces(a, b) if a.ndim == b.ndim == 2 else a @ b
+    if a.ndim == b.ndim == 2:
+        return _in_pieces(a, b)
+    return _in_pieces(a, b[:, None])[:, 0] if (a.ndim, b.ndim) == (2, 1) else a @ b
 
 
 def _in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray:

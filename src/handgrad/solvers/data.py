@@ -19,8 +19,9 @@ import numpy as np
 
 from handgrad import arguments
 from handgrad.formulas import Params
+from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
-from handgrad.rows import Parts, Rows, is_sparse, locate, place, to_csr
+from handgrad.rows import Parts, Rows, is_sparse, locate, place, product, to_csr
 from handgrad.rows.blocks import Block
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
@@ -52,9 +53,9 @@ class Data(NamedTuple):
         """The dtype in which the solver computes, and that of the parameters."""
         return self.rows.dtype
 
-    def distributions(self, rows: slice = slice(None)) -> Float[np.ndarray, "n C"]:
-        """T of some rows of this process."""
-        return one_hot(self.targets[rows], self.num_classes)
+    def distributions(self, rows: slice = slice(None)) -> Float[np.ndarray, "C n"]:
+        """Tᵀ of some rows of this process."""
+        return one_hot(np, self.targets[rows], self.num_classes, np.float64)
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """s(X − μ) in float64, block by block of this process's rows."""
@@ -245,15 +246,6 @@ def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.nd
     return each
 
 
-def one_hot(targets: np.ndarray, num_classes: int) -> Float[np.ndarray, "N C"]:
-    """T, of labels or of distributions."""
-    if targets.ndim == 2:
-        return targets
-    T = np.zeros((len(targets), num_classes))
-    T[np.arange(len(targets)), targets] = 1
-    return T
-
-
 def numbers(values: Any) -> np.ndarray:
     """Real numbers as float64, NaN for what is none, such as text."""
     return np.vectorize(as_float, otypes=[np.float64])(np.asarray(values, dtype=object))
@@ -282,7 +274,7 @@ def _centre_and_scale(
     for rows, block in parts.blocks():
         least, most = _limits(block.X)
         low, high = np.minimum(low, least), np.maximum(high, most)
-        sums += weights[rows] @ block.X
+        sums += weights[rows] @ block.X if parts.is_sparse else product(block.X.T, weights[rows])
         total += weights[rows].sum()
     total, sums = parts.sum((np.array(total), sums))
     low, high = parts.gather(low).min(axis=0), parts.gather(high).max(axis=0)

@@ -107,8 +107,8 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
         triangle, failed = lapack.dpotrf(H.T, lower=True, clean=False, overwrite_a=True)
         if failed:
             return None
-        inverse, _ = lapack.dpotri(triangle, lower=True, overwrite_c=True)
-        blocks[c] = scale[:, None] * (np.tril(inverse) + np.tril(inverse, -1).T) * scale
+        root = np.tril(lapack.dtrtri(triangle, lower=True, overwrite_c=True)[0]) * scale
+        blocks[c] = product(root.T, root)
     return blocks
 
 
