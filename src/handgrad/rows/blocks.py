@@ -181,12 +181,17 @@ class SparseBlock(NamedTuple):
 
     def column_squares(self, s: np.ndarray) -> np.ndarray:
         own = s.astype(self.X.dtype, copy=False)
-        squares = self.XT.multiply(self.XT) @ own - 2 * self.centre * (self.XT @ own) + self.centre**2 * own.sum()
+        squares = _squared(self.XT) @ own - 2 * self.centre * (self.XT @ own) + self.centre**2 * own.sum()
         return np.append(np.maximum(squares, 0), self.one * own.sum()).astype(s.dtype)
 
     def row_squares(self) -> np.ndarray:
-        squares = self.X.multiply(self.X).sum(axis=1) - 2 * (self.X @ self.centre) + self.centre @ self.centre
-        return np.maximum(np.asarray(squares).ravel(), 0)
+        squares = _squared(self.X) @ np.ones_like(self.centre)
+        return np.maximum(squares - 2 * (self.X @ self.centre) + self.centre @ self.centre, 0)
 
     def dense(self) -> np.ndarray:
         return self.X.toarray() - self.centre
+
+
+def _squared(csr: Any) -> Any:
+    """The squares of what is stored; SciPy's own product of two arrays takes ten times as long."""
+    return type(csr)((csr.data**2, csr.indices, csr.indptr), shape=csr.shape)

@@ -22,7 +22,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.rows import Parts, Rows, is_sparse, locate, place, product, to_csr
-from handgrad.rows.blocks import Block
+from handgrad.rows.blocks import Block, SparseBlock
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
 
@@ -272,7 +272,7 @@ def _centre_and_scale(
     if not parts.sum(weights.sum()) > 0:
         weights = np.ones_like(weights)
     for rows, block in parts.blocks():
-        least, most = _limits(block.X)
+        least, most = _limits(block)
         low, high = np.minimum(low, least), np.maximum(high, most)
         sums += weights[rows] @ block.X if parts.is_sparse else product(block.X.T, weights[rows])
         total += weights[rows].sum()
@@ -295,10 +295,11 @@ def _centre_and_scale(
     return centre, 1.0 if usual else float(np.ldexp(1.0, -int(np.frexp(min(size, 2.0**1000))[1])))
 
 
-def _limits(X: Any) -> tuple[np.ndarray, np.ndarray]:
+def _limits(block: Block) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest of each feature."""
-    limits = X.min(axis=0), X.max(axis=0)
-    return limits if isinstance(X, np.ndarray) else tuple(array.toarray().ravel() for array in limits)
+    if not isinstance(block, SparseBlock):
+        return block.X.min(axis=0), block.X.max(axis=0)
+    return tuple(array.toarray().ravel() for array in (block.XT.min(axis=1), block.XT.max(axis=1)))
 
 
 def check_finite(function: str, argument: str, parts: Parts) -> None:

@@ -19,9 +19,11 @@ iterations, and with A ⊗ diag g alone more than 1500. Blocks cost C products N
 that has gone on for about as long as they take.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -112,34 +114,35 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
     return blocks
 
 
-def precondition(
-    curvature: Curvature,
-    g: Float[Array, "K C"],
-    l2: Float[Array, " K"],
-    present: Bool[Array, "K C"],
-    V: Float[Array, "K P+1 C"],
-) -> Float[Array, "K P+1 C"]:
-    """(A ⊗ diag g + l2·I)⁻¹ V, or H_c⁻¹ V_c for each class, for V in the eigenbasis of A.
+def preconditioner(
+    curvature: Curvature, g: Float[Any, "K C"], l2: Float[Any, " K"], present: Bool[Any, "K C"]
+) -> Callable[[Float[Any, "K P+1 C"]], Float[Any, "K P+1 C"]]:
+    """V ↦ (A ⊗ diag g + l2·I)⁻¹ V, or H_c⁻¹ V_c for each class, for V in the eigenbasis of A.
 
     Where an eigenvalue is 0 the inverse is the pseudo-inverse. Adding a constant to all logits of a row changes
     nothing: the mean over the classes that are present, which would only collect rounding, is taken off.
     """
-    if curvature.blocks is not None:
-        columns = rotate_back(curvature.Q, V).transpose(2, 1, 0)
-        V = rotate(curvature.Q, product(curvature.blocks, columns).transpose(2, 1, 0))
-    else:
-        a = curvature.a
-        V = V * reciprocal(a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None])
-    mask = present[:, None].astype(V.dtype)
-    V = V * mask
-    xp = library(V)
-    return V - mask * (xp.sum(V, axis=2, keepdims=True) / xp.sum(mask, axis=2, keepdims=True))
+    (a, Q, blocks), mask = curvature, present[:, None].astype(g.dtype)
+    if blocks is None:
+        inverse = reciprocal(a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None])
+
+    def precondition(V: Any) -> Any:
+        if blocks is None:
+            V = V * inverse
+        else:
+            columns = rotate_back(Q, V).transpose(2, 1, 0)
+            V = rotate(Q, product(blocks, columns).transpose(2, 1, 0))
+        V = V * mask
+        return V - mask * (product(V, mask.mT) / product(mask, mask.mT))
+
+    return precondition
 
 
 def reciprocal(values: Array) -> Array:
     """1/x, and 0 for 0."""
-    xp = library(values)
-    return xp.where(values > 0, 1 / xp.where(values > 0, values, 1), 0)
+    if library(values) is np:
+        return np.divide(1, values, out=np.zeros_like(values), where=values > 0)
+    return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
 
 
 def _penalised(row: Float[Any, " P+1"]) -> Float[np.ndarray, " P+1"]:

@@ -27,7 +27,7 @@ from jax.sharding import SingleDeviceSharding
 
 from handgrad.rows import inner, library, product
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import Curvature, precondition, reciprocal, rotate, rotate_back
+from handgrad.solvers.kronecker import Curvature, preconditioner, reciprocal, rotate, rotate_back
 from handgrad.solvers.lanes import Lanes, Report
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.sums import Sums
@@ -76,15 +76,15 @@ def programs(state: Lanes, curvature: Curvature, device: Any) -> list[tuple[Any,
     pairs = jax.ShapeDtypeStruct(state.SY.shape[:2], V.dtype, sharding=there)
     filled = jax.ShapeDtypeStruct(pairs.shape, bool, sharding=there)
     matrices = jax.ShapeDtypeStruct(state.SY.shape, V.dtype, sharding=there)
-    vectors = jax.ShapeDtypeStruct((2, *V.shape), V.dtype, sharding=there)
+    preconditioned = jax.ShapeDtypeStruct((2, *V.shape), V.dtype, sharding=there)
     chosen = jax.ShapeDtypeStruct(state.pairs.shape, bool)
     steps = jax.ShapeDtypeStruct(strength.shape, V.dtype)
     return [
         (_remember, (state, V, chosen, steps)),
         (_first_loop, (state, V, V, state.g, chosen, steps, filled)),
-        (_second_loop, (state, curvature.Q, (matrices, matrices), pairs, vectors, vectors, chosen, steps)),
+        (_second_loop, (state, curvature.Q, (matrices, matrices), pairs, V, preconditioned, chosen, steps)),
         (assess, (state, V, Sums(strength, V, state.g), curvature.Q)),
-        (_precondition, (curvature, state.g, state.penalty, state.present, vectors)),
+        (_precondition, (curvature, state.g, state.penalty, state.present, (V, V))),
     ]
 
 
@@ -136,7 +136,7 @@ def advance(
     state, filled = _remember(state, gradient, accepted, taken)
     state, in_time, a, vectors = _first_loop(state, trial, gradient, g, accepted, taken, filled)
     preconditioned = _precondition(curvature, state.g, state.penalty, state.present, vectors)
-    return _second_loop(state, curvature.Q, in_time, a, vectors, preconditioned, accepted, alpha)
+    return _second_loop(state, curvature.Q, in_time, a, vectors[1], preconditioned, accepted, alpha)
 
 
 @_program
@@ -199,24 +199,24 @@ def _first_loop(state: Lanes, trial: Array, gradient: Array, g: Array, accepted:
     order, R = in_time = _in_time(state)
     a = _solved(R, _times(order, _times(state.S, flat)))
     rest = flat - _combined(_times(order.mT, a), state.Y)
-    return state, in_time, a, xp.stack([rest, state.Y[_newest_slot(state)]]).reshape(2, *state.gradient.shape)
+    vectors = rest, state.Y[_newest_slot(state)]
+    return state, in_time, a, tuple(vector.reshape(state.gradient.shape) for vector in vectors)
 
 
 @_program
-def _precondition(
-    curvature: Curvature, g: Array, penalty: L2, present: Array, vectors: Float[Array, "2 K P+1 C"]
-) -> Any:
-    of_lanes = functools.partial(precondition, curvature, g, penalty.curvature(), present)
-    return np.stack([*map(of_lanes, vectors)]) if library(g) is np else jax.vmap(of_lanes)(vectors)
+def _precondition(curvature: Curvature, g: Array, penalty: L2, present: Array, vectors: tuple[Array, Array]) -> Any:
+    of_lanes = preconditioner(curvature, g, penalty.curvature(), present)
+    return [*map(of_lanes, vectors)] if library(g) is np else jax.vmap(of_lanes)(jnp.stack(vectors))
 
 
 @functools.partial(_program, donate=0)
-def _second_loop(state, Q, in_time, a, vectors, preconditioned, accepted, alpha):
+def _second_loop(state, Q, in_time, a, newest, preconditioned, accepted, alpha):
     """The directions, and the trials along them."""
     shape, K, xp = state.gradient.shape, len(a), library(a)
-    (order, R), (r, of_newest) = in_time, preconditioned.reshape(2, K, -1)
+    order, R = in_time
+    r, of_newest = preconditioned[0].reshape(K, -1), preconditioned[1]
     lane, slot = _newest_slot(state)
-    yMy = xp.where(state.pairs > 0, inner(vectors[1], of_newest), 0)
+    yMy = xp.where(state.pairs > 0, inner(newest, of_newest), 0)
     r = xp.where(yMy > 0, state.SY[lane, slot, slot] * reciprocal(yMy), 1)[:, None] * r
     diagonal = xp.diagonal(R, axis1=1, axis2=2)
     delta = _solved(R, diagonal * a - _times(order, _times(state.Y, r)), transpose=True)
@@ -268,4 +268,6 @@ def _solved(R: Float[Any, "K m m"], right: Float[Any, "K m"], *, transpose: bool
 
 
 def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Any:
+    if isinstance(chosen, np.ndarray) and chosen.all():
+        return new
     return library(old).where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
