@@ -279,8 +279,8 @@ MUTANTS = [
     Mutant(
         "A from every other row",
         "rows/blocks.py",
-        "product((self.X * s[:, None]).T, self.X)",
-        "product((self.X[::2] * s[::2, None]).T, self.X[::2])",
+        "product(weighted, self.X)",
+        "product(weighted[:, ::2], self.X[::2])",
         "test_certificate.py::test_the_curvature_is_that_of_the_rows_that_count[float64-even rows]",
     ),
     Mutant(
@@ -335,8 +335,8 @@ MUTANTS = [
     Mutant(
         "the rows after the last whole chunk left out",
         "rows/dense.py",
-        "    if left:\n",
-        "    if left and not whole:\n",
+        "Chunk(((0, margin), (end, num_rows)),",
+        "Chunk(((0, margin),),",
         "test_rows.py::test_every_row_counts_once_in_chunks_and_blocks[300]",
     ),
     Mutant(
@@ -412,7 +412,7 @@ MUTANTS = [
     Mutant(
         "sparse features far from 0 in float32",
         "rows/host.py",
-        "own = np.dtype(np.float64) if is_far(parts.parts[0], centre) else self.dtype",
+        "own = np.dtype(np.float64) if is_far(part, centre) else self.dtype",
         "own = self.dtype",
         "test_rows.py::test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32[20000.0-1.0]",
     ),
@@ -424,10 +424,52 @@ MUTANTS = [
         "test_certificate.py::test_sparse_data_far_from_zero_have_an_exact_loss_and_a_true_gap",
     ),
     Mutant(
+        "numbers before the first row of an aligned chunk taken for it",
+        "rows/dense.py",
+        "lead + start * num_features",
+        "start * num_features",
+        "test_rows.py::test_rows_are_not_copied_wherever_they_lie_in_memory[1-float32]",
+    ),
+    Mutant(
+        "an array of NumPy's that is not aligned copied",
+        "rows/dense.py",
+        "may_be = self._on_cpu and self.parts.num_processes == 1",
+        "may_be = False",
+        "test_rows.py::test_rows_are_not_copied_wherever_they_lie_in_memory[1-float32]",
+    ),
+    Mutant(
+        "the first block of few rows alone",
+        "rows/host.py",
+        "for start in range(0, self.shape[0], size):",
+        "for start in range(0, 1, size):",
+        "test_rows.py::test_few_rows_count_once_in_blocks[300]",
+    ),
+    Mutant(
+        "what is left after the pieces of a product left out",
+        "rows/blocks.py",
+        "pieces.sum(axis=0) + a[:, whole:] @ b[whole:]",
+        "pieces.sum(axis=0)",
+        "test_rows.py::test_products_in_pieces_are_the_products[64-1797-64]",
+    ),
+    Mutant(
+        "steps and changes of the gradient in one array of NumPy's",
+        "solvers/lbfgs.py",
+        "Y=pairs.copy(),",
+        "Y=pairs,",
+        "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
+    ),
+    Mutant(
+        "NumPy's pairs taken in the order of their slots",
+        "solvers/lbfgs.py",
+        "place, age_there = (slots[None], age) if on_host else (age, slots[None])",
+        "place, age_there = (slots[None], slots[None]) if on_host else (age, slots[None])",
+        "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
+    ),
+    Mutant(
         "a column of ones where there is no intercept",
         "rows/blocks.py",
-        "product(flat[:, :-1], self.X.T) + self.one * flat[:, -1:]",
-        "product(flat[:, :-1], self.X.T) + flat[:, -1:]",
+        "product(flat[:, :-1], XT) + self.one * flat[:, -1:]",
+        "product(flat[:, :-1], XT) + flat[:, -1:]",
         "test_rows.py::test_a_block_is_the_rows_about_their_centre_with_a_last_column[float64-4.0-0.0-numpy]",
     ),
     Mutant(

@@ -126,6 +126,22 @@ def test_every_row_counts_once_in_chunks_and_blocks(monkeypatch, num_rows):
     check_sums(rows, X, centre)
 
 
+@pytest.mark.parametrize(("offset", "dtype"), [(0, "float32"), (1, "float32"), (15, "float32"), (3, "float16")])
+def test_rows_are_not_copied_wherever_they_lie_in_memory(monkeypatch, offset, dtype):
+    monkeypatch.setattr(dense, "CHUNK_BYTES", 256 * 12)
+    monkeypatch.setattr(dense, "CPU_BYTES", 64 * 12)
+    monkeypatch.setattr(dense, "LEAST_ROWS", 96)
+    numbers = np.random.default_rng(0).integers(-9, 9, 900 * 3 + 64).astype(dtype)
+    X = numbers[offset : offset + 900 * 3].reshape(900, 3)
+    rows = DenseRows(locate("test", X), np.ones(3), 1.0, 1.0, np.float32)
+    there = range(X.ctypes.data, X.ctypes.data + X.nbytes)
+    copied = [array for array in rows._X if not isinstance(array, tuple)]
+    assert sum(array.shape[0] for array in copied) <= 0.5 * len(X)
+    assert len(copied) == 1
+    assert all(array[0].unsafe_buffer_pointer() in there for array in rows._X if isinstance(array, tuple))
+    check_sums(rows, X.astype(np.float32), 1)
+
+
 @pytest.mark.parametrize("num_rows", [1, 5, 13, 100, 513])  # of 513 one device has a chunk more than the others
 @pytest.mark.parametrize("layout", ["mesh", "reversed", "some"])
 def test_every_row_counts_once_over_devices(monkeypatch, num_rows, layout):
