@@ -19,7 +19,7 @@ from handgrad.shapes import Float
 CENTRED_ROWS = 2**12
 ALONE = 2**18  # multiplications, for more of which OpenBLAS wakes its threads
 ALONE_VECTOR = 9000  # those of a matrix and a vector
-THIN = 48
+THIN = 16
 
 
 class Block(Protocol):

@@ -21,7 +21,7 @@ from handgrad import arguments
 from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
-from handgrad.rows import Parts, Rows, is_sparse, locate, place, product, to_csr
+from handgrad.rows import Parts, Rows, is_sparse, locate, place, to_csr
 from handgrad.rows.blocks import Block, SparseBlock
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
@@ -274,7 +274,8 @@ def _centre_and_scale(
     for rows, block in parts.blocks():
         least, most = _limits(block)
         low, high = np.minimum(low, least), np.maximum(high, most)
-        sums += weights[rows] @ block.X if parts.is_sparse else product(block.X.T, weights[rows])
+        # Not by BLAS, whose threads would wait for those of XLA and of other programs.
+        sums += weights[rows] @ block.X if parts.is_sparse else np.einsum("n,np->p", weights[rows], block.X)
         total += weights[rows].sum()
     total, sums = parts.sum((np.array(total), sums))
     low, high = parts.gather(low).min(axis=0), parts.gather(high).max(axis=0)
