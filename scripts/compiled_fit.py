@@ -61,11 +61,11 @@ def programs(N, P, C, X_dtype, devices):
     curvature = at_home(kronecker.Curvature(shape((width,)), shape((width, width)) if features else None, None))
     targets, weights = shape((N,), np.int32, True), shape((N, 1), float32, True)
     own = shape((N, P), X_dtype, True), shape((len(devices),), np.int32, True), targets, weights
-    about, shared = (shape((P,)), shape(()), shape(())), (shape((1, width, C)), shape((1,), np.int32))
+    about, at, fold = (shape((P,)), shape(()), shape(())), shape((1, width, C)), shape((1,), np.int32)
     block = dense._block_rows(N // len(devices), P, C, float32, on_cpu=False)
 
-    def summed(of, static=None):
-        return dense._sum_chunk, (of, static, block, mesh, about, own, shared)
+    def summed(of, static=None, where=at):
+        return dense._sum_chunk, (of, static, block, mesh, about, own, (where, fold))
 
     listed = [
         ("features", *summed(sums.feature_moment, features), ()),
@@ -78,7 +78,7 @@ def programs(N, P, C, X_dtype, devices):
         (lbfgs.move, (state, number)),
     ]
     if blocks:
-        listed.append(("blocks of classes", *summed(sums.class_moments), ()))
+        listed.append(("blocks of classes", *summed(sums.class_moments, where=(at, shape((1,)))), ()))
         with_blocks = curvature._replace(blocks=shape((C, width, width)))
         iteration.append(lbfgs.programs(state, with_blocks, one)[-1])
     for function, arguments in iteration:

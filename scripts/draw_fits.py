@@ -18,14 +18,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import scipy.sparse
 
 import handgrad
+from handgrad.rows import host
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles_fit import exact_objective, lowest, problem, separable
 
 SHAPES = [(P, C) for P in (1, 2, 3, 4, 5) for C in (1, 2, 3, 5)]  # in float32 and in float64
 PATH_FEATURES = (2, 3)  # of the shapes in which every tenth problem is a path with folds
+EVERY_SPARSE, EVERY_COMPILED = 4, 10  # problem is given as sparse rows, or summed by compiled programs as many rows are
+FEW = host.FEW
 NUM_ROWS = (1, 2, 3, 5, 8, 12, 30, 60, 200)
 
 
@@ -110,12 +114,12 @@ def judge(result, X, targets, arguments):
     return "undecided" if "gradient" in reason else reason, None
 
 
-def judge_path(X, targets, arguments):
+def judge_path(X, rows, targets, arguments):
     """The same of a path of penalties with folds: each of its lanes is held to its claim."""
     arguments = {name: value for name, value in arguments.items() if name != "params"}
     l2 = arguments.pop("l2") or 1e-3
     l2s = l2 * np.array([1.0, 0.01, 100.0])
-    path = handgrad.fit_path(X, targets, l2s=l2s, validation=2 if len(X) > 3 else None, **arguments)
+    path = handgrad.fit_path(rows(X), targets, l2s=l2s, validation=2 if len(X) > 3 else None, **arguments)
     for j in np.flatnonzero(path.converged):
         params = handgrad.Params(path.params.W[j], path.params.b[j])
         lane = handgrad.FitResult(params, path.loss[j], path.gap[j], 0.0, 0, 0, True, "", l2s[j])
@@ -135,18 +139,21 @@ def run(count, seed):
         dtype = [np.float32, np.float64][rng.integers(2)]
         X, targets, arguments = draw(rng)
         X = X.astype(dtype)
+        host.FEW = 0 if number % EVERY_COMPILED == 2 else FEW
+        rows = scipy.sparse.csr_array if number % EVERY_SPARSE == 1 else np.asarray
         with jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext():
             try:
                 if number % 10 == 0 and X.shape[1] in PATH_FEATURES:
-                    ending, claim = judge_path(X, targets, arguments)
+                    ending, claim = judge_path(X, rows, targets, arguments)
                 else:
-                    ending, claim = judge(handgrad.fit(X, targets, **arguments), X, targets, arguments)
+                    ending, claim = judge(handgrad.fit(rows(X), targets, **arguments), X, targets, arguments)
             except ValueError as refused:
                 ending, claim = f"refused: {str(refused)[:40]}", None
         endings[ending] += 1
         if claim is not None:
             wrong.append(number)
-            print(f"seed {seed}, draw {number}, {dtype.__name__}: {claim}", flush=True)
+            print(f"seed {seed}, draw {number}, {dtype.__name__}, {rows.__name__}: {claim}", flush=True)
+    host.FEW = FEW
     print(f"{count} fits in {time.perf_counter() - began:.0f} s, seed {seed}; {len(wrong)} false claims: {wrong}")
     for ending, times in endings.most_common():
         print(f"{times:7d}  {ending}")

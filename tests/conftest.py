@@ -33,6 +33,14 @@ def x64():
 
 
 @pytest.fixture
+def compiled_rows(monkeypatch):
+    """Few rows are summed by compiled programs too, as many are."""
+    from handgrad.rows import host
+
+    monkeypatch.setattr(host, "FEW", 0)
+
+
+@pytest.fixture
 def standard_promotion():
     """For optax's Adam, which raises a float to an integer power."""
     with jax.numpy_dtype_promotion("standard"):

@@ -8,6 +8,8 @@ import scipy.sparse
 from jax.experimental import sparse
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from handgrad.rows import host
+
 DEVICES = 8
 
 
@@ -22,6 +24,7 @@ def sharded(X, axis_type):
 # What `fit` is given for X. A kind that does not hold X exactly is none that its data come in.
 KINDS = {
     "dense": lambda X: X,
+    "compiled": lambda X: X,  # as dense data are that are not few
     "jax": jnp.asarray,
     "float16": lambda X: X.astype(np.float16),
     "bfloat16": lambda X: jnp.asarray(X, jnp.bfloat16),
@@ -64,7 +67,10 @@ def on_kind(kind, function):
             arguments["weights"] = np.append(weights, np.zeros(missing))
             X, targets = (np.concatenate([array, array[:1].repeat(missing, axis=0)]) for array in (X, targets))
         X, more = to_kind(kind, X)
-        return function(X, targets, **arguments, **more)
+        with pytest.MonkeyPatch.context() as patched:
+            if kind == "compiled":
+                patched.setattr(host, "FEW", 0)
+            return function(X, targets, **arguments, **more)
 
     return with_kind
 

@@ -15,8 +15,10 @@ import pytest
 import handgrad
 from handgrad.app import plots
 from handgrad.app.cli import main
-from handgrad.app.model import load_model
-from handgrad.data import apply_scaling, load_digits, split_and_scale
+from handgrad.app.report import Settings, make_console, print_data
+from handgrad.data import Table, encode, load_digits, read_table, split_and_scale
+from handgrad.data.splitting import VALIDATION
+from test_splitting import write_visits
 
 FILES = {"model.safetensors", "metrics.json", "loss.png", "confusion.png", "weights.png"}
 
@@ -88,7 +90,8 @@ def test_metrics_say_what_was_run(digits_run):
     assert {
         "data": "digits",
         "rows": 1797,
-        "train_rows": 1438,
+        "train_rows": 1259,
+        "validation_rows": 179,
         "test_rows": 359,
         "features": 64,
         "classes": 10,
@@ -101,21 +104,25 @@ def test_metrics_say_what_was_run(digits_run):
     assert metrics["history"][-1] == {
         "epoch": metrics["epochs"],
         "loss": metrics["history"][-1]["loss"],
-        "validation_loss": metrics["test_loss"],
-        "validation_accuracy": pytest.approx(metrics["test_accuracy"]),
+        "validation_loss": metrics["history"][-1]["validation_loss"],
+        "validation_accuracy": metrics["history"][-1]["validation_accuracy"],
     }
+    assert metrics["history"][-1]["validation_loss"] != metrics["test_loss"]
 
 
 def test_metrics_are_those_of_the_model_in_the_file(digits_run):
     metrics = json.loads((digits_run / "metrics.json").read_text())
-    params = load_model(digits_run).params
-    split = split_and_scale(load_digits())
-    right = np.asarray(handgrad.predict(params, split.X_held_out)) == split.labels_held_out
-    assert metrics["test_accuracy"] == pytest.approx(right.mean())
-    assert metrics["train_loss"] == pytest.approx(float(handgrad.loss(params, split.X, split.labels)), rel=1e-6)
-    assert metrics["test_loss"] == pytest.approx(
-        float(handgrad.loss(params, split.X_held_out, split.labels_held_out)), rel=1e-6
-    )
+    params = handgrad.load(digits_run).params
+    split = split_and_scale(load_digits(), validation=VALIDATION)
+
+    def loss_and_accuracy(part):
+        right = np.asarray(handgrad.predict(params, part.X)) == part.labels
+        return pytest.approx(float(handgrad.loss(params, part.X, part.labels)), rel=1e-6), pytest.approx(right.mean())
+
+    last = metrics["history"][-1]
+    assert (metrics["test_loss"], metrics["test_accuracy"]) == loss_and_accuracy(split.test)
+    assert (last["validation_loss"], last["validation_accuracy"]) == loss_and_accuracy(split.validation)
+    assert metrics["train_loss"] == loss_and_accuracy(split.train)[0]
 
 
 def test_a_run_is_five_files_and_pictures_of_a_sane_size(digits_run, flowers):
@@ -130,7 +137,7 @@ def test_a_run_is_five_files_and_pictures_of_a_sane_size(digits_run, flowers):
 def test_output_without_a_terminal_is_a_few_plain_lines(capsys):
     assert main(["train", "--epochs", "30"]) == 0
     output = capsys.readouterr().out
-    assert "digits: 1,797 rows, 64 features, 10 classes; 1,438 to train on, 359 held out to test" in output
+    assert "digits: 1,797 rows, 64 features, 10 classes; 1,259 to train on, 179 to watch, 359 to test" in output
     assert sum(line.startswith("epoch ") for line in output.splitlines()) == 11
     assert output.count("float64  W            autograd") == 2
     assert "test accuracy    9" in output
@@ -162,8 +169,8 @@ def test_images_in_an_npz_are_learnt_and_drawn(tmp_path):
     names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
     np.savez(tmp_path / "d.npz", X=digits.X.reshape(-1, 8, 8) / 16, y=names[digits.labels])
     assert main(["train", str(tmp_path / "d.npz"), "--epochs", "20", "--out", str(tmp_path / "run")]) == 0
-    model = load_model(tmp_path / "run")
-    assert model.image_shape == (8, 8)
+    model = handgrad.load(tmp_path / "run")
+    assert model.encoding.image_shape == (8, 8)
     assert model.class_names == tuple(sorted(names.tolist()))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_accuracy"] > 0.9
 
@@ -173,7 +180,7 @@ def test_a_run_is_replaced_only_when_asked(capsys, tmp_path):
     assert main(list(map(str, arguments))) == 0
     first = (tmp_path / "model.safetensors").read_bytes()
     capsys.readouterr()
-    assert "holds a run already. Choose another --out, or pass --overwrite." in fails(capsys, *arguments)
+    assert "holds a run already. Choose another folder, or pass --overwrite" in fails(capsys, *arguments)
     assert (tmp_path / "model.safetensors").read_bytes() == first
     (tmp_path / "notes.txt").write_text("mine")
     assert main([*map(str, arguments), "--l2", "0.1", "--overwrite"]) == 0
@@ -212,7 +219,7 @@ def test_a_failed_gradient_check_is_exit_status_1(monkeypatch, capsys, tmp_path)
         (["--epochs", "0"], "'--epochs'"),
         (["--batch-size", "x"], "'--batch-size'"),
         (["--l2", "-1"], "'--l2'"),
-        (["--target", "y"], "--target y needs DATA"),
+        (["--target", "y"], "--target needs DATA, a table to read."),
         (["--nope"], "--nope"),
         (["nowhere.npz"], "nowhere.npz: there is no such file."),
     ],
@@ -223,8 +230,8 @@ def test_wrong_arguments_are_one_line(capsys, arguments, message):
 
 def test_out_must_be_a_folder(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "is a file; --out needs a folder." in fails(capsys, "train", "--out", tmp_path / "file")
-    assert "Not a directory" in fails(capsys, "train", "--out", tmp_path / "file" / "run")
+    assert "is a file; a run needs a folder." in fails(capsys, "train", "--out", tmp_path / "file")
+    assert "file: is a file; a run needs a folder." in fails(capsys, "train", "--out", tmp_path / "file" / "run")
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -247,9 +254,9 @@ def test_predictions_are_those_of_predict_proba(capsys, digits_run, tmp_path):
     assert main(["predict", str(digits_run), str(tmp_path / "d.npz")]) == 0
     header, rows = read_csv(capsys.readouterr().out)
     assert header == ["class", *map(str, range(10))]
-    model = load_model(digits_run)
-    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(apply_scaling(model.scaling, digits.X[:50]))))
-    np.testing.assert_array_equal(np.array([row[1:] for row in rows], np.float32), Y)
+    model = handgrad.load(digits_run)
+    Y = np.asarray(handgrad.predict_proba(model.params, jnp.asarray(encode(model.encoding, Table(digits.X[:50])).X)))
+    np.testing.assert_allclose(np.array([row[1:] for row in rows], np.float32), Y, rtol=1e-5)
     assert [row[0] for row in rows] == [str(label) for label in Y.argmax(axis=1)]
 
 
@@ -275,7 +282,14 @@ def test_predictions_go_to_a_file(capsys, flowers, tmp_path):
     assert (tmp_path / "p.csv").read_text() == printed
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
     assert "there is no such folder" in fails(capsys, *arguments, "--out", tmp_path / "nowhere" / "p.csv")
-    assert "--out is the file to predict from" in fails(capsys, *arguments, "--out", flowers / "flowers.csv")
+    assert "--out is what is read here" in fails(capsys, *arguments, "--out", flowers / "flowers.csv")
+    model = flowers / "run" / "model.safetensors"
+    content = model.read_bytes()
+    (tmp_path / "link").symlink_to(model)
+    for path in (model, tmp_path / "link"):
+        assert "--out is what is read here" in fails(capsys, *arguments, "--out", path)
+    assert "is a folder; a file is needed" in fails(capsys, *arguments, "--out", "")
+    assert model.read_bytes() == content
 
 
 def test_features_in_the_wrong_number_are_refused(capsys, digits_run, flowers, tmp_path):
@@ -298,8 +312,8 @@ def test_features_in_the_wrong_number_are_refused(capsys, digits_run, flowers, t
         (lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], "does not match its checksum"),
         (lambda content: content.replace(b"[class 1]", b"[class 3]"), "does not match its checksum"),
         (lambda content: content.replace(b'{"handgrad":', b'{"leftgrad":'), "was not written by handgrad"),
-        (lambda content: content.replace(b'_version\\": 1', b'_version\\": 9'), "has format 9, written by handgrad"),
-        (lambda content: content.replace(b'_version\\": 1', b'_version\\"; 1'), "does not match its checksum"),
+        (lambda content: content.replace(b'_version\\": 2', b'_version\\": 9'), "has format 9, written by handgrad"),
+        (lambda content: content.replace(b'_version\\": 2', b'_version\\"; 1'), "does not match its checksum"),
     ],
 )
 def test_damaged_and_foreign_models_are_refused(capsys, flowers, tmp_path, damage, message):
@@ -352,8 +366,8 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(handgrad, "app", handgrad.app)  # what is imported now must not stay
     for name in [name for name in sys.modules if name.startswith("handgrad.app")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert fails(capsys, "check") == "the program needs safetensors: pip install 'handgrad[app]'"
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert fails(capsys, "check") == "the program needs matplotlib.figure: pip install 'handgrad[app]'"
 
 
 def test_the_program_runs_as_a_process(tmp_path):
@@ -363,11 +377,18 @@ def test_the_program_runs_as_a_process(tmp_path):
     assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} == FILES
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (2, "")
-    assert again.stderr == ("handgrad: runs/digits: holds a run already. Choose another --out, or pass --overwrite.\n")
+    assert again.stderr.startswith("handgrad: runs/digits: holds a run already. Choose another folder, or pass --over")
 
 
-@pytest.mark.parametrize("line", ["the imports begin", "epoch "])
-def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, line):
+@pytest.mark.parametrize(
+    ("number", "line", "words"),
+    [
+        (signal.SIGINT, "the imports begin", "interrupted"),
+        (signal.SIGINT, "epoch ", "interrupted"),
+        (signal.SIGTERM, "epoch ", "ended by SIGTERM"),
+    ],
+)
+def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, number, line, words):
     # SIGINT is ignored in what a shell runs in the background, and in its children. A lost interruption would be seen
     # by the number of epochs coming to its end: no clock, which a busy machine would break.
     program = (
@@ -380,9 +401,9 @@ def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, line):
     command = [sys.executable, "-u", "-c", program, "train", "--epochs", "20000", "--out", "run"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert any(printed.startswith(line) for printed in process.stdout)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate()
-    assert (process.returncode, error) == (130, "handgrad: interrupted\n")
+    assert (process.returncode, error) == (128 + number, f"handgrad: {words}\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -413,3 +434,43 @@ def test_pictures_of_few_and_of_many_classes_have_a_sane_size(tmp_path, num_clas
         width, height = image_size(pathlib.Path(tmp_path / f"{name}.png"))
         assert 300 <= width <= 4000
         assert 300 <= height <= 4000
+
+
+def test_names_with_escapes_reach_the_terminal_written_out(capsys, tmp_path):
+    path = tmp_path / "\x1b[31mred\udcff.npz"
+    assert r"\x1b[31mred\udcff.npz: there is no such file" in fails(capsys, "train", path)
+    np.savez(path, X=np.arange(20.0)[:, None], y=np.arange(20) % 2)
+    assert main(["train", str(path), "--epochs", "1", "--out", str(tmp_path / "\x1b[2Jrun")]) == 0
+    output = capsys.readouterr().out
+    assert r"\x1b[31mred\udcff.npz: 20 rows" in output
+    assert "\x1b" not in output
+    assert json.loads((tmp_path / "\x1b[2Jrun" / "metrics.json").read_text())["data"] == str(path)
+
+
+def test_groups_stay_together_and_ids_go_through(capsys, tmp_path):
+    path, run = write_visits(tmp_path / "visits.csv", range(200)), tmp_path / "run"
+    columns = ["--target", "kind", "--id", "visit", "--group", "patient", "--missing", "mean"]
+    assert main(["train", str(path), *columns, "--seed", "3", "--epochs", "1", "--out", str(run)]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    table = read_table(path, target="kind", ids=["visit"], group="patient", missing="mean")
+    split = split_and_scale(table, validation=VALIDATION, seed=3)
+    assert [metrics[f"{part}_rows"] for part in ("train", "validation", "test")] == [len(rows) for rows in split.rows]
+    right = handgrad.load(run).predict(table)[split.rows.test] == np.array(table.class_names)[split.test.labels]
+    assert metrics["test_accuracy"] == pytest.approx(right.mean())
+    capsys.readouterr()
+    assert main(["predict", str(run), str(path), "--id", "visit"]) == 0
+    header, rows = read_csv(capsys.readouterr().out)
+    assert header == ["visit", "class", "ill", "well"]
+    assert [row[0] for row in rows] == [f"v{number}" for number in range(200)]
+    assert [row[1] for row in rows] == handgrad.load(run).predict(table).tolist()
+    message = "rows are split by groups or by times, not by both"
+    assert message in fails(capsys, "train", path, *columns, "--time", "day", "--epochs", "1")
+
+
+def test_classes_that_are_too_rare_for_a_part_are_said(capsys):
+    table = Table(np.arange(22.0)[:, None], labels=np.repeat([0, 1, 2], [19, 2, 1]), class_names=("a", "\x1b[2J", "c"))
+    settings = Settings("six.csv", (), None, "sgd", 0.5, 32, 1, 0.0, 0)
+    print_data(make_console(), settings, table, split_and_scale(table, validation=VALIDATION))
+    output = capsys.readouterr().out
+    assert "note: not validated, for want of rows: the classes '\\x1b[2J' (2), 'c' (1)\n" in output
+    assert "note: not tested, for want of rows: the classes 'c' (1)\n" in output

@@ -9,6 +9,7 @@ import handgrad
 import oracles
 from handgrad import Params, fit, fit_path, formulas
 from handgrad.formulas.activations import ACTIVATIONS
+from handgrad.rows import host
 
 
 def test_gelu_is_exact_to_rounding_in_float32_too():
@@ -59,3 +60,19 @@ def test_a_path_goes_on_from_the_nearest_penalty():
     # All but one penalty: the first 26, as many as are solved at once, start from zeros, the others at their optimum.
     path = fit_path(X, t, l2s=np.geomspace(0.1, 0.0999999, 40), tol=1e-6)
     assert path.iterations[26:].max() < path.iterations[:26].min()
+
+
+@pytest.mark.usefixtures("x64")
+def test_few_rows_take_the_steps_that_compiled_programs_take(monkeypatch):
+    """NumPy's lanes and those on a device: one source, but for pairs that are written in place and not put in order."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4)) * np.geomspace(1, 30, 4)
+    t = np.argmax(X @ rng.normal(size=(4, 3)) / 4 + rng.gumbel(size=(200, 3)), axis=1)
+    runs = []
+    for few in (host.FEW, 0):
+        monkeypatch.setattr(host, "FEW", few)
+        seen = []
+        fit(X, t, l2=1e-4, tol=1e-9, callback=lambda _, loss, gap, seen=seen: seen.append((loss, gap)))
+        runs.append(seen[:16])
+    assert len(runs[0]) > 10  # more than are remembered
+    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-6)

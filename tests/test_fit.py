@@ -32,7 +32,7 @@ FITS = (True, False, False), (False, True, False), (False, False, True)
 
 # On which kinds of rows a test runs by default, beside dense ones.
 BY_DEFAULT = {
-    "test_finds_the_minimum_that_scipy_finds": ["csr"],
+    "test_finds_the_minimum_that_scipy_finds": ["csr", "compiled"],
     "test_reaches_the_published_objective_on_digits": ["bfloat16", "auto"],
     "test_features_of_any_scale_are_fitted": ["mesh"],
     "test_diagonal_preconditioner_serves_where_features_are_many": ["explicit"],
@@ -41,7 +41,7 @@ BY_DEFAULT = {
     "test_warm_start_is_done_at_once": ["int8"],
     "test_callback_sees_every_iteration": ["uint16"],
     "test_says_that_precision_is_the_end": ["csc"],
-    "test_says_that_iterations_are_the_end": ["jax", "float16"],
+    "test_says_that_iterations_are_the_end": ["jax", "compiled", "float16"],
     "test_separable_classes_are_named": ["bcsr"],
 }
 

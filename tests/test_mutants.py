@@ -1,4 +1,4 @@
-"""The tests themselves: each mistake of `scripts/mutants.py` is caught by the test that it names."""
+"""The tests themselves: each mistake of `scripts/mistakes/` is caught by the test that it names."""
 
 import subprocess
 import sys

@@ -27,7 +27,7 @@ MODULES = sorted(
 LAYERS = [
     ["app"],
     ["estimator", "public"],
-    ["scikit"],
+    ["models", "scikit"],
     ["solvers", "check", "network"],
     ["reference", "rows"],
     ["initialization", "fused"],
@@ -39,7 +39,7 @@ LAYERS = [
     ["head"],
     ["formulas", "compiled", "lowering"],
     ["data", "arguments"],
-    ["frames", "precision", "settings", "shapes"],
+    ["files", "frames", "precision", "settings", "shapes"],
 ]
 
 

@@ -18,6 +18,13 @@ def digits():
     return table.X[:600].astype(np.float64), table.labels[:600]
 
 
+@pytest.fixture(params=["few", "compiled"])
+def kind_of_rows(request):
+    if request.param == "compiled":
+        request.getfixturevalue("compiled_rows")
+
+
+@pytest.mark.usefixtures("kind_of_rows")
 @pytest.mark.parametrize(
     ("dtype", "soft"), [("float32", False), pytest.param("float64", True, marks=pytest.mark.slow)], indirect=["dtype"]
 )
@@ -35,7 +42,7 @@ def test_answers_are_those_of_separate_fits(dtype, digits, soft):
         np.testing.assert_allclose(path.params.W[i], single.params.W, atol=2e-2 * np.abs(single.params.W).max())
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("kind_of_rows", "x64")
 def test_more_problems_than_lanes_are_all_solved(digits):
     X, t = digits
     l2s = np.geomspace(1e-4, 1, 19)

@@ -10,6 +10,7 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from handgrad import formulas, network
     from handgrad.estimator import SoftmaxRegression
+    from handgrad.models import Model, load, save
     from handgrad.public import *
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "GradientCheck",
     "GradientReport",
     "Layer",
+    "Model",
     "Params",
     "PathResult",
     "RowStatistics",
@@ -42,6 +44,7 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "linear_distillation",
+    "load",
     "log_softmax",
     "logit_gradient",
     "loss",
@@ -49,6 +52,7 @@ __all__ = [
     "one_hot",
     "predict",
     "predict_proba",
+    "save",
     "sgd_step",
     "softmax",
     "train",
@@ -56,17 +60,20 @@ __all__ = [
 ]
 
 
+# Where a name is that `handgrad.public` has not: the estimator needs scikit-learn, and models what reads tables.
+_HOMES = {"SoftmaxRegression": "estimator", "Model": "models", "load": "models", "save": "models"}
+
+
 def __getattr__(name: str) -> object:
     """A public name, imported when it is first asked for.
 
-    So the program is there to answer Ctrl-C before JAX is, which takes a second or two to import. The estimator needs
-    scikit-learn, which the rest does not.
+    So the program is there to answer Ctrl-C before JAX is, which takes a second or two to import.
     """
     if name not in __all__:
         raise AttributeError(f"module 'handgrad' has no attribute {name!r}")
     if name in ("formulas", "network"):
         return _importlib.import_module(f"handgrad.{name}")
-    home = _importlib.import_module("handgrad.estimator" if name == "SoftmaxRegression" else "handgrad.public")
+    home = _importlib.import_module(f"handgrad.{_HOMES.get(name, 'public')}")
     globals()[name] = getattr(home, name)
     return globals()[name]
 

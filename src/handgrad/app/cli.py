@@ -1,7 +1,7 @@
 """The entry point: what a person reads, and the exit status, when something is wrong.
 
     0  done                              2    the user's mistake: one line, no traceback
-    1  the gradient check failed, or     130  interrupted
+    1  the gradient check failed, or     128 + n  ended by signal n: 130 is Ctrl-C, 143 is kill
        the loss became infinite
 
 Any other exception is a mistake of ours and keeps its traceback.
@@ -16,7 +16,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-INTERRUPTED = 130  # what shells give for a program that SIGINT has ended
+from handgrad.app.words import one_line
+
+# What asks a program to end: Ctrl-C, kill, a terminal that is closed. All are answered alike: what is half written is
+# removed, and the status is what shells give for a program that the signal has ended.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+INTERRUPTED = 128 + signal.SIGINT
+received: list[int] = []  # typer keeps the fact of a KeyboardInterrupt, and not what it is of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,30 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status.
     """
     is_program = arguments is None
-    # In the background, where SIGINT is ignored, it stays so.
-    is_interruptible = is_program and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # In the background, where SIGINT is ignored, and under nohup, where SIGHUP is, it stays so.
+    defaults = (signal.default_int_handler, signal.SIG_DFL)
+    signals = [number for number in SIGNALS if signal.getsignal(number) in defaults] if is_program else []
     try:
-        if is_interruptible:
-            signal.signal(signal.SIGINT, _end)
-        status = _run(sys.argv[1:] if arguments is None else arguments, is_interruptible)
+        for number in signals:
+            signal.signal(number, _end)
+        status = _run(sys.argv[1:] if arguments is None else arguments, signals)
     except KeyboardInterrupt:
         status = INTERRUPTED
     if status != INTERRUPTED:
         return status
+    number = received[0] if received else signal.SIGINT
     if is_program:
-        _end()
-    return _fail("interrupted", INTERRUPTED)
+        _end(number)
+    return _fail_by(number)
 
 
-def _end(*_: Any) -> None:
+def _end(number: int, _: Any = None) -> None:
     """End the process at once: JAX, torn down amid what it was doing, may crash.
 
     Also amid imports, where an exception was lost or came out as another in four of some fifteen trials.
     """
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    _fail("interrupted", INTERRUPTED)
-    os._exit(INTERRUPTED)
+    os._exit(_fail_by(number))
+
+
+def _raise(number: int, _: Any) -> None:
+    received.append(number)
+    raise KeyboardInterrupt
 
 
 def _interrupt_again(unraisable: Any) -> None:
@@ -63,7 +75,7 @@ def _interrupt_again(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _run(arguments: Sequence[str], is_interruptible: bool) -> int:
+def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     try:
         import typer
 
@@ -72,9 +84,10 @@ def _run(arguments: Sequence[str], is_interruptible: bool) -> int:
         if error.name is None or error.name.partition(".")[0] == "handgrad":
             raise
         return _fail(f"the program needs {error.name}: pip install 'handgrad[app]'", 2)
-    if is_interruptible:  # from here on there may be files to remove
+    if signals:  # from here on there may be files to remove
         sys.unraisablehook = _interrupt_again
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in signals:
+            signal.signal(number, _raise)
     try:
         status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False)
         sys.stdout.flush()
@@ -97,6 +110,10 @@ def _run(arguments: Sequence[str], is_interruptible: bool) -> int:
         return _fail(error.format_message(), 2)
 
 
+def _fail_by(number: int) -> int:
+    return _fail("interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}", 128 + number)
+
+
 def _fail(message: str, status: int) -> int:
-    print(f"handgrad: {' '.join(message.split())}", file=sys.stderr)
+    print(f"handgrad: {one_line(message)}", file=sys.stderr)
     return status

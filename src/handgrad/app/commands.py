@@ -1,7 +1,6 @@
 """The commands: `handgrad train`, `handgrad check`, `handgrad predict`."""
 
 import contextlib
-import csv
 import math
 import pathlib
 import sys
@@ -17,9 +16,8 @@ import typer
 from rich.console import Console
 
 import handgrad
-from handgrad.app.files import new_file, new_run
 from handgrad.app.functions import load_function
-from handgrad.app.model import Model, load_model, predict_proba
+from handgrad.app.options import FORMATS, Data, flag_of, reads_features, reads_table
 from handgrad.app.report import (
     Run,
     Settings,
@@ -30,9 +28,13 @@ from handgrad.app.report import (
     show_epochs,
     write_run,
 )
-from handgrad.data import Split, Table, load_digits, read_features, read_table, split_and_scale
+from handgrad.app.words import one_line
+from handgrad.data import Part, Table, load_digits, read_features, read_table, split_and_scale, write_table
+from handgrad.data.splitting import VALIDATION
+from handgrad.files import MODEL_FILE, new_file, new_run
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import layers_of
+from handgrad.models import Model, answer, load
 
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
@@ -45,20 +47,11 @@ MAX_CHECKED_PRODUCTS = 2**24
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-Data = Annotated[
-    pathlib.Path | None,
-    typer.Argument(
-        help="An .npz with X and y, or a .csv with --target. The 1,797 handwritten digits that come with handgrad if "
-        "left out.",
-        show_default=False,
-    ),
-]
 Hidden = Annotated[str, typer.Option(help="Widths of hidden layers, as in 128,64; none if left out.", metavar="WIDTHS")]
 Activation = Annotated[
     str | None,
     typer.Option(help=f"Of the hidden layers, relu if left out: {', '.join(ACTIVATIONS)}.", metavar="NAME"),
 ]
-Target = Annotated[str | None, typer.Option(help="The column of a .csv with the classes.", metavar="COLUMN")]
 
 
 @app.callback(invoke_without_command=True)
@@ -72,9 +65,10 @@ def _handgrad(
 
 
 @app.command()
+@reads_table
 def train(
+    reading: dict[str, Any],
     data: Data = None,
-    target: Target = None,
     hidden: Hidden = "",
     activation: Activation = None,
     optimizer: Annotated[
@@ -88,14 +82,16 @@ def train(
     full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="How often to go over the rows.")] = 200,
     l2: Annotated[float, typer.Option(min=0, help="Penalty (l2/2)‖W‖² added to the mean loss.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the rows' order and the first weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the split, the rows' order and the first weights.")
+    ] = 0,
     out: Annotated[
         pathlib.Path | None,
         typer.Option(help="Folder for the model, the metrics and the pictures, such as runs/digits.", metavar="FOLDER"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
 ) -> int:
-    """Train on four fifths of the rows, hold out the others, and check the gradient at both ends."""
+    """Train on 70 % of the rows, watch another 10 %, test on the rest, and check the gradient at both ends."""
     settings = Settings(
         data=str(data or "digits"),
         hidden=_hidden(hidden),
@@ -110,7 +106,7 @@ def train(
     console = make_console()
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        run = _train(console, settings, _read(data, target))
+        run = _train(console, settings, _read(data, reading))
         if folder is not None:
             write_run(folder, run)
     print_summary(console, run, out)
@@ -118,49 +114,55 @@ def train(
 
 
 def _train(console: Console, settings: Settings, table: Table) -> Run:
-    split = split_and_scale(table)
+    split = split_and_scale(table, validation=VALIDATION, seed=settings.seed)
     print_data(console, settings, table, split)
-    params = _init(table, settings.hidden, settings.activation, settings.seed)
-    checks = [_check(params, split)]
+    trained, tested = split.train, split.test
+    watched = split.validation if len(split.validation.labels) else trained
+    sizes = (trained.X.shape[1], *settings.hidden, len(table.class_names))
+    params = _init(sizes, settings.activation, settings.seed)
+    checks = [_check(params, trained)]
     print_check(console, "first", checks[0])
     is_explicit = settings.optimizer == "sgd"
     start = time.perf_counter()
     with show_epochs(console, settings.epochs) as show_epoch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
         params, history = handgrad.train(
-            split.X,
-            split.labels,
+            trained.X,
+            trained.labels,
             optimizer=None if is_explicit else getattr(optax, settings.optimizer)(settings.learning_rate),
             learning_rate=settings.learning_rate if is_explicit else None,
             batch_size=settings.batch_size,
             epochs=settings.epochs,
             l2=settings.l2,
-            validation=(split.X_held_out, split.labels_held_out),
+            weights=trained.weights,
+            validation=watched[:2],
             params=params,
             key=jax.random.key(settings.seed),
             callback=show_epoch,
         )
     seconds = time.perf_counter() - start
-    train_loss = float(handgrad.loss(params, split.X, split.labels))
-    _require_finite(history[-1], train_loss)
-    checks.append(_check(params, split))
+    train_loss, test_loss = (float(handgrad.loss(params, *part)) for part in (trained, tested))
+    _require_finite(history[-1], train_loss, test_loss)
+    checks.append(_check(params, trained))
     print_check(console, "last", checks[1])
     return Run(
         settings=settings,
         split=split,
-        model=Model(params, split.scaling, table.class_names, table.feature_names, table.image_shape, table.target),
+        model=Model(params, split.encoding, table.class_names, table.target),
         history=history,
         train_loss=train_loss,
-        predictions=np.asarray(handgrad.predict(params, split.X_held_out)),
+        test_loss=test_loss,
+        predictions=np.asarray(handgrad.predict(params, tested.X)),
         checks=tuple(checks),
         seconds=seconds,
     )
 
 
 @app.command()
+@reads_table
 def check(
+    reading: dict[str, Any],
     data: Data = None,
-    target: Target = None,
     hidden: Hidden = "",
     activation: Activation = None,
     gradient: Annotated[
@@ -178,11 +180,12 @@ def check(
     Exit status 1 if it is wrong.
     """
     own = None if gradient is None else load_function(gradient)
-    table = _read(data, target)
-    sizes = (table.X.shape[1], *_hidden(hidden), len(table.class_names))
+    table = _read(data, reading)
+    trained = split_and_scale(table).train
+    sizes = (trained.X.shape[1], *_hidden(hidden), len(table.class_names))
     params = handgrad.init_network(jax.random.key(0), sizes, _activation(activation, hidden) or "relu")
     try:
-        report = _check(params if hidden else params[0].params, split_and_scale(table), own)
+        report = _check(params if hidden else params[0].params, trained, own)
     except TypeError as error:
         if own is None or not str(error).startswith("check_gradients: gradient must return"):
             raise
@@ -192,47 +195,51 @@ def check(
 
 
 @app.command()
+@reads_features
 def predict(
+    reading: dict[str, Any],
     run: Annotated[pathlib.Path, typer.Argument(help="The folder that `handgrad train --out` wrote.")],
-    data: Annotated[pathlib.Path, typer.Argument(help="An .npz with X, or a .csv; classes there are ignored.")],
+    data: Annotated[pathlib.Path, typer.Argument(help=f"A table: {FORMATS}. Classes there are ignored.")],
     out: Annotated[
         pathlib.Path | None, typer.Option(help="File to write to; standard output if left out.", metavar="FILE")
     ] = None,
 ) -> None:
     """Write a CSV: for each row its class, and the probability of every class."""
-    model = load_model(run)
-    X = read_features(data, feature_names=model.feature_names, target=model.target)
-    Y = predict_proba(model, X)
+    model = load(run)
+    table = read_features(data, model.encoding, target=model.target, **reading)
+    answers = answer(model, table)
+    for note in answers.notes:
+        print(f"note: {one_line(note)}", file=sys.stderr)
     if out is None:
-        _write_predictions(sys.stdout, model, Y)
-    elif out.exists() and out.samefile(data):
-        raise ValueError(f"{out}: --out is the file to predict from. Choose another name.")
-    else:
-        with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            _write_predictions(file, model, Y)
+        _write_predictions(sys.stdout, model, table, answers.Y)
+        return
+    for path in (data, run, run / MODEL_FILE):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(f"{out}: --out is what is read here. Choose another name.")
+    with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        _write_predictions(file, model, table, answers.Y)
 
 
-def _write_predictions(file: Any, model: Model, Y: np.ndarray) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["class", *model.class_names])
-    for probabilities in Y:
-        # str gives the fewest digits that read back as the same float32.
-        writer.writerow([model.class_names[int(probabilities.argmax())], *map(str, probabilities)])
+def _write_predictions(file: Any, model: Model, table: Table, Y: np.ndarray) -> None:
+    has_none = np.isnan(Y[:, 0])
+    names = [*model.class_names, None]
+    classes = [names[index] for index in np.where(has_none, -1, Y.argmax(axis=1)).tolist()]
+    columns: list[tuple[str, Any]] = [*table.ids.items(), ("class", classes)]
+    for name, probabilities in zip(model.class_names, Y.T, strict=True):
+        columns.append((str(name), np.where(has_none, None, probabilities) if has_none.any() else probabilities))
+    write_table(file, columns)
 
 
-def _read(data: pathlib.Path | None, target: str | None) -> Table:
+def _read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
     if data is not None:
-        return read_table(data, target=target)
-    if target is not None:
-        raise ValueError(f"--target {target} needs DATA, a .csv with that column.")
+        return read_table(data, **reading)
+    if reading:
+        raise ValueError(f"{flag_of(next(iter(reading)))} needs DATA, a table to read.")
     return load_digits()
 
 
-def _init(
-    table: Table, hidden: tuple[int, ...], activation: str | None, seed: int
-) -> handgrad.Params | tuple[handgrad.Layer, ...]:
+def _init(sizes: tuple[int, ...], activation: str | None, seed: int) -> handgrad.Params | tuple[handgrad.Layer, ...]:
     """Zeros for a softmax regression, and for a network random weights, without which its units would stay alike."""
-    sizes = (table.X.shape[1], *hidden, len(table.class_names))
     return (
         handgrad.init_network(jax.random.key(seed), sizes, activation) if activation else handgrad.init_params(*sizes)
     )
@@ -268,16 +275,16 @@ def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
 
 
 def _check(
-    params: handgrad.Params | tuple[handgrad.Layer, ...], split: Split, gradient: Callable[..., Any] | None = None
+    params: handgrad.Params | tuple[handgrad.Layer, ...], part: Part, gradient: Callable[..., Any] | None = None
 ) -> handgrad.GradientReport:
     weights = sum(layer.params.W.size for layer in layers_of(params))
     most = max(MIN_CHECKED_ROWS, min(MAX_CHECKED_ROWS, MAX_CHECKED_PRODUCTS // weights))
-    rows = slice(None, None, math.ceil(len(split.X) / most))
-    return handgrad.check_gradients(params, split.X[rows], split.labels[rows], gradient=gradient)
+    rows = slice(None, None, math.ceil(len(part.labels) / most))
+    return handgrad.check_gradients(params, part.X[rows], part.labels[rows], gradient=gradient)
 
 
-def _require_finite(last: handgrad.Epoch, train_loss: float) -> None:
-    for loss in (last.loss, last.validation_loss, train_loss):
+def _require_finite(last: handgrad.Epoch, *losses: float) -> None:
+    for loss in (last.loss, last.validation_loss, *losses):
         if loss is None or not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss} in epoch {last.epoch}, and nothing is written. Try a smaller --learning-rate."

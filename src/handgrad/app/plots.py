@@ -25,17 +25,17 @@ MOST_PANELS = 100
 
 
 def plot_history(path: pathlib.Path, history: Sequence[handgrad.Epoch]) -> None:
-    """Training and held-out loss, and held-out accuracy, by epoch."""
+    """The loss of the rows trained on and of those watched, and the accuracy on these, by epoch."""
     figure, (loss_axes, accuracy_axes) = _figure(9.6, 3.8, columns=2)
     epochs = [epoch.epoch for epoch in history]
     marker = "o" if len(epochs) == 1 else ""
-    losses, held_out_losses, accuracies = np.array([epoch[1:] for epoch in history], dtype=float).T
+    losses, validation_losses, accuracies = np.array([epoch[1:] for epoch in history], dtype=float).T
     loss_axes.plot(epochs, losses, color=BLUE, marker=marker, label="training rows")
-    loss_axes.plot(epochs, held_out_losses, color=RED, marker=marker, label="held-out rows")
+    loss_axes.plot(epochs, validation_losses, color=RED, marker=marker, label="validation rows")
     loss_axes.set(title="Mean cross-entropy (nats)", xlabel="epoch", ylim=(0, None))
     loss_axes.legend(frameon=False, labelcolor=INK)
     accuracy_axes.plot(epochs, accuracies, color=RED, marker=marker)
-    accuracy_axes.set(title=f"Accuracy on held-out rows: {accuracies[-1]:.1%} at the end", xlabel="epoch")
+    accuracy_axes.set(title=f"Accuracy on validation rows: {accuracies[-1]:.1%} at the end", xlabel="epoch")
     accuracy_axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
     for axes in (loss_axes, accuracy_axes):
         axes.grid(color=FAINT, linewidth=0.6)
@@ -60,7 +60,7 @@ def plot_confusion(
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=9)
     wrong = int(counts.sum() - np.trace(counts))
     axes.set(
-        title=f"{wrong} of {counts.sum():,} held-out rows taken for another class",
+        title=f"{wrong} of {counts.sum():,} test rows taken for another class",
         xlabel="predicted class",
         ylabel="true class",
     )
@@ -76,7 +76,7 @@ def plot_weights(
     W: np.ndarray,
     class_names: Sequence[ClassName],
     feature_names: Sequence[str] | None,
-    image_shape: tuple[int, int] | None,
+    image_shape: tuple[int, ...] | None,
     *,
     unit: str = "class",
 ) -> None:
@@ -101,7 +101,7 @@ def plot_weights(
         for axes in panels:
             axes.set_axis_off()
         for axes, weights, name in zip(panels, W.T, class_names, strict=False):
-            image = axes.imshow(weights.reshape(image_shape), **colors)
+            image = axes.imshow(weights.reshape(*image_shape[:2], -1).mean(axis=2), **colors)
             axes.set_title(_shorten(name, 14), fontsize=11)
         more = f" (the first {shown} of {len(class_names)})" if shown < len(class_names) else ""
         figure.suptitle(f"The weights of each {unit}{more}: red speaks for it, blue against", color=INK, fontsize=11)

@@ -15,9 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import handgrad
 from handgrad.app import plots
-from handgrad.app.model import FILE_NAME, Model, save_model
+from handgrad.app.words import one_line
 from handgrad.data import Split, Table
+from handgrad.files import MODEL_FILE
 from handgrad.formulas.network import layers_of
+from handgrad.models import Model
+from handgrad.models.saving import write_model
 
 
 class Settings(NamedTuple):
@@ -42,8 +45,8 @@ class Run(NamedTuple):
       split: the rows.
       model: what it came to.
       history: an `Epoch` for each epoch.
-      train_loss: mean cross-entropy of the training rows at the end, in nats, without the penalty.
-      predictions: (N,), what the held-out rows are taken for.
+      train_loss, test_loss: mean cross-entropy of the rows trained on and of the test, in nats, without the penalty.
+      predictions: (N,), what the rows of the test are taken for.
       checks: of the gradient, at the first and at the last parameters.
       seconds: that the training took, compiling included, the checks and the pictures not.
     """
@@ -53,6 +56,7 @@ class Run(NamedTuple):
     model: Model
     history: tuple[handgrad.Epoch, ...]
     train_loss: float
+    test_loss: float
     predictions: np.ndarray
     checks: tuple[handgrad.GradientReport, ...]
     seconds: float
@@ -69,36 +73,38 @@ class Run(NamedTuple):
 def write_run(folder: pathlib.Path, run: Run) -> None:
     """Write the model, the metrics and the pictures."""
     model = run.model
-    save_model(folder / FILE_NAME, model)
+    write_model(folder / MODEL_FILE, model)
     metrics = json.dumps(_metrics(run), indent=2, allow_nan=False, ensure_ascii=False)
-    (folder / "metrics.json").write_text(metrics + "\n", encoding="utf-8")
+    # A file's name may be no text; JSON writes what is none as it was written here.
+    (folder / "metrics.json").write_text(metrics + "\n", encoding="utf-8", errors="backslashreplace")
     plots.plot_history(folder / "loss.png", run.history)
-    plots.plot_confusion(folder / "confusion.png", run.split.labels_held_out, run.predictions, model.class_names)
+    plots.plot_confusion(folder / "confusion.png", run.split.test.labels, run.predictions, model.class_names)
     first, *others = layers_of(model.params)
     W = np.asarray(first.params.W)
     plots.plot_weights(
         folder / "weights.png",
         W,
         tuple(range(1, W.shape[1] + 1)) if others else model.class_names,
-        model.feature_names,
-        model.image_shape,
+        model.encoding.feature_names,
+        model.encoding.image_shape,
         unit="unit of the first layer" if others else "class",
     )
 
 
 def _metrics(run: Run) -> dict[str, Any]:
-    train_rows, test_rows = len(run.split.X), len(run.split.X_held_out)
+    train_rows, validation_rows, test_rows = map(len, run.split.rows)
     return {
-        "test_accuracy": float(np.mean(run.predictions == run.split.labels_held_out)),
-        "test_loss": run.history[-1].validation_loss,
+        "test_accuracy": float(np.mean(run.predictions == run.split.test.labels)),
+        "test_loss": run.test_loss,
         "train_loss": run.train_loss,
         "seconds": round(run.seconds, 3),
         "gradient_check_passed": run.gradient_check_passed,
         **run.settings._asdict(),
-        "rows": train_rows + test_rows,
+        "rows": train_rows + validation_rows + test_rows,
         "train_rows": train_rows,
+        "validation_rows": validation_rows,
         "test_rows": test_rows,
-        "features": run.split.X.shape[1],
+        "features": run.split.train.X.shape[1],
         "classes": len(run.model.class_names),
         "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": jax.devices()[0].device_kind,
@@ -116,11 +122,15 @@ def make_console() -> Console:
 
 def print_data(console: Console, settings: Settings, table: Table, split: Split) -> None:
     """What there is to learn from."""
+    train_rows, validation_rows, test_rows = map(len, split.rows)
     console.print(
-        f"{settings.data}: {len(table.X):,} rows, {table.X.shape[1]:,} features, {len(table.class_names):,} classes; "
-        f"{len(split.X):,} to train on, {len(split.X_held_out):,} held out to test",
+        f"{one_line(settings.data)}: {table.num_rows:,} rows, {split.train.X.shape[1]:,} features, "
+        f"{len(table.class_names):,} classes; {train_rows:,} to train on, {validation_rows:,} to watch, "
+        f"{test_rows:,} to test",
         style="bold",
     )
+    for note in (*table.notes, *split.notes):
+        console.print(f"note: {one_line(note)}")
 
 
 def print_check(console: Console, which: str, report: handgrad.GradientReport) -> None:
@@ -136,7 +146,7 @@ def show_epochs(console: Console, epochs: int) -> Iterator[Callable[[Any, handgr
         TextColumn("epoch"),
         MofNCompleteColumn(),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}   test accuracy {task.fields[accuracy]:.2%}"),
+        TextColumn("loss {task.fields[loss]:.4f}   validation accuracy {task.fields[accuracy]:.2%}"),
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
@@ -148,7 +158,7 @@ def show_epochs(console: Console, epochs: int) -> Iterator[Callable[[Any, handgr
         if progress.disable and (epoch.epoch in (1, epochs) or epoch.epoch % math.ceil(epochs / 10) == 0):
             console.print(
                 f"epoch {epoch.epoch:{len(str(epochs))}}/{epochs}   loss {epoch.loss:.4f}   "
-                f"test loss {epoch.validation_loss:.4f}   test accuracy {epoch.validation_accuracy:.2%}"
+                f"validation loss {epoch.validation_loss:.4f}   accuracy {epoch.validation_accuracy:.2%}"
             )
 
     with progress:
@@ -157,14 +167,14 @@ def show_epochs(console: Console, epochs: int) -> Iterator[Callable[[Any, handgr
 
 def print_summary(console: Console, run: Run, out: pathlib.Path | None) -> None:
     """What it came to, and where it is."""
-    right, rows = int(np.sum(run.predictions == run.split.labels_held_out)), len(run.predictions)
+    right, rows = int(np.sum(run.predictions == run.split.test.labels)), len(run.predictions)
     passed = run.gradient_check_passed
     for name, value, style in (
         ("test accuracy", f"{right / rows:.2%} ({right:,} of {rows:,})", "bold"),
-        ("test loss", f"{run.history[-1].validation_loss:.4f} nats", ""),
+        ("test loss", f"{run.test_loss:.4f} nats", ""),
         ("train loss", f"{run.train_loss:.4f} nats", ""),
         ("gradient check", "passed" if passed else "FAILED", "green" if passed else "bold red"),
         ("time", f"{run.seconds:.1f} s for {run.settings.epochs} epochs", ""),
-        ("model, pictures", "not kept; --out FOLDER keeps them" if out is None else f"{out}/", ""),
+        ("model, pictures", "not kept; --out FOLDER keeps them" if out is None else f"{one_line(str(out))}/", ""),
     ):
         console.print(f"{name:17}{value}", style=style)

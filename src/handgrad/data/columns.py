@@ -1,177 +1,189 @@
-"""The columns of a .csv: read as text, then taken as numbers or as the names of classes."""
+"""Columns as Arrow holds them, taken for what they are: numbers, booleans, dates or texts."""
 
-import csv
-import decimal
-import difflib
-import pathlib
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-_DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?")
+from handgrad.data.naming import printable
+from handgrad.data.problems import Problem
+from handgrad.data.tables import Column, Kind
+from handgrad.data.words import (
+    EXACT,
+    MISSING_WORDS,
+    days_of,
+    is_text,
+    parse_dates,
+    parse_numbers,
+    spell,
+    spread,
+    to_numpy,
+    to_words,
+)
+
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-# What stands for a missing number, in any case. In the column of the classes these are names like any other.
-_MISSING = ("", "na", "n/a", "#na", "#n/a", "<na>", "nan", "+nan", "-nan", "null", "none")
+
+NO_NUMBER = (
+    "columns of numbers hold what is none",
+    "Correct it, leave those cells empty, or leave the columns out by --drop.",
+)
+INFINITE = ("numbers are infinite", "Leave such rows out, or fill them in.")
+INEXACT = (
+    "integers are beyond 2**53, where float64 does not tell neighbours apart",
+    "Numbers that name something? Leave the column out by --drop or --id. Quantities? Subtract an offset.",
+)
+NO_COLUMN = ("columns are of a type that is neither numbers, texts nor dates", "Leave them out by --drop.")
 
 
-def read_header(path: pathlib.Path) -> list[str]:
-    """The columns' names as they stand."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            names = next((row for row in csv.reader(file) if row), [])
-    except (UnicodeDecodeError, csv.Error):
-        raise ValueError(f"{path}: is not text in UTF-8 with values separated by commas.") from None
-    if not names:
-        raise ValueError(f"{path}: is empty.")
-    trimmed = _trim(names)
-    if "" in trimmed:
-        raise ValueError(
-            f"{path}: column {trimmed.index('') + 1} has no name. An index that pandas wrote? Write with index=False."
-        )
-    repeated = [name for name in dict.fromkeys(trimmed) if trimmed.count(name) > 1]
-    if repeated:
-        raise ValueError(f"{path}: has more than one column {repeated[0]!r}. Give each its own name.")
-    return names
+def take(
+    name: str,
+    values: Any,
+    problems: list[Problem],
+    wanted: Kind | None = None,
+    *,
+    is_typed: bool = True,
+    decimal: str = ".",
+) -> Column:
+    """A column as what it is.
+
+    Args:
+      name: for the problems.
+      values: a chunked array of Arrow's.
+      problems: a list to which is added what is wrong.
+      wanted: the kind that it must have; None for that which it has.
+      is_typed: whether text is text; False where it is what stands in a file and may mean anything.
+      decimal: the mark in numbers that are texts.
+    """
+    import pyarrow.types as kinds
+
+    dtype = values.type
+    while kinds.is_dictionary(dtype) and not is_text(dtype.value_type):
+        values = values.cast(dtype.value_type)
+        dtype = values.type
+    if wanted == "text" and not (kinds.is_dictionary(dtype) or is_text(dtype)):
+        return _from_texts(name, spell(values), problems, wanted, is_typed=True, decimal=decimal)
+    if kinds.is_boolean(dtype):
+        return Column("boolean", to_numpy(values.cast("uint8")))
+    if kinds.is_integer(dtype) or kinds.is_floating(dtype) or kinds.is_decimal(dtype) or kinds.is_null(dtype):
+        return Column("number", _from_numbers(name, values, problems))
+    if kinds.is_date(dtype) or kinds.is_timestamp(dtype):
+        return Column("date", days_of(values))
+    if kinds.is_time(dtype) or kinds.is_duration(dtype):
+        unit = "s" if kinds.is_date32(dtype) else getattr(dtype, "unit", "s")
+        return Column("number", to_numpy(values.cast("int64")) / {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit])
+    if kinds.is_dictionary(dtype) or is_text(dtype):
+        return _from_texts(name, values, problems, wanted, is_typed=is_typed, decimal=decimal)
+    problems.append(Problem(NO_COLUMN[0], f"{printable(name)} ({printable(str(dtype))})", NO_COLUMN[1]))
+    return Column("number", np.zeros(len(values)))
 
 
-def _trim(names: Sequence[str]) -> list[str]:
-    return [name.strip() for name in names]
+# --- Numbers ----------------------------------------------------------------------------------------------------------
 
 
-def read_columns(path: pathlib.Path) -> dict[str, Any]:
-    """The columns as text, names and values without the space around them."""
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.csv
-    except ImportError:
-        raise ImportError("reading .csv needs pyarrow: pip install 'handgrad[app]'") from None
-    names = read_header(path)
-    try:
-        # Types are not guessed, for pyarrow guesses from the first block. One thread, so that errors name the row.
-        table = pyarrow.csv.read_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string())),
-        )
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
-    if table.column_names != names:
-        raise ValueError(f"{path}: the first line is not one of names with commas between them.")
-    if table.num_rows == 0:
-        raise ValueError(f"{path}: has a header and no rows.")
-    return {
-        name: pyarrow.compute.utf8_trim_whitespace(column)
-        for name, column in zip(_trim(names), table.itercolumns(), strict=True)
-    }
+def _from_numbers(name: str, values: Any, problems: list[Problem]) -> np.ndarray:
+    import pyarrow.types as kinds
 
-
-def to_features(path: pathlib.Path, columns: dict[str, Any]) -> np.ndarray:
-    """The columns as features (N, P)."""
-    X = np.empty((len(next(iter(columns.values()))), len(columns)))
-    for index, (name, column) in enumerate(columns.items()):
-        X[:, index] = _to_numbers(path, name, column)
-    return X
-
-
-def _to_numbers(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
-    import pyarrow
-    import pyarrow.compute
-
-    lower = pyarrow.compute.utf8_lower(column)
-    _require_values(path, name, pyarrow.compute.is_in(lower, value_set=pyarrow.array(_MISSING)))
-    numbers = _cast(column, pyarrow.float64())
-    if numbers is None:
-        numbers = _cast(column, pyarrow.bool_())
-    if numbers is None:
-        row = next(row for row, text in enumerate(column) if _cast(text, pyarrow.float64()) is None)
-        raise ValueError(
-            f"{path}: column {name!r} must be numbers; got {column[row].as_py()!r} in row {row + 1}. Leave the column "
-            "out, or encode it as numbers."
-        )
-    numbers = numbers.to_numpy().astype(np.float64)
-    infinite = np.flatnonzero(np.isinf(numbers))
-    if infinite.size:
-        raise ValueError(
-            f"{path}: column {name!r} is infinite in row {infinite[0] + 1}. Leave such rows out or fill them in."
-        )
-    for row in np.flatnonzero(np.abs(numbers) >= 2.0**53).tolist():
-        text = column[row].as_py()
-        if _INTEGER.fullmatch(text) and int(text) != int(numbers[row]):
-            raise ValueError(
-                f"{path}: column {name!r} has the integer {text} in row {row + 1}; beyond 2**53 float64 does not tell "
-                "neighbours apart. A number that names something? Leave it out. A quantity? Subtract an offset."
-            )
+    if kinds.is_integer(values.type) and values.type.bit_width == 64:
+        _require_exact(name, values, problems)
+    if kinds.is_decimal(values.type) or kinds.is_null(values.type):
+        values = values.cast("float64")
+    numbers = to_numpy(values)
+    if numbers.dtype.kind == "f":
+        _require_finite(name, numbers, problems)
     return numbers
 
 
-def _cast(values: Any, dtype: Any) -> Any:
-    """A column, or one value of it, as numbers; None if they are none."""
+def _require_exact(name: str, values: Any, problems: list[Problem]) -> None:
+    import pyarrow.compute as compute
+
+    extremes = compute.min_max(values)
+    low, high = extremes["min"].as_py(), extremes["max"].as_py()
+    if low is None or max(abs(low), abs(high)) <= 2**53:
+        return
+    is_beyond = (
+        compute.or_(compute.greater(values, 2**53), compute.less(values, -(2**53)))
+        if low < 0
+        else (compute.greater(values, 2**53))
+    )
+    row = int(compute.index(is_beyond, True).as_py())
+    problems.append(Problem(INEXACT[0], f"{printable(name)} ({values[row].as_py()} in row {row + 1})", INEXACT[1]))
+
+
+def _require_finite(name: str, numbers: np.ndarray, problems: list[Problem]) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(numbers.sum(dtype=np.float64)):  # no value is missing or infinite
+            return
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        problems.append(Problem(INFINITE[0], f"{printable(name)} (in row {np.argmax(infinite) + 1})", INFINITE[1]))
+
+
+# --- Texts ------------------------------------------------------------------------------------------------------------
+
+
+def _from_texts(
+    name: str, values: Any, problems: list[Problem], wanted: Kind | None, *, is_typed: bool, decimal: str
+) -> Column:
     import pyarrow
+    import pyarrow.compute as compute
 
-    try:
-        return values.cast(dtype)
-    except pyarrow.ArrowInvalid:
+    codes, words = to_words(values)
+    words = compute.utf8_trim_whitespace(words)
+    is_word = compute.invert(compute.is_in(compute.utf8_lower(words), pyarrow.array(MISSING_WORDS)))
+    place = np.full(len(words) + 1, -1, np.int32)  # its last entry is that of no text
+    kept = np.flatnonzero(is_word.to_numpy(zero_copy_only=False))
+    different = words.take(pyarrow.array(kept)).dictionary_encode()  # what was trimmed may be alike
+    place[kept] = different.indices.to_numpy()
+    codes, words = place[codes], different.dictionary
+    counts = np.bincount(codes + 1, minlength=len(words) + 1)[1:]
+    if not counts.all():  # a dictionary may hold what no row has
+        used = np.flatnonzero(counts)
+        place = np.full(len(words) + 1, -1, np.int32)
+        place[used] = np.arange(len(used), dtype=np.int32)
+        codes, words, counts = place[codes], words.take(pyarrow.array(used)), counts[used]
+    if wanted != "text" and (not is_typed or wanted is not None):
+        meant = _as_meant(name, codes, words, counts, problems, wanted, decimal)
+        if meant is not None:
+            return meant
+    return Column("text", codes, tuple(words.to_pylist()))
+
+
+def _as_meant(
+    name: str,
+    codes: np.ndarray,
+    words: Any,
+    counts: np.ndarray,
+    problems: list[Problem],
+    wanted: Kind | None,
+    decimal: str,
+) -> Column | None:
+    """The column that a text stands for where it is not one of texts."""
+    import pyarrow.compute as compute
+
+    lower = set(compute.utf8_lower(words.slice(0, 3)).to_pylist())
+    if wanted in (None, "boolean", "number") and len(words) <= 2 and lower <= {"true", "false"} and lower:
+        values = compute.equal(compute.utf8_lower(words), "true").to_numpy(zero_copy_only=False)
+        return Column("boolean", spread(values.astype(np.float64), codes))
+    if wanted in (None, "date"):
+        days = parse_dates(name, words, problems)
+        if days is not None:
+            return Column("date", spread(days, codes))
+    numbers, is_number = parse_numbers(words, decimal)
+    share = counts[is_number].sum() / max(counts.sum(), 1)
+    if wanted is None and share < 0.5:
         return None
-
-
-def to_classes(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
-    """The column as names of classes, integers or text."""
-    import pyarrow.compute
-
-    _require_values(path, name, pyarrow.compute.equal(column, ""))
-    texts = spell_alike(np.array(column.to_pylist()))
-    # Integers that are written as integers are, become integers: sorted as such, and as an .npz has them.
-    try:
-        integers = texts.astype(np.int64)
-    except (ValueError, OverflowError):
-        return texts
-    return integers if (integers.astype(str) == texts).all() else texts
-
-
-def _require_values(path: pathlib.Path, name: str, is_missing: Any) -> None:
-    rows = np.flatnonzero(is_missing.to_numpy())
-    if rows.size:
-        raise ValueError(
-            f"{path}: column {name!r} has no value in row {rows[0] + 1}. Leave such rows out or fill them in."
-        )
-
-
-def require_columns(path: pathlib.Path, names: Sequence[str], columns: Sequence[str]) -> None:
-    """Refuse columns that lack one of the names."""
-    missing = [name for name in names if name not in set(columns)]
-    if missing:
-        close = difflib.get_close_matches(missing[0], columns, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise ValueError(f"{path}: has no column {missing[0]!r}{more}.{guess} {list_columns(columns)}")
-
-
-def list_columns(columns: Sequence[str]) -> str:
-    """A sentence with the names."""
-    return f"Columns there: {join(columns)}."
-
-
-def join(names: Sequence[str]) -> str:
-    """The names, the first 20 of them where there are many, on one line: what cannot be printed is escaped."""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return ", ".join(name if name.isprintable() else repr(name)[1:-1] for name in names[:20]) + more
-
-
-def spell_alike(texts: np.ndarray) -> np.ndarray:
-    """Names of classes; where a number is written in two ways, 1 and 1.0, all without zeros at the end of a fraction.
-
-    A number that begins with a zero, as 01, is a code and stays apart from 1.
-    """
-    names, labels = np.unique(texts, return_inverse=True)
-    numbers = {name: decimal.Decimal(name) for name in names.tolist() if _DECIMAL.fullmatch(name)}
-    if len(set(numbers.values())) == len(numbers):
-        return texts
-    return np.array([_spell(numbers[name]) if name in numbers else name for name in names.tolist()])[labels]
-
-
-def _spell(number: decimal.Decimal) -> str:
-    text = f"{abs(number) if number == 0 else number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    if not is_number.all():
+        first = int(np.argmax(np.isin(codes, np.flatnonzero(~is_number))))
+        count, rows = counts[~is_number].sum(), counts.sum()
+        text = printable(words[int(codes[first])].as_py())
+        where = f"{printable(name)} ({text!r} in row {first + 1}" + (f", {count:,} of {rows:,})" if count > 1 else ")")
+        problems.append(Problem(NO_NUMBER[0], where, NO_NUMBER[1]))
+    values = spread(np.where(is_number, numbers, 0), codes)
+    _require_finite(name, values, problems)
+    for index in np.flatnonzero(np.abs(numbers) >= EXACT).tolist():
+        text = words[index].as_py()
+        if _INTEGER.fullmatch(text) and np.isfinite(numbers[index]) and int(text[:400]) != int(numbers[index]):
+            row = int(np.argmax(codes == index))
+            problems.append(Problem(INEXACT[0], f"{printable(name)} ({printable(text)} in row {row + 1})", INEXACT[1]))
+            break
+    return Column("number", values)

@@ -23,11 +23,4 @@ def load_digits() -> Table:
     """
     with (importlib.resources.files("handgrad.data") / "digits.npz").open("rb") as file, np.load(file) as archive:
         X, y = archive["X"], archive["y"]
-    return Table(
-        X=X.reshape(len(X), -1),
-        labels=y.astype(np.int32),
-        class_names=tuple(range(10)),
-        feature_names=None,
-        image_shape=(8, 8),
-        target=None,
-    )
+    return Table(X=X.reshape(len(X), -1), labels=y.astype(np.int32), class_names=tuple(range(10)), image_shape=(8, 8))

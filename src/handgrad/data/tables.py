@@ -1,225 +1,72 @@
-"""Reading tables: .npz with X and y, and .csv with a column to predict.
+"""What a table is once it has been read: columns of four kinds, or one array, and what else stands beside each row."""
 
-Whatever is wrong with a file is a ValueError (FileNotFoundError where there is none) of one line that names the file,
-the place in it, and what to do.
-"""
-
-import math
-import pathlib
-import warnings
-import zipfile
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from handgrad.data.columns import (
-    join,
-    list_columns,
-    read_columns,
-    read_header,
-    require_columns,
-    spell_alike,
-    to_classes,
-    to_features,
-)
+ClassName = bool | int | float | str
+Kind = Literal["number", "boolean", "date", "text"]
+Missing = Literal["mean", "median", "most-frequent", "indicator", "drop-rows"]
+MISSING: tuple[Missing, ...] = ("mean", "median", "most-frequent", "indicator", "drop-rows")
 
-ClassName = int | str
-Path = str | pathlib.Path
+
+class Column(NamedTuple):
+    """A column as it was read.
+
+    Attributes:
+      kind: what its values are.
+      values: (N,). Of text int32, indices into `words`, −1 where a value is missing; else numbers of any real dtype,
+        NaN where one is missing: booleans as 0 and 1, dates as days since 1970-01-01, UTC.
+      words: the different texts.
+    """
+
+    kind: Kind
+    values: np.ndarray
+    words: tuple[str, ...] = ()
+
+    def is_missing(self) -> np.ndarray:
+        """Whether each row lacks its value, (N,)."""
+        if self.kind == "text":
+            return self.values < 0
+        return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(len(self.values), bool)
 
 
 class Table(NamedTuple):
-    """Rows to learn from, and what their numbers stand for.
+    """Rows, and what their numbers stand for. Features are either columns or an array.
 
     Attributes:
-      X: features (N, P), numbers as they were read, all finite.
-      labels: (N,), int32: indices into class_names.
-      class_names: the classes as the file names them, integers or text, in ascending order; at least two.
-      feature_names: the P columns' names; None for arrays, whose columns have none.
-      image_shape: (height, width) where a row is an image; else None.
+      X: features (N, P) that came as an array, dense or SciPy's CSR, numbers as they were read; None for columns.
+      columns: features that came as columns, by name and in the order of the file; None for an array.
+      labels: (N,), int32: indices into class_names; None where the data have no classes, as those to predict from.
+      class_names: the classes, in the order a person would give them.
       target: the name of the column with the classes; None for arrays.
+      image_shape: (H, W) or (H, W, channels) where a row of X is an image.
+      missing: what is done where a feature has no value; None where none lacks one, or such rows are refused.
+      weights: of the rows, (N,), float64.
+      ids: columns that are passed through, as text (N,), by name.
+      groups: (N,), int32: rows of one group are not independent of one another.
+      times: (N,), float64: when each row was; later ones must not be trained on.
+      left_out: names of columns that were there and are no features.
+      notes: what was found out or decided in reading, a sentence each.
     """
 
-    X: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[ClassName, ...]
-    feature_names: tuple[str, ...] | None
-    image_shape: tuple[int, int] | None
-    target: str | None
+    X: Any = None
+    columns: dict[str, Column] | None = None
+    labels: np.ndarray | None = None
+    class_names: tuple[ClassName, ...] = ()
+    target: str | None = None
+    image_shape: tuple[int, ...] | None = None
+    missing: Missing | None = None
+    weights: np.ndarray | None = None
+    ids: Mapping[str, np.ndarray] = MappingProxyType({})
+    groups: np.ndarray | None = None
+    times: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
-
-def read_table(path: Path, *, target: str | None = None) -> Table:
-    """Read features and classes.
-
-    Args:
-      path: an .npz with X, numbers (N, P) or images (N, H, W), and y, integers or text (N,); or a .csv with a header,
-        its classes in the column `target` and numbers in all others. Unsigned bytes (N, P) with P a square of 64 or
-        more are taken for square images.
-      target: the column of a .csv with the classes; for an .npz None.
-
-    Returns:
-      Table.
-
-    Raises:
-      FileNotFoundError, ValueError: a file that is missing or damaged, or whose content is not as above.
-      ImportError: a .csv is read without pyarrow.
-    """
-    path = _find(path)
-    if path.suffix == ".csv":
-        if target is None:
-            raise ValueError(f"{path}: a .csv needs --target, the column to predict. {list_columns(read_header(path))}")
-        columns = read_columns(path)
-        require_columns(path, [target], list(columns))
-        y = to_classes(path, target, columns.pop(target))
-        if not columns:
-            raise ValueError(f"{path}: has no column but {target!r}; there is nothing to predict it from.")
-        feature_names, image_shape = tuple(columns), None
-        X = to_features(path, columns)
-    else:
-        if target is not None:
-            raise ValueError(
-                f"{path}: --target names the column of a .csv; an .npz has its classes in y. Leave it out."
-            )
-        arrays = _read_npz(path, ("X", "y"))
-        feature_names = None
-        X, image_shape = _features(path, arrays["X"])
-        y = _classes(path, arrays["y"], len(X))
-    class_names, labels = _index_classes(y)
-    if len(class_names) < 2:
-        raise ValueError(f"{path}: all {len(X)} rows are of class {class_names[0]!r}; at least two classes are needed.")
-    if len(class_names) > len(X) / 2:
-        raise ValueError(
-            f"{path}: {len(X)} rows have {len(class_names)} classes; a class needs two rows on average. Is "
-            f"{target or 'y'} a quantity and not a class?"
-        )
-    return Table(X, labels, class_names, feature_names, image_shape, target)
-
-
-def read_features(path: Path, *, feature_names: Sequence[str] | None = None, target: str | None = None) -> np.ndarray:
-    """Read features alone, to predict from.
-
-    Args:
-      path: an .npz or .csv as for `read_table`, with or without its classes.
-      feature_names: the columns that a .csv must have, in the order wanted; None for all of them, as they stand.
-      target: a column of a .csv to leave out where it is there.
-
-    Returns:
-      X (N, P).
-
-    Raises:
-      As `read_table`.
-    """
-    path = _find(path)
-    if path.suffix == ".npz":
-        return _features(path, _read_npz(path, ("X",))["X"])[0]
-    columns = read_columns(path)
-    if target is not None:
-        columns.pop(target, None)
-    if feature_names is not None:
-        require_columns(path, feature_names, list(columns))
-        unknown = [name for name in columns if name not in set(feature_names)]
-        if unknown:
-            raise ValueError(f"{path}: has columns that the model was not trained on: {join(unknown)}. Leave them out.")
-        columns = {name: columns[name] for name in feature_names}
-    return to_features(path, columns)
-
-
-def _find(path: Path) -> pathlib.Path:
-    path = pathlib.Path(path)
-    if path.suffix not in (".npz", ".csv"):
-        raise ValueError(f"{path}: the ending must be .npz or .csv; got {path.suffix or 'none'}.")
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; a file is needed.")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    return path
-
-
-def _index_classes(y: np.ndarray) -> tuple[tuple[ClassName, ...], np.ndarray]:
-    names, labels = np.unique(y, return_inverse=True)
-    return tuple(names.tolist()), labels.astype(np.int32)
-
-
-def _require_exact(path: pathlib.Path, argument: str, integers: np.ndarray) -> None:
-    """Refuse integers beyond 2⁵³, which float64 does not tell from their neighbours."""
-    if integers.dtype.kind not in "iu" or integers.dtype.itemsize < 8:
-        return
-    beyond = integers > 2**53 if integers.dtype.kind == "u" else (integers > 2**53) | (integers < -(2**53))
-    if beyond.any():
-        row, column = np.argwhere(beyond)[0]
-        raise ValueError(
-            f"{path}: {argument} has the integer {integers[row, column]} in row {row + 1}; beyond 2**53 float64 does "
-            "not tell neighbours apart. A number that names something? Leave it out. A quantity? Subtract an offset."
-        )
-
-
-# --- .npz -------------------------------------------------------------------------------------------------------------
-
-
-def _read_npz(path: pathlib.Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-        try:
-            with zipfile.ZipFile(file) as archive:
-                found = [name.removesuffix(".npy") for name in archive.namelist()]
-                missing = [key for key in keys if key not in found]
-                arrays = {} if missing else {key: _read_npy(archive, key) for key in keys}
-        # Damaged bytes make zipfile, its decompressors and NumPy's parser of headers raise almost anything.
-        except Exception as error:
-            if "Object arrays" in str(error):
-                raise ValueError(
-                    f"{path}: holds Python objects, which are not read, for they could run code. Save plain arrays: "
-                    "numbers for X, integers or text for y."
-                ) from None
-            raise ValueError(f"{path}: is not an .npz archive, or is damaged or cut short.") from None
-    if missing:
-        raise ValueError(f"{path}: must hold the array {missing[0]}. Arrays there: {join(found) or 'none'}.")
-    return arrays
-
-
-def _read_npy(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    with archive.open(f"{key}.npy") as member:
-        array = np.lib.format.read_array(member, allow_pickle=False)
-        while member.read(2**20):  # to the end, where the archive's checksum is compared
-            pass
-    return array
-
-
-def _features(path: pathlib.Path, X: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
-    if X.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: X must be real numbers; got {X.dtype}.")
-    if X.ndim not in (2, 3):
-        raise ValueError(f"{path}: X must have shape (N, P), or (N, H, W) for images; got {X.shape}.")
-    if 0 in X.shape:
-        raise ValueError(f"{path}: X is empty; its shape is {X.shape}.")
-    image_shape = X.shape[1:] if X.ndim == 3 else None
-    X = X.reshape(len(X), -1)
-    side = math.isqrt(X.shape[1])
-    if image_shape is None and X.dtype == np.uint8 and side * side == X.shape[1] >= 64:
-        image_shape = (side, side)
-    _require_exact(path, "X", X)
-    if not np.isfinite(X).all():
-        row, column = np.argwhere(~np.isfinite(X))[0]
-        raise ValueError(
-            f"{path}: row {row + 1}, column {column + 1} of X is {X[row, column]}. Leave such rows out or fill them in."
-        )
-    return X, image_shape
-
-
-def _classes(path: pathlib.Path, y: np.ndarray, num_rows: int) -> np.ndarray:
-    if y.ndim != 1:
-        advice = " One-hot? Take y.argmax(axis=1)." if y.ndim == 2 else ""
-        raise ValueError(f"{path}: y must have shape (N,), a class for each row; got {y.shape}.{advice}")
-    if len(y) != num_rows:
-        raise ValueError(f"{path}: X has {num_rows} rows and y has {len(y)}; each row needs its class.")
-    if y.dtype.kind not in "iubUS":
-        advice = " Whole numbers? Take y.astype(int)." if y.dtype.kind == "f" else ""
-        raise ValueError(f"{path}: y must be integers or text, the classes; got {y.dtype}.{advice}")
-    if y.dtype.kind in "iu":
-        return y
-    try:
-        texts = np.strings.decode(y, "utf-8") if y.dtype.kind == "S" else y.astype(str)
-        "".join(texts.tolist()).encode()
-    except (UnicodeError, ValueError, SystemError):  # the last of a character beyond Unicode
-        raise ValueError(f"{path}: y holds bytes that are no text in UTF-8.") from None
-    return spell_alike(texts)
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(next(iter(self.columns.values())).values) if self.columns is not None else self.X.shape[0]

@@ -4,17 +4,18 @@ from typing import Any
 
 from handgrad.rows.blocks import Block as Block
 from handgrad.rows.blocks import inner as inner
+from handgrad.rows.blocks import library as library
 from handgrad.rows.blocks import product as product
 from handgrad.rows.dense import DenseRows
+from handgrad.rows.host import HostRows, are_few
 from handgrad.rows.parts import Parts as Parts
 from handgrad.rows.parts import is_sparse as is_sparse
 from handgrad.rows.parts import locate as locate
 from handgrad.rows.parts import to_csr as to_csr
-from handgrad.rows.sparse import SparseRows
 
-Rows = DenseRows | SparseRows
+Rows = DenseRows | HostRows
 
 
-def place(parts: Parts, *about: Any) -> Rows:
+def place(parts: Parts, num_classes: int, *about: Any) -> Rows:
     """The rows about a centre and at a scale, for the sums of a solver."""
-    return (SparseRows if parts.is_sparse else DenseRows)(parts, *about)
+    return (HostRows if parts.is_sparse or are_few(parts, num_classes) else DenseRows)(parts, *about)

@@ -7,7 +7,7 @@ in all: small data, and the last chunk of large data, are padded to few sizes.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,19 @@ LEAST_BYTES = 2**22
 # keeps all of a device at work.
 CPU_BYTES = 2**22
 OTHER_BYTES = 2**28
-ALIGNED = 64  # rows, so that a chunk of an aligned array is aligned and is not copied
+ALIGNED = 64  # rows of a chunk, a multiple
+ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is; elsewhere it copies it
+
+
+class Chunk(NamedTuple):
+    """Some of a device's rows, those of one or of two ranges, and how many rows they are padded to."""
+
+    ranges: tuple[tuple[int, int], ...]
+    size: int
+
+    def count(self, num_rows: int) -> int:
+        """How many there are of so many rows of a device."""
+        return sum(max(0, min(num_rows, stop) - start) for start, stop in self.ranges)
 
 
 class DenseRows:
@@ -44,21 +56,17 @@ class DenseRows:
         most = int(parts.gather(np.array(max(part.num_rows for part in parts.parts))).max())
         row_bytes = parts.shape[1] * parts.dtype.itemsize
         stays = isinstance(parts.parts[0].X, jax.Array) and not self._on_cpu  # cut on its device it would be copied
-        self._chunks = [(0, most, most)] if stays else _chunks_of(most, row_bytes)
-        self._X = [
-            # With rows that there are, so that nothing can overflow that could not anyway.
-            self._assembled([_padded(part.X, *chunk, keep=stays, filled=True) for part in parts.parts])
-            for chunk in self._chunks
-        ]
+        self._chunks = [Chunk(((0, most),), most)] if stays else _chunks_of(most, row_bytes)
+        self._X = [self._rows_of(chunk, stays) for chunk in self._chunks]
         self._num_rows = [
-            self._assembled([np.array([np.clip(part.num_rows, start, stop) - start], np.int32) for part in parts.parts])
-            for start, stop, _ in self._chunks
+            self._assembled([np.array([chunk.count(part.num_rows)], np.int32) for part in parts.parts])
+            for chunk in self._chunks
         ]
 
     def place(self, by_row: np.ndarray) -> list[Array]:
         """An array with an entry for each row of this process, on the devices of the rows."""
         pieces = [by_row[rows] for rows in self.parts.slices()]
-        return [self._assembled([_padded(piece, *chunk) for piece in pieces]) for chunk in self._chunks]
+        return [self._assembled([_padded(piece, chunk) for piece in pieces]) for chunk in self._chunks]
 
     def sum(
         self, of: Callable[..., Any], by_row: tuple[list[Array], ...], shared: Any, *, columns: int, static: Any = None
@@ -76,10 +84,21 @@ class DenseRows:
         shared, total = self._replicated(shared), None
         for index, X in enumerate(self._X):
             own = X, self._num_rows[index], *(array[index] for array in by_row)
-            rows = _block_rows(self._chunks[index][2], self.shape[1], columns, self.dtype, self._on_cpu)
+            rows = _block_rows(self._chunks[index].size, self.shape[1], columns, self.dtype, self._on_cpu)
             part = _sum_chunk(of, static, rows, self.mesh, self._about, own, shared)
             total = part if total is None else _add(total, part)
         return total if self.mesh is None else jax.tree.map(lambda array: array.addressable_data(0), total)
+
+    def _rows_of(self, chunk: Chunk, stays: bool) -> Any:
+        """X's rows of a chunk: an array, or a flat one in which they begin somewhere."""
+        # All processes have to call the same program: what one of them knows of its rows does not decide it.
+        may_be = self._on_cpu and self.parts.num_processes == 1
+        flat = [_flat(part.X, chunk) if may_be else None for part in self.parts.parts]
+        if all(found is not None for found in flat):
+            arrays, leads = zip(*flat, strict=True)
+            return self._assembled(list(arrays)), self._assembled([np.array([lead], np.int32) for lead in leads])
+        # With rows that there are, so that nothing can overflow that could not anyway.
+        return self._assembled([_padded(part.X, chunk, keep=stays, filled=True) for part in self.parts.parts])
 
     def _assembled(self, pieces: list[Any]) -> Array:
         """One array of the pieces of this process's devices, each where it belongs."""
@@ -119,14 +138,22 @@ def _sum_chunk(of: Any, static: Any, block_rows: int, mesh: Mesh | None, about: 
 def _sum_blocks(of: Any, static: Any, block_rows: int, about: Any, own: Any, shared: Any) -> Any:
     (centre, scale, one), (X, (num_rows,), *by_row) = about, own
     last = jnp.maximum(num_rows - block_rows, 0)
+    num_features = centre.shape[0]
+
+    def cut(start: Array) -> Array:
+        if not isinstance(X, tuple):
+            return jax.lax.dynamic_slice_in_dim(X, start, block_rows)
+        flat, (lead,) = X
+        rows = jax.lax.dynamic_slice_in_dim(flat, lead + start * num_features, block_rows * num_features)
+        return rows.reshape(block_rows, num_features)
 
     def block(start: Array) -> Any:
         # The last block reaches back, so that it is whole; what it has of the one before does not count in it.
         at = jnp.minimum(start, last)
-        cut, *arrays = (jax.lax.dynamic_slice_in_dim(array, at, block_rows) for array in (X, *by_row))
+        arrays = [jax.lax.dynamic_slice_in_dim(array, at, block_rows) for array in by_row]
         fresh = at + jnp.arange(block_rows, dtype=jnp.int32) >= start
         arrays[-1] = jnp.where(fresh.reshape(-1, *[1] * (arrays[-1].ndim - 1)), arrays[-1], 0)
-        return of(DenseBlock((cut.astype(centre.dtype) - centre[None]) * scale, one), *arrays, shared, static)
+        return of(DenseBlock((cut(at).astype(centre.dtype) - centre[None]) * scale, one), *arrays, shared, static)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(block, jnp.int32(0)))
     num_blocks = (num_rows + block_rows - 1) // block_rows
@@ -138,14 +165,21 @@ def _add(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _chunks_of(num_rows: int, row_bytes: int) -> list[tuple[int, int, int]]:
-    """The chunks of a device's rows: first row, row after the last, and how many rows it is padded to."""
+def _chunks_of(num_rows: int, row_bytes: int) -> list[Chunk]:
+    """The chunks of a device's rows.
+
+    The last one, which is padded and so copied, has the first few rows and the last few: before and after a whole chunk
+    there are then bytes of X, and it can begin where memory is aligned.
+    """
     rows = max(ALIGNED, CHUNK_BYTES // row_bytes // ALIGNED * ALIGNED)
-    whole = [(start, start + rows, rows) for start in range(0, num_rows - rows + 1, rows)]
-    left = num_rows - len(whole) * rows
-    if left:
-        whole.append((num_rows - left, num_rows, min(rows, _padded_rows(left, row_bytes))))
-    return whole
+    margin = -(-ALIGNMENT // row_bytes)
+    count = max(0, num_rows - 2 * margin) // rows
+    if not count:
+        return [Chunk(((0, num_rows),), _padded_rows(num_rows, row_bytes))]
+    end = margin + count * rows
+    whole = [Chunk(((start, start + rows),), rows) for start in range(margin, end, rows)]
+    left = margin + num_rows - end
+    return [*whole, Chunk(((0, margin), (end, num_rows)), _padded_rows(left, row_bytes))]
 
 
 def _padded_rows(num_rows: int, row_bytes: int) -> int:
@@ -155,21 +189,39 @@ def _padded_rows(num_rows: int, row_bytes: int) -> int:
     return -(-max(num_rows, least) // octave) * octave
 
 
-def _padded(X: Any, start: int, stop: int, size: int, *, keep: bool = False, filled: bool = False) -> Any:
-    """Rows from start to stop, as far as there are any, and rows of zeros, or where it is to be filled the first again.
+def _flat(X: Any, chunk: Chunk) -> tuple[np.ndarray, int] | None:
+    """A whole chunk's numbers in one row from an aligned address on, and how many come before them; X is not copied.
+
+    Of all whole chunks the same number, so that one program serves them. None where X is not laid out so.
+    """
+    host = np.asarray(X)
+    (start, stop), *others = chunk.ranges
+    most = ALIGNMENT // host.itemsize
+    if others or start == 0 or stop > len(host) or not host.flags.c_contiguous:
+        return None
+    numbers, first = host.reshape(-1), start * host.shape[1]
+    lead = (numbers[first:].ctypes.data % ALIGNMENT) // host.itemsize
+    begin = first - lead
+    end = begin + chunk.size * host.shape[1] + most
+    return (numbers[begin:end], lead) if begin >= 0 and end <= numbers.size else None
+
+
+def _padded(X: Any, chunk: Chunk, *, keep: bool = False, filled: bool = False) -> Any:
+    """The rows of a chunk that there are, on the host, and more, of zeros or if `filled` like the first, to its size.
 
     An array that has that size is kept where it is, if that is wished.
     """
-    if keep and X.shape[0] == size:
+    if keep and X.shape[0] == chunk.size:
         return X
     whole = np.asarray(X)
-    host = whole[start:stop]
-    if len(host) == size:
-        return host
-    padded = np.zeros((size, *host.shape[1:]), host.dtype)
-    padded[: len(host)] = host
+    pieces = [whole[start:stop] for start, stop in chunk.ranges]
+    count = sum(map(len, pieces))
+    if len(pieces) == 1 and count == chunk.size:
+        return pieces[0]
+    padded = np.zeros((chunk.size, *whole.shape[1:]), whole.dtype)
+    padded[:count] = np.concatenate(pieces)
     if filled:
-        padded[len(host) :] = whole[:1]  # of a chunk that other devices alone have rows in too
+        padded[count:] = whole[:1]  # of a chunk that other devices alone have rows in too
     return padded
 
 

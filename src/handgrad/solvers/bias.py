@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from handgrad.formulas.by_row import exact_residual, softmax
+from handgrad.rows import product
 from handgrad.shapes import Float
-from handgrad.solvers.exact import residual, softmax
 
 BIAS_STEPS = 100
 WHOLE_CLASSES = 400  # for which G is formed
@@ -36,11 +37,11 @@ def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Ca
     generalised iterative scaling, log π − log Σ w y, which goes down too, and far where a class is rare.
 
     Args:
-      pieces: gives Z (n, C), T (n, C) and w (n,) of some rows after the other, each time that it is called.
+      pieces: gives Z (C, n), T (C, n) and w (n,) of some rows after the other, each time that it is called.
       b: where to begin.
       over_processes: adds up sums over the rows of each process.
     """
-    shares, before = over_processes(sum(w @ T for _, T, w in pieces())), np.inf
+    shares, before = over_processes(sum(product(T, w) for _, T, w in pieces())), np.inf
     if not shares.any():
         return Minimum(b, 0.0, 0.0)
     for number in range(BIAS_STEPS):
@@ -76,11 +77,11 @@ def _newton_step(pieces: Pieces, b: np.ndarray, shares: np.ndarray, over_process
     held: list[Any] = []
 
     def sums(Z, T, w):
-        Y = softmax(Z + b)
+        Y = softmax(Z + b[:, None])
         if not whole and Y.nbytes + sum(array.nbytes for array, _ in held) <= HELD_BYTES:
             held.append((Y, w))
-        wY = w[:, None] * Y
-        return w @ residual(Y, T), wY.sum(axis=0), wY.T @ (Y if whole else Y[:, hub])
+        wY = w * Y
+        return product(exact_residual(Y, T), w), wY.sum(axis=1), product(wY, Y.T if whole else Y[hub])
 
     found = [sums(*piece) for piece in pieces()]
     gradient, mean, second = over_processes(tuple(map(sum, zip(*found, strict=True))))
@@ -93,8 +94,8 @@ def _newton_step(pieces: Pieces, b: np.ndarray, shares: np.ndarray, over_process
     def times(v):
         """Gv."""
         all_held = len(held) == len(found)
-        Ys = held if all_held else ((softmax(Z + b), w) for Z, _, w in pieces())
-        return mean * v - over_processes(sum(Y.T @ (w * (Y @ v)) for Y, w in Ys))
+        Ys = held if all_held else ((softmax(Z + b[:, None]), w) for Z, _, w in pieces())
+        return mean * v - over_processes(sum(Y @ (w * (v @ Y)) for Y, w in Ys))
 
     return _by_conjugate_gradients(times, gradient, mean, second, hub)
 

@@ -32,10 +32,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from handgrad.formulas.by_row import exact_losses, exact_residual, rise, softmax
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.bias import Minimum, minimise_bias
 from handgrad.solvers.data import Data, Folds, as_given, times_centre
-from handgrad.solvers.exact import losses, residual, rise, softmax
 from handgrad.solvers.penalty import L2
 
 LOGIT_BYTES = 2**27  # of the logits of the problems that are certified together
@@ -110,10 +110,10 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
         if kept is not None:
             size = max(1, PIECE_BYTES // (8 * C))
             for rows in (slice(start, start + size) for start in range(0, data.parts.num_rows, size)):
-                yield _restrict(kept[k][:, rows].T, data.distributions(rows), weights[rows, k], present[k])
+                yield _restrict(kept[k][:, rows], data.distributions(rows), weights[rows, k], present[k])
             return
         for rows, block in data.blocks():
-            Z = block.times(without_bias[k : k + 1])[0].T
+            Z = block.times(without_bias[k : k + 1])[0]
             yield _restrict(Z, data.distributions(rows), weights[rows, k], present[k])
 
     minima = [Minimum(V[k, -1, present[k]], 0.0, 0.0) for k in range(K)]
@@ -174,7 +174,7 @@ def _sums(
     data: Data, kept: np.ndarray | None, V: np.ndarray, weights: np.ndarray, present: np.ndarray, added: np.ndarray
 ):
     """One reading of X, and another one of its rows where their logits are not kept."""
-    K, _, C = V.shape
+    K = len(V)
     # Whether the gradients at the two biases differ by more than float32 shows of their norm.
     moved = bool(np.any(np.ptp(added, axis=1) > MOVED))
     loss, largest, excess, trace = np.zeros((4, K))
@@ -183,21 +183,22 @@ def _sums(
         Z = block.times(V) if kept is None else kept[..., rows] + V[:, -1, :, None]
         T, w = data.distributions(rows), weights[rows]
         trace += block.row_squares() @ w
-        D = np.zeros(((1 + moved) * K, C, len(T)))
+        D = np.zeros(((1 + moved) * K, *T.shape))
         for k in range(K):
             counted = w[:, k] > 0
             if not counted.any():
                 continue
-            at_rows = np.ix_(counted, present[k])
-            best, own, weight = Z[k].T[at_rows], T[at_rows], w[counted, k]
+            everything = counted.all() and present[k].all()
+            chosen = slice(None) if everything else np.ix_(present[k], counted)
+            best, own, weight = Z[k][chosen], T[chosen], w[counted, k]
             Y, u = softmax(best), added[k, present[k]]
             excess[k] += weight @ rise(Y, own, u)
-            D[k].T[at_rows] = weight[:, None] * residual(Y, own)
-            at = best + u
-            loss[k] += weight @ losses(at, own)
+            D[k][chosen] = weight * exact_residual(Y, own)
+            at = best + u[:, None]
+            loss[k] += weight @ exact_losses(at, own)
             largest[k] = max(largest[k], np.abs(at).max())
             if moved:
-                D[K + k].T[at_rows] = weight[:, None] * residual(softmax(at), own)
+                D[K + k][chosen] = weight * exact_residual(softmax(at), own)
         total += block.transposed_times(D)
     largest = data.parts.gather(largest).max(axis=0)
     loss, excess, trace, total = data.parts.sum((loss, excess, trace, total))
@@ -210,5 +211,5 @@ def _restrict(
     """Of the rows that have weight, these classes."""
     rows = w > 0
     if not rows.all():
-        Z, T, w = Z[rows], T[rows], w[rows]
-    return (Z, T, w) if classes.all() else (Z[:, classes], T[:, classes], w)
+        Z, T, w = Z[:, rows], T[:, rows], w[rows]
+    return (Z, T, w) if classes.all() else (Z[classes], T[classes], w)

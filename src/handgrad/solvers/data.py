@@ -19,9 +19,10 @@ import numpy as np
 
 from handgrad import arguments
 from handgrad.formulas import Params
+from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.rows import Parts, Rows, is_sparse, locate, place, to_csr
-from handgrad.rows.blocks import Block
+from handgrad.rows.blocks import Block, SparseBlock
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
 
@@ -52,9 +53,9 @@ class Data(NamedTuple):
         """The dtype in which the solver computes, and that of the parameters."""
         return self.rows.dtype
 
-    def distributions(self, rows: slice = slice(None)) -> Float[np.ndarray, "n C"]:
-        """T of some rows of this process."""
-        return one_hot(self.targets[rows], self.num_classes)
+    def distributions(self, rows: slice = slice(None)) -> Float[np.ndarray, "C n"]:
+        """Tᵀ of some rows of this process."""
+        return one_hot(np, self.targets[rows], self.num_classes, np.float64)
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """s(X − μ) in float64, block by block of this process's rows."""
@@ -107,7 +108,7 @@ def prepare(
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(parts.dtype))
     dtype = dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
     centre, scale = _centre_and_scale(function, parts, w, dtype, fit_intercept)
-    rows = _placed(parts, centre, scale, float(fit_intercept), dtype)
+    rows = _placed(parts, num_classes, centre, scale, float(fit_intercept), dtype)
     return Data(parts, T, w, unit, centre, scale, rows, num_classes, fit_intercept)
 
 
@@ -245,15 +246,6 @@ def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.nd
     return each
 
 
-def one_hot(targets: np.ndarray, num_classes: int) -> Float[np.ndarray, "N C"]:
-    """T, of labels or of distributions."""
-    if targets.ndim == 2:
-        return targets
-    T = np.zeros((len(targets), num_classes))
-    T[np.arange(len(targets)), targets] = 1
-    return T
-
-
 def numbers(values: Any) -> np.ndarray:
     """Real numbers as float64, NaN for what is none, such as text."""
     return np.vectorize(as_float, otypes=[np.float64])(np.asarray(values, dtype=object))
@@ -280,9 +272,10 @@ def _centre_and_scale(
     if not parts.sum(weights.sum()) > 0:
         weights = np.ones_like(weights)
     for rows, block in parts.blocks():
-        least, most = _limits(block.X)
+        least, most = _limits(block)
         low, high = np.minimum(low, least), np.maximum(high, most)
-        sums += weights[rows] @ block.X
+        # Not by BLAS, whose threads would wait for those of XLA and of other programs.
+        sums += weights[rows] @ block.X if parts.is_sparse else np.einsum("n,np->p", weights[rows], block.X)
         total += weights[rows].sum()
     total, sums = parts.sum((np.array(total), sums))
     low, high = parts.gather(low).min(axis=0), parts.gather(high).max(axis=0)
@@ -303,10 +296,11 @@ def _centre_and_scale(
     return centre, 1.0 if usual else float(np.ldexp(1.0, -int(np.frexp(min(size, 2.0**1000))[1])))
 
 
-def _limits(X: Any) -> tuple[np.ndarray, np.ndarray]:
+def _limits(block: Block) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest of each feature."""
-    limits = X.min(axis=0), X.max(axis=0)
-    return limits if isinstance(X, np.ndarray) else tuple(array.toarray().ravel() for array in limits)
+    if not isinstance(block, SparseBlock):
+        return block.X.min(axis=0), block.X.max(axis=0)
+    return tuple(array.toarray().ravel() for array in (block.XT.min(axis=1), block.XT.max(axis=1)))
 
 
 def check_finite(function: str, argument: str, parts: Parts) -> None:
@@ -321,10 +315,10 @@ def check_finite(function: str, argument: str, parts: Parts) -> None:
     arguments.check_finite(function, argument, of_rows)
 
 
-def _placed(parts: Parts, centre: np.ndarray, scale: float, one: float, dtype: np.dtype) -> Rows:
+def _placed(parts: Parts, num_classes: int, centre: np.ndarray, scale: float, one: float, dtype: np.dtype) -> Rows:
     """The rows for the sums. Dense data wider than the dtype are centred here, in float64, before they are narrowed."""
     if parts.is_sparse or _fits(parts.dtype, dtype):
-        return place(parts, centre, scale, one, dtype)
+        return place(parts, num_classes, centre, scale, one, dtype)
     narrow = []
     for part in parts.parts:
         X = np.empty(part.X.shape, dtype)
@@ -332,7 +326,7 @@ def _placed(parts: Parts, centre: np.ndarray, scale: float, one: float, dtype: n
             X[rows] = block.X
         narrow.append(part._replace(X=X))
     narrowed = parts._replace(parts=tuple(narrow), dtype=dtype)
-    return place(narrowed, np.zeros_like(centre), 1.0, one, dtype)
+    return place(narrowed, num_classes, np.zeros_like(centre), 1.0, one, dtype)
 
 
 def _fits(given: np.dtype, dtype: np.dtype) -> bool:

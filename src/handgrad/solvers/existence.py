@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from handgrad.formulas.by_row import exact_losses, softmax
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.data import Data, Folds
-from handgrad.solvers.exact import losses, softmax
 
 EPS = float(np.finfo(np.float64).eps)
 NEWTON_STEPS = 30
@@ -58,14 +58,14 @@ def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P+1 C"]) -> Verdict:
     rows, classes = weights > 0, np.flatnonzero(folds.present[0])
     if not rows.any() or len(classes) < 2:
         return Verdict(exists=True)
-    T = data.distributions()[rows][:, classes]
+    T = data.distributions()[np.ix_(classes, rows)].T
     Z = np.concatenate([block.times(V[None, :, classes])[0].T for _, block in data.blocks()])[rows]
     if data.parts.num_processes == 1 and _gains(Z, T > 0).min() > 1e-12 * np.abs(Z).max():
         return Verdict(exists=False, separated=tuple(classes.tolist()))
     unknowns = (data.num_features + 1) * (len(classes) - 1)
     if unknowns > MOST_UNKNOWNS or data.parts.num_processes > 1:
         return Verdict(exists=None)
-    X = np.concatenate([block.dense() for _, block in data.blocks()])[rows]
+    X = np.concatenate([block.dense() for _, block in data.blocks()], dtype=np.float64)[rows]
     affordable = len(X) * unknowns**2 <= NEWTON_OPERATIONS
     if affordable:
         exists, found, Z = _newton(X, T, weights[rows], Z, intercept=data.intercept)
@@ -124,7 +124,7 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray, *, inter
     longest = np.sqrt(2 * np.max(np.sum(B**2, axis=1)))
     exists, before = None, np.inf
     for _ in range(NEWTON_STEPS):
-        Y = softmax(B @ theta @ contrasts.T)
+        Y = softmax(contrasts @ (B @ theta).T).T
         gradient = (B.T @ (w[:, None] * (Y - T)) @ contrasts).ravel()
         values, vectors = np.linalg.eigh(_hessian(B, Y, w, contrasts))
         # Less what rounding may have added to it; and the gradient's rounding is added to λ.
@@ -140,10 +140,10 @@ def _newton(X: np.ndarray, T: np.ndarray, w: np.ndarray, Z: np.ndarray, *, inter
         before = decrement
         step = -(vectors @ (along / values)).reshape(theta.shape)
         Z, dZ = B @ theta @ contrasts.T, B @ step @ contrasts.T
-        part, here = 1.0, w @ losses(Z, T)
+        part, here = 1.0, w @ exact_losses(Z.T, T.T)
         # A step of range 1/2 or less goes down, up to rounding, which is not to be taken for a rise.
         while part * np.ptp(dZ, axis=1).max() > 0.5 and not (
-            w @ losses(Z + part * dZ, T) <= here - 0.1 * part * decrement**2
+            w @ exact_losses((Z + part * dZ).T, T.T) <= here - 0.1 * part * decrement**2
         ):
             part /= 2
         theta = theta + part * step

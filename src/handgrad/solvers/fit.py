@@ -50,7 +50,7 @@ def fit(
         block by block; the fit computes in the dtype that JAX gives X, float32 at least. Float64 data are centred in
         float64 also where JAX computes in float32. Sparse: SciPy's arrays and matrices of any format, BCOO and BCSR;
         they are never made dense. Sharded by rows over devices, or over processes that all call `fit`: the rows stay
-        where they are.
+        where they are. Dense data of few rows are fitted by NumPy, for which nothing is compiled.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
       l2: the penalty. 0 is allowed; there is no certificate then, and ‖∇F‖ ≤ tol · ‖∇F(0)‖, about the
         features' mean, ends the fit.

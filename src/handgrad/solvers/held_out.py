@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from handgrad.formulas import Params
+from handgrad.formulas.by_row import exact_losses, one_hot
 from handgrad.rows import Parts
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.data import one_hot
-from handgrad.solvers.exact import losses
 
 
 class Scored(NamedTuple):
@@ -40,7 +39,7 @@ def prepare_scores(
     Raises:
       ValueError: nothing is left.
     """
-    T, weights = one_hot(targets, present.shape[1]).astype(np.float64), weights.astype(np.float64)
+    T, weights = one_hot(np, targets, present.shape[1], np.float64).T.astype(np.float64), weights.astype(np.float64)
     lacks = (~present).T.astype(np.float64)
     unknown = (T @ lacks > 0) & (weights > 0)
     counted = np.where(unknown, 0, weights)
@@ -89,6 +88,7 @@ def _score(scored: Scored, fold: int, params: Params) -> Float[np.ndarray, "2 J"
             continue
         Z, T, known = np.where(classes[:, None], block.times(V), -np.inf), scored.T[rows], counted > 0
         right = Z.argmax(axis=1) == T.argmax(axis=1)
-        of_loss = [counted[known] @ losses(logits.T[known][:, classes], T[known][:, classes]) for logits in Z]
+        at = np.ix_(classes, known)
+        of_loss = [exact_losses(logits[at], T.T[at]) @ counted[known] for logits in Z]
         sums += np.stack([np.array(of_loss), right @ w])
     return scored.parts.sum(sums)

@@ -16,11 +16,11 @@ from jax import Array
 
 from handgrad import arguments
 from handgrad.formulas import Params
+from handgrad.formulas.by_row import softmax
 from handgrad.frames import as_array, as_data
 from handgrad.rows import product
 from handgrad.shapes import Float
 from handgrad.solvers.data import Data, times_centre
-from handgrad.solvers.exact import softmax
 
 
 class Coefficients(NamedTuple):
@@ -59,9 +59,9 @@ class Coefficients(NamedTuple):
 
 def target_sums(data: Data) -> Params:
     """XᵀT and 1ᵀT with the weights as they were given. At a maximum of the likelihood Y has the same sums as T."""
-    wT = data.unit * data.weights[:, None] * data.distributions()
-    b = wT.sum(axis=0, keepdims=True)
-    about_centre = sum(block.transposed_times(wT[rows].T[None])[0, :-1] for rows, block in data.blocks())
+    wT = data.unit * data.weights * data.distributions()
+    b = wT.sum(axis=1)[None]
+    about_centre = sum(block.transposed_times(wT[None, :, rows])[0, :-1] for rows, block in data.blocks())
     about_centre, b = data.parts.sum((about_centre, b))
     return Params(W=about_centre / data.scale + data.centre[:, None] * b, b=b)
 
@@ -93,7 +93,7 @@ def standard_errors(
     mean = w @ X / w.sum()
     scale = np.sqrt(w @ (X - mean) ** 2 / w.sum())
     scale = np.where(scale > 0, scale, 1)
-    Y = softmax(((X - mean) @ np.asarray(params.W, np.float64) + _bias(params, mean))[:, kept])[:, :-1]
+    Y = softmax(((X - mean) @ np.asarray(params.W, np.float64) + _bias(params, mean))[:, kept].T).T[:, :-1]
     arrays = (jnp.asarray(array, dtype) for array in ((X - mean) / scale, Y, w, mean, scale))
     variance = np.asarray(_variances(*arrays))
     if not (np.all(np.isfinite(variance)) and np.all(variance > 0)):
@@ -119,7 +119,7 @@ def _check_sums(params: Params, sums: Params, X: np.ndarray, w: np.ndarray) -> N
     """Check that Y on these data has the sums that T had, about the mean."""
     total = np.sum(sums.b)
     mean = w @ X / max(w.sum(), np.finfo(float).tiny)
-    Y = softmax((X - mean) @ np.asarray(params.W, np.float64) + _bias(params, mean))
+    Y = softmax(((X - mean) @ np.asarray(params.W, np.float64) + _bias(params, mean)).T).T
     off = np.abs((X - mean).T @ (w[:, None] * Y) - (sums.W - mean[:, None] * sums.b))
     allowed = 1e-3 * (w @ np.abs(X - mean))[:, None]
     if abs(w.sum() - total) > 1e-6 * total or np.any(off > allowed):

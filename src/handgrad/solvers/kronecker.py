@@ -19,6 +19,7 @@ iterations, and with A ⊗ diag g alone more than 1500. Blocks cost C products N
 that has gone on for about as long as they take.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from handgrad.rows import Rows, product
+from handgrad.rows import Rows, library, product
 from handgrad.shapes import Bool, Float
 
 SMALL_BLOCKS = 2**20  # the elements that the blocks may have at any size of the data
@@ -45,8 +46,8 @@ class Curvature(NamedTuple):
 
 def rotate(Q: Array | None, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
     """V in the eigenbasis of A: QᵀV."""
-    if Q is None:
-        return V
+    if Q is None or library(V) is np:
+        return V if Q is None else product(Q.T, V)
     # As (VᵀQ)ᵀ: of 785 features and 10 classes XLA's CPU takes a quarter of the time for it. The barrier keeps it so.
     K, width, C = V.shape
     VT = jax.lax.optimization_barrier(V.transpose(0, 2, 1).reshape(K * C, width))
@@ -93,6 +94,8 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
     """H_c⁻¹ of each class, the bias not penalised, for the geometric mean of the penalties: neighbours on a path differ
     little. None where rounding has made one of them indefinite.
     """
+    from scipy.linalg import lapack
+
     blocks = np.array(moments)
     with np.errstate(divide="ignore"):
         mean = np.exp(np.mean(np.log(l2)))
@@ -103,42 +106,45 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
         diagonal = H.diagonal()
         scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
         H = scale[:, None] * H * scale + ridge * np.eye(len(H))
-        try:
-            np.linalg.cholesky(H)
-        except np.linalg.LinAlgError:
+        triangle, failed = lapack.dpotrf(H.T, lower=True, clean=False, overwrite_a=True)
+        if failed:
             return None
-        blocks[c] = scale[:, None] * np.linalg.inv(H) * scale
+        root = np.tril(lapack.dtrtri(triangle, lower=True, overwrite_c=True)[0]) * scale
+        blocks[c] = product(root.T, root)
     return blocks
 
 
-def precondition(
-    curvature: Curvature,
-    g: Float[Array, "K C"],
-    l2: Float[Array, " K"],
-    present: Bool[Array, "K C"],
-    V: Float[Array, "K P+1 C"],
-) -> Float[Array, "K P+1 C"]:
-    """(A ⊗ diag g + l2·I)⁻¹ V, or H_c⁻¹ V_c for each class, for V in the eigenbasis of A.
+def preconditioner(
+    curvature: Curvature, g: Float[Any, "K C"], l2: Float[Any, " K"], present: Bool[Any, "K C"]
+) -> Callable[[Float[Any, "K P+1 C"]], Float[Any, "K P+1 C"]]:
+    """V ↦ (A ⊗ diag g + l2·I)⁻¹ V, or H_c⁻¹ V_c for each class, for V in the eigenbasis of A.
 
     Where an eigenvalue is 0 the inverse is the pseudo-inverse. Adding a constant to all logits of a row changes
     nothing: the mean over the classes that are present, which would only collect rounding, is taken off.
     """
-    if curvature.blocks is not None:
-        columns = rotate_back(curvature.Q, V).transpose(2, 1, 0)
-        V = rotate(curvature.Q, product(curvature.blocks, columns).transpose(2, 1, 0))
-    else:
-        a = curvature.a
-        V = V * reciprocal(a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None])
-    mask = present[:, None].astype(V.dtype)
-    V = V * mask
-    return V - mask * (jnp.sum(V, axis=2, keepdims=True) / jnp.sum(mask, axis=2, keepdims=True))
+    (a, Q, blocks), mask = curvature, present[:, None].astype(g.dtype)
+    if blocks is None:
+        inverse = reciprocal(a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None])
+
+    def precondition(V: Any) -> Any:
+        if blocks is None:
+            V = V * inverse
+        else:
+            columns = rotate_back(Q, V).transpose(2, 1, 0)
+            V = rotate(Q, product(blocks, columns).transpose(2, 1, 0))
+        V = V * mask
+        return V - mask * (product(V, mask.mT) / product(mask, mask.mT))
+
+    return precondition
 
 
 def reciprocal(values: Array) -> Array:
     """1/x, and 0 for 0."""
+    if library(values) is np:
+        return np.divide(1, values, out=np.zeros_like(values), where=values > 0)
     return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
 
 
-def _penalised(row: Float[Array, " P+1"]) -> Float[Array, " P+1"]:
+def _penalised(row: Float[Any, " P+1"]) -> Float[np.ndarray, " P+1"]:
     """1 for the features, 0 for the bias."""
-    return (jnp.arange(row.shape[0]) < row.shape[0] - 1).astype(row.dtype)
+    return (np.arange(row.shape[0]) < row.shape[0] - 1).astype(row.dtype)

@@ -1,4 +1,4 @@
-r"""The steps of L-BFGS in K lanes, in small compiled programs; what they decide by is decided on the host, in `search`.
+r"""The steps of L-BFGS in K lanes; what they decide by is decided on the host, in `search`.
 
 Each lane solves one problem, a penalty and weights, on data that all lanes share, so that one sweep over the rows
 serves them all. With S and Y the last steps and changes of the gradient, R the upper triangle of SᵀY, oldest first, and
@@ -9,11 +9,14 @@ D its diagonal, the two loops of L-BFGS are two triangular systems:
 M⁻¹ is the preconditioner of `kronecker`, times s·y / y·M⁻¹y of the newest pair, which corrects its scale (a fifth fewer
 iterations). Gradients, S and Y are kept in the eigenbasis of A, where M is all but diagonal.
 
+Each step is a small compiled program, or the same function of NumPy's arrays where the lanes are those.
+
 References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; Byrd, Nocedal and Schnabel,
 *Representations of quasi-Newton matrices* (1994).
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,12 +25,24 @@ import numpy as np
 from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from handgrad.rows import inner, product
+from handgrad.rows import inner, library, product
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import Curvature, precondition, reciprocal, rotate, rotate_back
+from handgrad.solvers.kronecker import Curvature, preconditioner, reciprocal, rotate, rotate_back
 from handgrad.solvers.lanes import Lanes, Report
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.sums import Sums
+
+
+def _program(function: Callable[..., Any], donate: int | tuple[int, ...] = ()) -> Any:
+    """The function compiled, or as it is for NumPy's arrays, which it may write to where it has them donated."""
+    compiled = jax.jit(function, donate_argnums=donate)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return (function if library(jax.tree.leaves(arguments)[0]) is np else compiled)(*arguments)
+
+    call.lower = compiled.lower  # type: ignore[attr-defined]
+    return call
 
 
 def begin(lanes: int, width: int, num_classes: int, memory: int, dtype: np.dtype) -> Lanes:
@@ -43,7 +58,7 @@ def begin(lanes: int, width: int, num_classes: int, memory: int, dtype: np.dtype
         direction=array,
         step=array,
         S=pairs,
-        Y=pairs,
+        Y=pairs.copy(),  # which are written to
         SY=np.zeros((lanes, memory, memory), dtype),
         pairs=np.zeros(lanes, np.int32),
     )
@@ -60,32 +75,33 @@ def programs(state: Lanes, curvature: Curvature, device: Any) -> list[tuple[Any,
     V, strength = state.V, state.penalty.strength
     pairs = jax.ShapeDtypeStruct(state.SY.shape[:2], V.dtype, sharding=there)
     filled = jax.ShapeDtypeStruct(pairs.shape, bool, sharding=there)
-    vectors = jax.ShapeDtypeStruct((2, *V.shape), V.dtype, sharding=there)
+    matrices = jax.ShapeDtypeStruct(state.SY.shape, V.dtype, sharding=there)
+    preconditioned = jax.ShapeDtypeStruct((2, *V.shape), V.dtype, sharding=there)
     chosen = jax.ShapeDtypeStruct(state.pairs.shape, bool)
     steps = jax.ShapeDtypeStruct(strength.shape, V.dtype)
     return [
         (_remember, (state, V, chosen, steps)),
         (_first_loop, (state, V, V, state.g, chosen, steps, filled)),
-        (_second_loop, (state, curvature.Q, pairs, vectors, vectors, chosen, steps)),
+        (_second_loop, (state, curvature.Q, (matrices, matrices), pairs, V, preconditioned, chosen, steps)),
         (assess, (state, V, Sums(strength, V, state.g), curvature.Q)),
-        (_precondition, (curvature, state.g, state.penalty, state.present, vectors)),
+        (_precondition, (curvature, state.g, state.penalty, state.present, (V, V))),
     ]
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
+@functools.partial(_program, donate=(0, 1))
 def load(
     state: Lanes, trial: Array, chosen: Bool[Array, " K"], V: Array, penalty: L2, present: Array
 ) -> tuple[Lanes, Array]:
     """The chosen lanes begin anew at V, which is to be tried."""
     state = state._replace(
-        penalty=L2(jnp.where(chosen, penalty.strength, state.penalty.strength)),
-        present=jnp.where(chosen[:, None], present, state.present),
-        pairs=jnp.where(chosen, 0, state.pairs),
+        penalty=L2(_where(chosen, penalty.strength, state.penalty.strength)),
+        present=_where(chosen, present, state.present),
+        pairs=state.pairs * (~chosen).astype(state.pairs.dtype),
     )
     return state, _where(chosen, V, trial)
 
 
-@jax.jit
+@_program
 def assess(state: Lanes, trial: Array, sums: Sums, Q: Array | None) -> tuple[Array, Report]:
     """The gradient at the trial points, and the numbers of it that the host decides by.
 
@@ -93,11 +109,11 @@ def assess(state: Lanes, trial: Array, sums: Sums, Q: Array | None) -> tuple[Arr
     were b at its minimum, and ½ Σ ∇_b²/g, what b is off.
     """
     W, dW, db = trial[:, :-1], sums.gradient[:, :-1], sums.gradient[:, -1]
-    penalty = state.penalty
-    gradient = rotate(Q, sums.gradient.at[:, :-1].add(penalty.gradient(W)))
+    penalty, xp = state.penalty, library(trial)
+    gradient = rotate(Q, xp.concatenate([dW + penalty.gradient(W), db[:, None]], axis=1))
     distance = penalty.distance(dW, W)
-    gap = penalty.gap(distance) + jnp.sum(db**2 * reciprocal(sums.g), axis=1) / 2
-    measure = jnp.where(penalty.strength > 0, gap, distance**2 + jnp.sum(db**2, axis=1))
+    gap = penalty.gap(distance) + xp.sum(db**2 * reciprocal(sums.g), axis=1) / 2
+    measure = xp.where(penalty.strength > 0, gap, distance**2 + xp.sum(db**2, axis=1))
     slope = inner(gradient, state.direction)
     return gradient, Report(sums.loss + penalty.value(W), slope, measure)
 
@@ -118,18 +134,18 @@ def advance(
     """
     # Several programs, since only that of the preconditioner is another when it is.
     state, filled = _remember(state, gradient, accepted, taken)
-    state, a, vectors = _first_loop(state, trial, gradient, g, accepted, taken, filled)
+    state, in_time, a, vectors = _first_loop(state, trial, gradient, g, accepted, taken, filled)
     preconditioned = _precondition(curvature, state.g, state.penalty, state.present, vectors)
-    return _second_loop(state, curvature.Q, a, vectors, preconditioned, accepted, alpha)
+    return _second_loop(state, curvature.Q, in_time, a, vectors[1], preconditioned, accepted, alpha)
 
 
-@jax.jit
+@_program
 def move(state: Lanes, alpha: Float[Array, " K"]) -> Array:
     """The trial points V + α·step."""
     return _trial(state, alpha)
 
 
-@jax.jit
+@_program
 def along(state: Lanes) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
     """What the penalty adds to the slope at α = 0, and to its growth with α."""
     return state.penalty.along(state.V[:, :-1], state.step[:, :-1])
@@ -146,7 +162,7 @@ def _newest(
     return taken[:, None, None] * state.direction, gradient - state.gradient
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@functools.partial(_program, donate=0)
 def _remember(state: Lanes, gradient: Array, accepted: Array, taken: Array) -> tuple[Lanes, Bool[Array, "K m"]]:
     """The newest pair in place of the oldest, where it has positive curvature; and which slot that is.
 
@@ -155,67 +171,80 @@ def _remember(state: Lanes, gradient: Array, accepted: Array, taken: Array) -> t
     s, y = _newest(state, gradient, taken)
     K, memory, _ = state.S.shape
     good = accepted & (inner(s, y) > 0)
-    slot = jnp.where(good, state.pairs % memory, memory)  # which is out of range: nothing is written
-    lane = jnp.arange(K, dtype=jnp.int32)
-    S = state.S.at[lane, slot].set(s.reshape(K, -1), mode="drop")
-    Y = state.Y.at[lane, slot].set(y.reshape(K, -1), mode="drop")
-    state = state._replace(S=S, Y=Y, pairs=state.pairs + good.astype(jnp.int32))
-    return state, slot[:, None] == jnp.arange(memory, dtype=jnp.int32)[None]
+    slot = state.pairs % memory
+    S, Y = (_written(pairs, good, slot, new.reshape(K, -1)) for pairs, new in ((state.S, s), (state.Y, y)))
+    state = state._replace(S=S, Y=Y, pairs=state.pairs + good.astype(slot.dtype))
+    return state, good[:, None] & (slot[:, None] == np.arange(memory, dtype=np.int32)[None])
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+def _written(pairs: Float[Array, "K m D"], good: Array, slot: Array, new: Float[Array, "K D"]) -> Float[Array, "K m D"]:
+    """The pairs with a new one in its slot, in the lanes where it is good."""
+    if library(pairs) is np:
+        pairs[good, slot[good]] = new[good]
+        return pairs
+    lane = jnp.arange(len(slot), dtype=jnp.int32)
+    return pairs.at[lane, jnp.where(good, slot, pairs.shape[1])].set(new, mode="drop")  # beyond them nothing is written
+
+
+@functools.partial(_program, donate=0)
 def _first_loop(state: Lanes, trial: Array, gradient: Array, g: Array, accepted: Array, taken: Array, filled: Array):
     """The lanes at their trials, a of R a = Sᵀ∇, and what is to be preconditioned: ∇ − Y a, and the newest y."""
     s, y = _newest(state, gradient, taken)
-    K, memory, _ = state.S.shape
-    SY = jnp.where(filled[:, None], _times(state.S, y.reshape(K, -1))[..., None], state.SY)
-    SY = jnp.where(filled[..., None], _times(state.Y, s.reshape(K, -1))[:, None], SY)
+    K, xp = len(state.S), library(trial)
+    SY = xp.where(filled[:, None], _times(state.S, y.reshape(K, -1))[..., None], state.SY)
+    SY = xp.where(filled[..., None], _times(state.Y, s.reshape(K, -1))[:, None], SY)
     V, gradient, g = map(functools.partial(_where, accepted), (trial, gradient, g), (state.V, state.gradient, state.g))
     state = state._replace(V=V, gradient=gradient, g=g, SY=SY)
     flat = state.gradient.reshape(K, -1)
-    permutation, R, _ = _in_time(state)
-    a = _triangular(R, _times(permutation, _times(state.S, flat)))
-    newest = state.Y[jnp.arange(K, dtype=jnp.int32), (state.pairs - 1) % memory]
-    rest = flat - _combined(_times(permutation.mT, a), state.Y)
-    return state, a, jnp.stack([rest, newest]).reshape(2, *state.gradient.shape)
+    order, R = in_time = _in_time(state)
+    a = _solved(R, _times(order, _times(state.S, flat)))
+    rest = flat - _combined(_times(order.mT, a), state.Y)
+    vectors = rest, state.Y[_newest_slot(state)]
+    return state, in_time, a, tuple(vector.reshape(state.gradient.shape) for vector in vectors)
 
 
-@jax.jit
-def _precondition(
-    curvature: Curvature, g: Array, penalty: L2, present: Array, vectors: Float[Array, "2 K P+1 C"]
-) -> Array:
-    return jax.vmap(functools.partial(precondition, curvature, g, penalty.curvature(), present))(vectors)
+@_program
+def _precondition(curvature: Curvature, g: Array, penalty: L2, present: Array, vectors: tuple[Array, Array]) -> Any:
+    of_lanes = preconditioner(curvature, g, penalty.curvature(), present)
+    return [*map(of_lanes, vectors)] if library(g) is np else jax.vmap(of_lanes)(jnp.stack(vectors))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _second_loop(state, Q, a, vectors, preconditioned, accepted, alpha):
+@functools.partial(_program, donate=0)
+def _second_loop(state, Q, in_time, a, newest, preconditioned, accepted, alpha):
     """The directions, and the trials along them."""
-    shape, K = state.gradient.shape, len(a)
-    r, of_newest = preconditioned.reshape(2, K, -1)
-    permutation, R, there = _in_time(state)
-    diagonal = jnp.diagonal(R, axis1=1, axis2=2)
-    yMy = jnp.where(there[:, -1], inner(vectors[1], of_newest), 0)
-    r = jnp.where(yMy > 0, diagonal[:, -1] * reciprocal(yMy), 1)[:, None] * r
-    delta = _triangular(R, diagonal * a - _times(permutation, _times(state.Y, r)), transpose=True)
-    direction = -(r + _combined(_times(permutation.mT, delta), state.S)).reshape(shape)
+    shape, K, xp = state.gradient.shape, len(a), library(a)
+    order, R = in_time
+    r, of_newest = preconditioned[0].reshape(K, -1), preconditioned[1]
+    lane, slot = _newest_slot(state)
+    yMy = xp.where(state.pairs > 0, inner(newest, of_newest), 0)
+    r = xp.where(yMy > 0, state.SY[lane, slot, slot] * reciprocal(yMy), 1)[:, None] * r
+    diagonal = xp.diagonal(R, axis1=1, axis2=2)
+    delta = _solved(R, diagonal * a - _times(order, _times(state.Y, r)), transpose=True)
+    direction = -(r + _combined(_times(order.mT, delta), state.S)).reshape(shape)
     direction = _where(accepted, direction, state.direction)
     state = state._replace(direction=direction, step=rotate_back(Q, direction))
     return state, _trial(state, alpha), inner(state.gradient, direction)
 
 
-def _in_time(state: Lanes) -> tuple[Float[Array, "K m m"], Float[Array, "K m m"], Bool[Array, "K m"]]:
-    """The matrix that puts slots in the order of time, the oldest pair first; R; and which pairs there are.
+def _newest_slot(state: Lanes) -> tuple[Any, Any]:
+    """Where each lane has its newest pair, to index with."""
+    return np.arange(len(state.pairs), dtype=np.int32), (state.pairs - 1) % state.SY.shape[1]
 
-    Those that are empty come before the others and count for nothing; R has 1 on its diagonal there.
+
+def _in_time(state: Lanes) -> tuple[Float[Array, "K m m"], Float[Array, "K m m"]]:
+    """R, in an order of the slots, and the matrix that puts them in it and takes 0 from those that are empty.
+
+    In a compiled program the oldest pair comes first, so that R is a triangle. NumPy solves with a triangle in any
+    order, and leaves the slots where they are. R has 1 on its diagonal where a slot is empty.
     """
-    memory = state.SY.shape[1]
-    slots = jnp.arange(memory, dtype=jnp.int32)
-    order = (state.pairs[:, None] + slots[None]) % memory
-    there = slots[None] >= memory - state.pairs[:, None]
-    permutation = (there[..., None] & (order[..., None] == slots[None, None])).astype(state.SY.dtype)
-    SY = product(product(permutation, state.SY), permutation.mT)
-    absent = (~there[..., None]).astype(SY.dtype)
-    return permutation, jnp.triu(SY) + absent * jnp.eye(memory, dtype=SY.dtype)[None], there
+    memory, on_host = state.SY.shape[1], library(state.SY) is np
+    slots, first = np.arange(memory, dtype=np.int32), memory - state.pairs[:, None]  # the age of the oldest pair
+    age = (slots[None] - state.pairs[:, None]) % memory
+    place, age_there = (slots[None], age) if on_host else (age, slots[None])
+    order = ((place[:, None] == slots[None, :, None]) & (age >= first)[:, None]).astype(state.SY.dtype)
+    SY = product(product(order, state.SY), order.mT)
+    R = SY * (age_there[:, :, None] <= age_there[:, None]).astype(SY.dtype)
+    return order, R + (age_there < first)[..., None].astype(SY.dtype) * np.eye(memory, dtype=SY.dtype)[None]
 
 
 def _times(matrices: Float[Array, "K m D"], vectors: Float[Array, "K D"]) -> Float[Array, "K m"]:
@@ -227,10 +256,18 @@ def _combined(coefficients: Float[Array, "K m"], rows: Float[Array, "K m D"]) ->
     return product(coefficients[:, None], rows)[:, 0]
 
 
-def _triangular(R: Float[Array, "K m m"], right: Float[Array, "K m"], *, transpose: bool = False) -> Array:
+def _solved(R: Float[Any, "K m m"], right: Float[Any, "K m"], *, transpose: bool = False) -> Float[Any, "K m"]:
+    """R⁻¹ or R⁻ᵀ times the right side."""
+    if library(R) is np:
+        try:
+            return np.linalg.solve(R.mT if transpose else R, right[..., None])[..., 0]
+        except np.linalg.LinAlgError:  # s·y is 0 where it was not when the pair was taken
+            return np.full_like(right, np.nan)
     solve = jax.lax.linalg.triangular_solve
     return solve(R, right[..., None], left_side=True, lower=False, transpose_a=transpose)[..., 0]
 
 
-def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Array:
-    return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Any:
+    if isinstance(chosen, np.ndarray) and chosen.all():
+        return new
+    return library(old).where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -14,11 +14,10 @@ each problem has) and a static argument.
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from handgrad.formulas.by_row import losses, residual
-from handgrad.rows import Block, product
+from handgrad.rows import Block, library, product
 from handgrad.shapes import Float
 
 
@@ -36,7 +35,7 @@ def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, _: 
 
     def of_problem(Z: Any, w: Any) -> tuple[Any, ...]:
         rows_loss, Y = losses(xp, Z, targets)
-        return xp.sum(w * rows_loss), w[None] * residual(xp, Y, targets), xp.sum(w[None] * Y * (1 - Y), axis=1)
+        return xp.sum(w * rows_loss), w[None] * residual(xp, Y, targets), product(Y * (1 - Y), w)
 
     loss, D, g = _each(of_problem, xp, block.times(shared[0]), w)
     return Sums(loss, block.transposed_times(D), g)
@@ -105,9 +104,9 @@ def rounding(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> 
 
 def _weights(weights: Any, fold: Any) -> tuple[Any, Float[Any, "K n"]]:
     """The array library, and the weights of each problem."""
-    xp = np if isinstance(weights, np.ndarray) else jnp
+    xp = library(weights)
     # Not gathered, which takes XLA's CPU as long as a softmax.
-    chosen = xp.astype(fold[:, None] == xp.arange(weights.shape[1], dtype=fold.dtype)[None], weights.dtype)
+    chosen = (fold[:, None] == np.arange(weights.shape[1], dtype=fold.dtype)[None]).astype(weights.dtype)
     return xp, product(chosen, weights.T)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from handgrad.formulas.by_row import one_hot
 from handgrad.rows import Rows
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.kronecker import Curvature, factor_features, invert_blocks, takes_blocks, takes_features
@@ -57,15 +58,24 @@ class Placed(NamedTuple):
 
 def place(rows: Rows, targets: np.ndarray, weights: Float[np.ndarray, "N F"], num_classes: int) -> Placed:
     """Targets and weights where the rows are, in the dtype of the solver."""
+    if rows.home is None:  # NumPy would make distributions of labels, each time
+        targets = np.ascontiguousarray(one_hot(np, targets, num_classes, rows.dtype)).T
     targets = targets.astype(np.int32 if targets.ndim == 1 else rows.dtype)
     placed = Placed(rows, rows.place(targets), rows.place(weights.astype(rows.dtype)), num_classes)
     nothing = np.zeros((1, rows.shape[1] + 1, num_classes), rows.dtype)
     moment = placed.sum(feature_moment, nothing, np.zeros(1, np.int32), takes_features(rows, num_classes))
-    return placed._replace(features=jax.device_put(factor_features(moment), rows.home))
+    return placed._replace(features=_put(factor_features(moment), rows.home))
+
+
+def _put(tree: Any, home: Any) -> Any:
+    """NumPy's arrays where the lanes are."""
+    return tree if home is None else jax.device_put(tree, home)
 
 
 def compile_ahead(rows: Rows, num_classes: int, num_lanes: int) -> list[Future[Any]]:
     """Compile the programs of an iteration in threads, while this one looks at the rows and compiles the sweep."""
+    if rows.home is None:
+        return []
     features = takes_features(rows, num_classes)
     return _compile_ahead(rows.shape[1] + 1, num_classes, num_lanes, rows.dtype, features, rows.home)
 
@@ -166,6 +176,12 @@ def solve(
     `callback` gets iteration, loss and gap of the first lane, after each of its iterations.
     """
     solver = _Solver(data, problems, tolerance, num_lanes)
+    with np.errstate(all="ignore"):  # what has left the dtype's range is a trial that is not accepted
+        _run(solver, callback)
+    return solver.solutions
+
+
+def _run(solver: "_Solver", callback: Callable[[int, float, float], Any] | None) -> None:
     while solver.busy():
         iterations = solver.lanes[0].iterations if solver.lanes[0] is not None else 0
         solver.sweep()
@@ -174,7 +190,6 @@ def solve(
             callback(first.iterations, first.loss, first.measure)
         solver.settle()
         solver.look_along()
-    return solver.solutions
 
 
 class _Solver:
@@ -192,7 +207,7 @@ class _Solver:
         self.age = 0  # of the blocks, in iterations
         self.period = max(8, width // (PAYBACK if num_lanes == 1 else OF_MANY * num_lanes))
         state = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
-        self.state, self.trial = jax.device_put((state, np.zeros_like(state.V)), data.rows.home)
+        self.state, self.trial = _put((state, np.zeros_like(state.V)), data.rows.home)
         self._load([None if lane is None else lane.start for lane in self.lanes])
 
     def busy(self) -> list[tuple[int, _Lane]]:
@@ -208,7 +223,7 @@ class _Solver:
             counts = np.array([lane is not None for lane in self.lanes], dtype)
             moments, self.age = self._sum(class_moments, (self.trial, counts / counts.sum())), 0
             blocks = invert_blocks(moments, np.array([lane.strength for _, lane in busy]))
-            self.curvature = self.curvature._replace(blocks=jax.device_put(blocks, self.data.rows.home))
+            self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.rows.home))
         wait(self.compiled)
         gradient, report = assess(self.state, self.trial, sums, self.curvature.Q)
         found = np.stack([np.asarray(numbers, np.float64) for numbers in report]).T.tolist()

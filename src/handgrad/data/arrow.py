@@ -1,0 +1,191 @@
+"""Columns that have types: .parquet, .arrow and .feather, and data frames of pandas, polars and pyarrow."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from handgrad.data.naming import printable
+from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory, require_regular
+from handgrad.data.words import is_text, require_pyarrow
+
+_BYTES_A_VALUE = 8
+_PANDAS_INDEX = "__index_level_"
+
+
+class Columns(NamedTuple):
+    """Columns that can be read.
+
+    Attributes:
+      name: of the data, for messages.
+      names: of the columns, as they stand there.
+      read: of those wanted, and those that are to be texts, chunked arrays of Arrow's by name, and notes.
+      is_typed: whether a text is one; False where texts may be numbers.
+      decimal: the mark in numbers that are texts.
+      notes: what was found out.
+      hint: what may be wrong where a column is not there.
+    """
+
+    name: str
+    names: Sequence[str]
+    read: Callable[[Sequence[str], Sequence[str]], tuple[dict[str, Any], list[str]]]
+    is_typed: bool = True
+    decimal: str = "."
+    notes: tuple[str, ...] = ()
+    hint: str = ""
+
+
+def from_file(source: Source) -> Columns:
+    """The columns of a .parquet file or folder, or of Arrow's own file.
+
+    Raises:
+      ValueError: a file that is damaged.
+    """
+    require_pyarrow()
+    return (_from_parquet if source.format == "parquet" else _from_arrow)(source)
+
+
+def _from_parquet(source: Source) -> Columns:
+    look = _look_at_folder if source.path.is_dir() else _look_at_file
+    schema, num_rows, load = _guarded(source, lambda: look(source))
+
+    def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        require_memory(source.name, num_rows * len(wanted) * _BYTES_A_VALUE)
+        return dict(zip(wanted, _guarded(source, lambda: load(wanted)).columns, strict=True)), []
+
+    names = [name for name in schema.names if not name.startswith(_PANDAS_INDEX)]
+    return Columns(source.name, names, read)
+
+
+def _look_at_file(source: Source) -> tuple[Any, int, Callable[[Sequence[str]], Any]]:
+    import pyarrow.parquet
+
+    # Buffered before, all of the file would be in memory twice.
+    file = pyarrow.parquet.ParquetFile(source.path, pre_buffer=False)
+    texts = [field.name for field in file.schema_arrow if is_text(field.type)]
+
+    def load(wanted: Sequence[str]) -> Any:
+        return pyarrow.parquet.ParquetFile(source.path, pre_buffer=False, read_dictionary=texts).read(list(wanted))
+
+    return file.schema_arrow, file.metadata.num_rows, load
+
+
+def _look_at_folder(source: Source) -> tuple[Any, int, Callable[[Sequence[str]], Any]]:
+    import pyarrow.dataset
+
+    for part in source.path.rglob("*.parquet"):
+        require_regular(part)
+    form = pyarrow.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
+    data = pyarrow.dataset.dataset(source.path, format=form, partitioning="hive", exclude_invalid_files=False)
+    return data.schema, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted))
+
+
+def _from_arrow(source: Source) -> Columns:
+    import pyarrow
+
+    def look() -> Any:
+        try:
+            with pyarrow.OSFile(str(source.path)) as file:
+                reader = pyarrow.ipc.open_file(file)
+                return _checked(source, reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches)))
+        except pyarrow.ArrowInvalid:
+            with pyarrow.OSFile(str(source.path)) as file:
+                reader = pyarrow.ipc.open_stream(file)
+                return _checked(source, reader.schema, reader)
+
+    return from_table(source.name, _guarded(source, look))
+
+
+def _checked(source: Source, schema: Any, batches: Any) -> Any:
+    """The batches as a table, each held to be what it claims before it is looked into."""
+    import pyarrow
+
+    kept, size = [], 0
+    for batch in batches:
+        batch.validate(full=True)
+        size += batch.nbytes
+        if size > max(SMALL, source.size * MOST_UNPACKED):
+            raise ValueError(f"{source.name}: unpacks to more than {MOST_UNPACKED} times its size, as no table does.")
+        require_memory(source.name, size)
+        kept.append(batch)
+    return pyarrow.Table.from_batches(kept, schema)
+
+
+def _guarded(source: Source, read: Callable[[], Any]) -> Any:
+    """What `read` gives; whatever it raises as one line."""
+    try:
+        return read()
+    except Exception as error:  # damaged bytes make Arrow raise almost anything
+        message = " ".join(str(error).split())
+        if message.startswith(f"{source.name}: "):
+            raise
+        raise ValueError(
+            f"{source.name}: is not in the format {source.format}, or is damaged ({printable(message)})."
+        ) from None
+
+
+# --- From Python ------------------------------------------------------------------------------------------------------
+
+
+def from_table(name: str, table: Any) -> Columns:
+    """The columns of a table of pyarrow's."""
+
+    def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        return {column: table.column(column) for column in wanted}, []
+
+    return Columns(name, table.column_names, read)
+
+
+def from_frame(frame: Any) -> Columns | None:
+    """The columns of a data frame of pandas or polars, a table of pyarrow's or a dictionary; None for what is none."""
+    module = type(frame).__module__.partition(".")[0]
+    if module == "pyarrow" and hasattr(frame, "column_names"):
+        import pyarrow
+
+        table = pyarrow.Table.from_batches([frame]) if isinstance(frame, pyarrow.RecordBatch) else frame
+        return from_table("the table", table)
+    if isinstance(frame, Mapping):
+        return _from_columns("the dictionary", dict(frame))
+    if hasattr(sys.modules.get("pandas"), "DataFrame") and isinstance(frame, sys.modules["pandas"].DataFrame):
+        return _from_columns("the data frame", {column: frame.iloc[:, i] for i, column in enumerate(frame.columns)})
+    if hasattr(sys.modules.get("polars"), "DataFrame") and isinstance(frame, sys.modules["polars"].DataFrame):
+        require_pyarrow()
+        return from_table("the data frame", frame.to_arrow())
+    return None
+
+
+def _from_columns(name: str, columns: dict[Any, Any]) -> Columns:
+    require_pyarrow()
+    by_name = {str(key): values for key, values in columns.items()}
+    if len(by_name) < len(columns):
+        raise ValueError(f"{name}: has two columns of one name.")
+    lengths = {key: len(values) for key, values in by_name.items()}
+    if len(set(lengths.values())) > 1:
+        short, long = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
+        raise ValueError(
+            f"{name}: columns must have as many rows as one another; got {lengths[short]} in {short!r} and "
+            f"{lengths[long]} in {long!r}."
+        )
+
+    def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        return {key: _to_arrow(name, key, by_name[key]) for key in wanted}, []
+
+    return Columns(name, list(by_name), read)
+
+
+def _to_arrow(name: str, key: str, values: Any) -> Any:
+    import pyarrow
+
+    if isinstance(values, (pyarrow.Array, pyarrow.ChunkedArray)):
+        return values if isinstance(values, pyarrow.ChunkedArray) else pyarrow.chunked_array([values])
+    if isinstance(values, np.ndarray) and values.dtype.kind == "S":
+        values = np.strings.decode(values, "utf-8")
+    try:
+        array = pyarrow.array(values, from_pandas=True)
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+        try:  # a column of several types, of which each value has a text
+            array = pyarrow.array([None if each is None or each != each else str(each) for each in values], "string")
+        except (pyarrow.ArrowException, TypeError, ValueError):
+            raise ValueError(f"{name}: column {printable(key)!r} holds neither numbers, texts nor dates.") from None
+    return array if isinstance(array, pyarrow.ChunkedArray) else pyarrow.chunked_array([array])

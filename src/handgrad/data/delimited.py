@@ -1,0 +1,256 @@
+"""Text with separators: how it is written is found out from its beginning, and pyarrow reads it.
+
+Which columns are numbers is guessed from the first rows, since columns that are read as such are read fast, and put
+right where a later row says otherwise. Texts are read as indices into the different ones.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from handgrad.data.dialect import (
+    SEPARATORS,
+    Format,
+    decode,
+    find_decimal,
+    find_encoding,
+    find_quote,
+    find_separator,
+    first_records,
+    say_format,
+)
+from handgrad.data.naming import list_columns, printable
+from handgrad.data.problems import Problem, say
+from handgrad.data.sources import Source, open_source, require_memory
+from handgrad.data.words import EXACT, MISSING_WORDS, require_pyarrow
+
+HEAD, LONGEST_HEAD = 2**20, 2**26  # bytes that are looked at first; where a line is longer, up to so many
+SHORTEST_BLOCK, LONGEST_BLOCK, BLOCK_ROWS = 2**20, 2**25, 256
+MOST_ATTEMPTS = 6  # columns that may turn out to be text, one reading for each; then all are read as text
+SHOWN_ROWS = 5
+_NULLS = sorted(
+    {form for word in MISSING_WORDS for form in (word, word.upper(), word.title(), word.capitalize(), "NaN")}
+)
+
+
+class Delimited(NamedTuple):
+    """A file that is known: how it is written, its columns' names as they stand, and the first rows."""
+
+    source: Source
+    format: Format
+    names: list[str]
+    rows: list[list[str]]
+    has_quoted_lines: bool
+    row_bytes: int
+
+
+def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
+    """What kind of text a file is, and in sentences what had to be found out.
+
+    Raises:
+      ValueError: what is no such text, or names its columns in no way that can be used.
+    """
+    require_pyarrow()
+    head, is_whole = _read_head(source)
+    encoding = given.text_encoding or find_encoding(source, head)
+    text = decode(source, head, encoding, is_whole=is_whole)
+    quote = given.quote or find_quote(text)
+    separator = given.separator or find_separator(text, quote, source)
+    try:
+        records = first_records(text, separator, quote)
+    except csv.Error as error:
+        raise ValueError(
+            f"{source.name}: is no text with values between {SEPARATORS.get(separator, separator)}s ({error})."
+        ) from None
+    if not records:
+        raise ValueError(f"{source.name}: is empty.")
+    names, rows = records[0], records[1:]
+    decimal = given.decimal or find_decimal(rows, separator)
+    if decimal == separator:
+        raise ValueError(f"{source.name}: the separator and the decimal mark cannot both be {separator!r}.")
+    format_ = Format(separator, decimal, quote, encoding)
+    row_bytes = len(head) // max(text.count("\n"), 1)
+    has_quoted_lines = len(names) == 1 or any("\n" in value or "\r" in value for row in rows for value in row)
+    found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes)
+    _check_names(found)
+    return found, say_format(given, format_)
+
+
+def _read_head(source: Source) -> tuple[bytes, bool]:
+    with open_source(source) as file:
+        head = file.read(HEAD)
+        while piece := file.read(len(head)) if head.count(b"\n") < 2 and len(head) < LONGEST_HEAD else b"":
+            head += piece
+        return head, not file.read(1)
+
+
+def _check_names(found: Delimited) -> None:
+    names = [name.strip() for name in found.names]
+    problems = []
+    repeated = (
+        [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
+        if len(set(names)) < len(names)
+        else []
+    )
+    problems += [
+        Problem("more than one column has the name", repr(printable(name)), "Give each its own name.")
+        for name in repeated
+    ]
+    numbers = [name for name in names if re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)]
+    if numbers and len(numbers) >= len(names) / 2:
+        advice = f"The first line must have the columns' names; add such a line. {list_columns(names)}"
+        problems = [Problem("the first line looks like a row of numbers", "", advice)]
+    if problems:
+        raise ValueError(say(found.source.name, problems))
+
+
+def nameless_columns(found: Delimited) -> str:
+    """A sentence about columns that have no name: an index that pandas or R wrote, or what a last separator makes.
+
+    Raises:
+      ValueError: such a column holds data.
+    """
+    nameless = [index for index, name in enumerate(found.names) if not name.strip()]
+    for index in nameless:
+        values = [row[index].strip() for row in found.rows if index < len(row)]
+        if any(values) and (index or len(set(values)) < len(values)):
+            what = f"column {index + 1} has no name"
+            raise ValueError(say(found.source.name, [Problem(what, "", "Give it one in the first line.")]))
+    if not nameless:
+        return ""
+    return f"columns without a name are left out: {', '.join(str(index + 1) for index in nameless[:SHOWN_ROWS])}."
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The columns wanted, by their names as they stand: chunked arrays of Arrow's, numbers or texts.
+
+    Args:
+      found: the file.
+      texts: columns that are to be read as text.
+      wanted: the columns.
+
+    Returns:
+      The columns, and in sentences what the file's beginning did not tell.
+    """
+    import pyarrow
+
+    require_memory(found.source.name, found.source.size)
+    as_text = {*texts, *(name for i, name in enumerate(found.names) if not _looks_numeric(found, i))}
+    has_quoted_lines, notes = found.has_quoted_lines, list[str]()
+    for attempt in range(MOST_ATTEMPTS + 3):
+        if attempt == MOST_ATTEMPTS:
+            as_text = set(wanted)
+        try:
+            columns = _read(found, as_text, wanted, has_quoted_lines=has_quoted_lines)
+            large = [name for name in wanted if name not in as_text and _is_large(columns[name])]
+            if large:  # whether they are integers that float64 merges, only their digits tell
+                columns |= _read(found, set(large), large, has_quoted_lines=has_quoted_lines)
+            return columns, notes
+        except pyarrow.ArrowInvalid as error:
+            message = " ".join(str(error).split())
+        column = re.search(r"In CSV column #(\d+)", message)
+        if "invalid UTF8" in message and found.format.text_encoding.startswith("utf-8"):
+            found = found._replace(format=found.format._replace(text_encoding="cp1252"))
+            notes.append("read as text in cp1252, for it is none in UTF-8.")
+        elif column and found.names[int(column[1])] not in as_text:
+            as_text.add(found.names[int(column[1])])
+        elif not has_quoted_lines and not column:
+            has_quoted_lines = True
+        else:
+            break
+    raise ValueError(_explain(found, message, has_quoted_lines=has_quoted_lines))
+
+
+def _is_large(values: Any) -> bool:
+    import pyarrow.compute as compute
+
+    extremes = compute.min_max(values)
+    low, high = extremes["min"].as_py(), extremes["max"].as_py()
+    return low is not None and not -EXACT < low <= high < EXACT
+
+
+def _looks_numeric(found: Delimited, index: int) -> bool:
+    values = [row[index].strip() for row in found.rows if index < len(row)]
+    values = [value for value in values if value.lower() not in MISSING_WORDS]
+    mark = re.escape(found.format.decimal)
+    return all(re.fullmatch(rf"[+-]?(\d+{mark}?\d*|{mark}\d+)([eE][+-]?\d+)?", value, re.ASCII) for value in values)
+
+
+def _read(found: Delimited, as_text: set[str], wanted: Sequence[str], *, has_quoted_lines: bool) -> dict[str, Any]:
+    import pyarrow
+    import pyarrow.csv
+
+    text, number = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.float64()
+    block = min(max(SHORTEST_BLOCK, BLOCK_ROWS * found.row_bytes), LONGEST_BLOCK)
+    with open_source(found.source) as file:
+        table = pyarrow.csv.read_csv(
+            pyarrow.PythonFile(file, mode="r") if found.source.packing else pyarrow.OSFile(str(found.source.path)),
+            read_options=pyarrow.csv.ReadOptions(block_size=block, encoding=_for_arrow(found.format)),
+            parse_options=_parse_options(found.format, has_quoted_lines=has_quoted_lines),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={name: text if name in as_text else number for name in wanted},
+                include_columns=list(wanted),
+                null_values=_NULLS,
+                strings_can_be_null=False,
+                decimal_point=found.format.decimal,
+            ),
+        )
+    return dict(zip(wanted, table.columns, strict=True))
+
+
+def _for_arrow(format_: Format) -> str:
+    """The encoding; of UTF-8 in the word that spares Arrow the decoding."""
+    return "utf8" if format_.text_encoding.startswith("utf-8") else format_.text_encoding
+
+
+def _parse_options(format_: Format, *, has_quoted_lines: bool, on_wrong_row: Any = None) -> Any:
+    import pyarrow.csv
+
+    return pyarrow.csv.ParseOptions(
+        delimiter=format_.separator,
+        quote_char=format_.quote,
+        newlines_in_values=has_quoted_lines,
+        invalid_row_handler=on_wrong_row,
+    )
+
+
+def _explain(found: Delimited, message: str, *, has_quoted_lines: bool) -> str:
+    """The error, and where rows have more or fewer values than there are names, all of these rows."""
+    import pyarrow
+    import pyarrow.csv
+
+    wrong: list[tuple[int | None, int]] = []
+
+    def keep(row: Any) -> str:
+        wrong.append((row.number, row.actual_columns))
+        return "skip"
+
+    name, separator = found.source.name, SEPARATORS.get(found.format.separator, repr(found.format.separator))
+    if "Expected" in message:
+        try:
+            with open_source(found.source) as file:
+                pyarrow.csv.read_csv(
+                    pyarrow.PythonFile(file, mode="r"),
+                    # One thread, so that rows have numbers.
+                    read_options=pyarrow.csv.ReadOptions(
+                        use_threads=False, block_size=LONGEST_BLOCK, encoding=_for_arrow(found.format)
+                    ),
+                    parse_options=_parse_options(found.format, has_quoted_lines=has_quoted_lines, on_wrong_row=keep),
+                    convert_options=pyarrow.csv.ConvertOptions(
+                        column_types=dict.fromkeys(found.names, pyarrow.string()), check_utf8=False
+                    ),
+                )
+        except pyarrow.ArrowInvalid:
+            pass
+    if not wrong:
+        return f"{name}: is no text with values between {separator}s and rows of one length ({printable(message)})."
+    rows = ", ".join(f"{'' if row is None else row - 1} ({count})" for row, count in wrong[:SHOWN_ROWS])
+    more = f" and {len(wrong) - SHOWN_ROWS:,} more" if len(wrong) > SHOWN_ROWS else ""
+    return (
+        f"{name}: has {len(found.names)} names, separated by {separator}s, and rows with another number of values: "
+        f"{rows}{more}. Correct these rows, or name the separator by --separator, the quotes by --quote."
+    )

@@ -1,0 +1,80 @@
+"""A table made ready to train on: split, and encoded as is measured on the rows to train on."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from handgrad.data.encoding import Encoding, encode
+from handgrad.data.measuring import constant_columns, fit_encoding
+from handgrad.data.naming import join
+from handgrad.data.splitting import TEST, Parts, describe_gaps, split_rows, table_keys
+from handgrad.data.tables import Table
+
+
+class Part(NamedTuple):
+    """Some rows of a table: X (N, P) of float32, or SciPy's CSR, labels (N,), and weights (N,) where there are some."""
+
+    X: Any
+    labels: np.ndarray
+    weights: np.ndarray | None
+
+
+class Split(NamedTuple):
+    """A table ready to train on.
+
+    Attributes:
+      encoding: what was done to the table, measured on the rows to train on.
+      rows: of the table, in each part.
+      train, validation, test: the parts.
+      notes: which classes a part lacks and which columns are constant, a sentence each.
+    """
+
+    encoding: Encoding
+    rows: Parts
+    train: Part
+    validation: Part
+    test: Part
+    notes: tuple[str, ...]
+
+
+def split_and_scale(table: Table, *, validation: float = 0.0, test: float = TEST, seed: int = 0) -> Split:
+    """Split the rows as `split_rows` does, by their groups or times where the table has them, and encode them.
+
+    Args:
+      table: with labels. Rows are known by their ids where these are there and differ, else by all that they hold.
+      validation, test, seed: as in `split_rows`.
+
+    Returns:
+      Split.
+
+    Raises:
+      ValueError: as `split_rows`, `fit_encoding` and `encode`.
+
+    Example:
+      >>> from handgrad.data import load_digits
+      >>> digits = split_and_scale(load_digits())
+      >>> digits.train.X.shape, digits.test.X.shape
+      ((1438, 64), (359, 64))
+    """
+    labels = table.labels
+    if labels is None:
+        raise ValueError("split_and_scale: the table must have labels; got one to predict from, without them.")
+    rows = split_rows(
+        labels,
+        table_keys(table),
+        validation=validation,
+        test=test,
+        seed=seed,
+        groups=table.groups,
+        times=table.times,
+    )
+    encoding = fit_encoding(table, rows.train)
+    X = encode(encoding, table).X
+    train, held_out, tested = (
+        Part(X[part], labels[part], None if table.weights is None else table.weights[part]) for part in rows
+    )
+    notes = describe_gaps(labels, rows, table.class_names)
+    constant = constant_columns(encoding, table)
+    if constant:
+        notes.append(f"columns with one value in all rows to train on are left out: {join(constant)}")
+    return Split(encoding, rows, train, held_out, tested, tuple(notes))

@@ -1,0 +1,56 @@
+"""What a person would notice on looking through a table's columns."""
+
+import numpy as np
+
+from handgrad.data.naming import join, printable
+from handgrad.data.problems import Problem
+from handgrad.data.tables import Column, Table
+
+MOST_WORDS = 1000  # a feature each
+FEWEST_ROWS = 20  # of which it can be said that most texts differ
+FEW = range(3, 11)  # different whole numbers that may be codes
+PEEK = 200  # rows that are looked at before all are
+
+LIKE_IDS = (
+    "texts differ in most rows, as names and ids do",
+    "Pass such columns through by --id, or leave them out by --drop.",
+)
+TOO_MANY = (f"texts have more than {MOST_WORDS:,} different values, of which each would be a feature", LIKE_IDS[1])
+
+
+def review(table: Table, problems: list[Problem]) -> list[str]:
+    """Add columns of text that cannot be learnt from; and in sentences what else to know."""
+    assert table.columns is not None
+    numbering, codes = [], []
+    for name, column in table.columns.items():
+        if column.kind == "text":
+            words, rows = len(column.words), int(np.count_nonzero(column.values >= 0))
+            kind = LIKE_IDS if words > rows / 2 and rows >= FEWEST_ROWS else TOO_MANY if words > MOST_WORDS else None
+            if kind is not None:
+                where = f"{printable(name)} ({words:,} texts in {rows:,} rows)"
+                problems.append(Problem(kind[0], where, kind[1]))
+        elif column.kind == "number" and len(column.values) >= FEWEST_ROWS and _is_whole(column.values[:PEEK]):
+            kind_of = _look_at_whole(column)
+            numbering += [name] if kind_of == "id" else []
+            codes += [name] if kind_of == "code" else []
+    notes = []
+    if numbering:
+        notes.append(f"whole numbers that differ in every row look like ids: {join(numbering)}; --id or --drop them.")
+    if codes:
+        notes.append(f"few different whole numbers are taken as quantities, not as classes: {join(codes)}.")
+    return notes
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
+
+
+def _look_at_whole(column: Column) -> str:
+    """What it looks like: "id" where each row has its own whole number, "code" where few are in many rows, else ""."""
+    values = column.values
+    low, high = values.min(), values.max()
+    num_rows = len(values)
+    if high - low >= num_rows - 1:
+        return "id" if _is_whole(values) and len(np.unique(values)) == num_rows else ""
+    is_code = high - low < 100 and len(np.unique(values[:PEEK])) in FEW and _is_whole(values)
+    return "code" if is_code and len(np.unique(values)) in FEW else ""

@@ -1,0 +1,70 @@
+"""Rows that the host multiplies: sparse ones, which SciPy does in half the time of what XLA has for them, and few dense
+ones, for which to call a compiled program takes longer than what it does.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
+from handgrad.rows.parts import Parts, in_dtype, is_far
+from handgrad.shapes import Float
+
+SPARSE_ROWS = 2**17  # of a block
+BLOCK_BYTES = 2**20  # of a dense block, and of what has columns for its rows: they stay in the cache
+FEW = 2**19  # numbers in X, or in the logits
+
+
+class HostRows:
+    """The rows in the dtype of the solver, about their centre if they are dense."""
+
+    home = None
+
+    def __init__(self, parts: Parts, centre: Float[np.ndarray, " P"], scale: float, one: float, dtype: np.dtype):
+        self.parts, self.shape, self.dtype = parts, parts.shape, np.dtype(dtype)
+        part = parts.parts[0]
+        self._dense: DenseBlock | None = None
+        self._sparse: list[tuple[slice, SparseBlock]] = []
+        if not parts.is_sparse:
+            X = (np.asarray(part.X).astype(self.dtype) - centre.astype(self.dtype)) * self.dtype.type(scale)
+            self._dense = DenseBlock(X, self.dtype.type(one), np.ascontiguousarray(X.T))
+            return
+        # Wider where a centre that is algebra would lose too much.
+        own = np.dtype(np.float64) if is_far(part, centre) else self.dtype
+        about = np.asarray(centre * scale, own), own.type(one)
+        for start in range(0, parts.num_rows, SPARSE_ROWS):
+            whole = parts.num_rows <= SPARSE_ROWS
+            csr = part.X if whole else part.X[start : start + SPARSE_ROWS]
+            transpose = part.XT if whole else csr.T.tocsr()
+            block = SparseBlock(in_dtype(csr, own, scale), in_dtype(transpose, own, scale), *about)
+            self._sparse.append((slice(start, start + csr.shape[0]), block))
+
+    def place(self, by_row: np.ndarray) -> np.ndarray:
+        """An array with an entry for each row, as it is."""
+        return by_row
+
+    def sum(
+        self, of: Callable[..., Any], by_row: tuple[Any, ...], shared: Any, *, columns: int, static: Any = None
+    ) -> Any:
+        """As `DenseRows.sum`, in NumPy's arrays."""
+        shared = jax.tree.map(np.asarray, shared)
+        sums = (of(block, *(array[rows] for array in by_row), shared, static) for rows, block in self._blocks(columns))
+        return functools.reduce(lambda a, b: jax.tree.map(np.add, a, b), sums)
+
+    def _blocks(self, columns: int) -> Iterator[tuple[slice, Block]]:
+        """Dense ones are so small that they, and what has so many columns, stay in the cache."""
+        yield from self._sparse
+        if self._dense is not None:
+            size = max(1, BLOCK_BYTES // self.dtype.itemsize // max(self.shape[1], columns))
+            for start in range(0, self.shape[0], size):
+                rows = slice(start, start + size)
+                yield rows, self._dense._replace(X=self._dense.X[rows], XT=self._dense.XT[:, rows])
+
+
+def are_few(parts: Parts, num_classes: int) -> bool:
+    """Whether the rows are dense ones with which NumPy takes no longer than XLA, and compiles nothing."""
+    alone = len(parts.devices) == 1 and parts.num_processes == 1
+    return alone and parts.num_rows * max(parts.shape[1], num_classes) <= FEW
