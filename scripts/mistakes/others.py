@@ -1,36 +1,8 @@
-"""Mistakes in the head, in what is checked, and in what is read."""
+"""Mistakes in what is checked, and in what is read."""
 
 from mistakes.mutant import Mutant
 
 MUTANTS = [
-    Mutant(
-        "small entries of float16's D lost in the head",
-        "schedules.py",
-        "scale = jnp.where(scale == 0, 1.0, scale)",
-        "scale = jnp.ones_like(scale)",
-        "test_bites.py::test_the_head_keeps_small_entries_in_float16",
-    ),
-    Mutant(
-        "the head's dL/dW left transposed where P is C",
-        "schedules.py",
-        'return {"WT": product(rounded',
-        'return {"W": product(rounded',
-        "test_fused_values.py::test_sizes_that_coincide_change_no_layout[(3, 7, 3, 7)]",
-    ),
-    Mutant(
-        "a softcap undoes a mask",
-        "tile.py",
-        "return capped if b is None else jnp.where(jnp.isneginf(b) & ~jnp.isnan(Z), -math.inf, capped)",
-        "return capped",
-        "test_fused_values.py::test_a_mask_under_a_softcap_has_the_loss_of_the_other_classes",
-    ),
-    Mutant(
-        "the head's soft targets not divided by their sum",
-        "tile.py",
-        "return jnp.where(valid, total,",
-        "return jnp.where(valid, 1,",
-        "test_fused_values.py::test_distributions_that_sum_to_a_little_more_than_1_are_divided_by_their_sum[float32]",
-    ),
     Mutant(
         "an unsigned label taken for the one to ignore",
         "arguments.py",
@@ -47,7 +19,7 @@ MUTANTS = [
     ),
     Mutant(
         "a number written in two ways as two classes",
-        "data/columns.py",
+        "data/naming.py",
         "if len(set(numbers.values())) == len(numbers):",
         "if True:",
         "test_data.py::test_a_number_written_in_two_ways_is_one_class[1 1.0 2 2.0-names0-indices0]",

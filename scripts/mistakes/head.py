@@ -1,0 +1,118 @@
+"""Mistakes in the head."""
+
+from mistakes.mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        "small entries of float16's D lost in the head",
+        "schedules.py",
+        "scale = jnp.where(scale == 0, 1.0, scale)",
+        "scale = jnp.ones_like(scale)",
+        "test_bites.py::test_the_head_keeps_small_entries_in_float16",
+    ),
+    Mutant(
+        "the head's dL/dW left transposed where P is C",
+        "schedules.py",
+        'return {"WT": product(rounded',
+        'return {"W": product(rounded',
+        "test_fused_values.py::test_sizes_that_coincide_change_no_layout[(3, 7, 3, 7)]",
+    ),
+    Mutant(
+        "a softcap undoes a mask",
+        "tile.py",
+        "return capped if b is None else jnp.where(jnp.isneginf(b) & ~jnp.isnan(Z), -math.inf, capped)",
+        "return capped",
+        "test_fused_values.py::test_a_mask_under_a_softcap_has_the_loss_of_the_other_classes",
+    ),
+    Mutant(
+        "the head's soft targets not divided by their sum",
+        "tile.py",
+        "return jnp.where(valid, total,",
+        "return jnp.where(valid, 1,",
+        "test_fused_values.py::test_distributions_that_sum_to_a_little_more_than_1_are_divided_by_their_sum[float32]",
+    ),
+    Mutant(
+        "each block of classes put where the first one is",
+        "schedules.py",
+        "lax.dynamic_update_slice_in_dim(whole[name], part, start, class_dimension(settings, name))",
+        "lax.dynamic_update_slice_in_dim(whole[name], part, 0, class_dimension(settings, name))",
+        "test_fused_values.py::test_a_transposed_head_has_the_transposed_gradient[(3, 7, 3, 7)-True]",
+    ),
+    Mutant(
+        "sums of blocks of classes added up as if relative to one logit",
+        "tile.py",
+        'found = dict(sums, E=factor * sums["E"])',
+        "found = dict(sums)",
+        "test_fused_values.py::test_blocks_of_classes_that_are_masked_change_nothing[2]",
+    ),
+    Mutant(
+        "a block of classes that are all masked makes NaN",
+        "tile.py",
+        "return by, jnp.where(jnp.isneginf(m), 0, jnp.exp(by))",
+        "return by, jnp.exp(by)",
+        "test_fused_values.py::test_blocks_of_classes_that_are_masked_change_nothing[2]",
+    ),
+    Mutant(
+        "a transposed head's gradient left as it was",
+        "schedules.py",
+        "    if settings.transposed:\n        return",
+        "    if False:\n        return",
+        "test_fused_values.py::test_a_transposed_head_has_the_transposed_gradient[(4, 4, 4, 4)-False]",
+    ),
+    Mutant(
+        "dL/dW of narrow data summed in their dtype",
+        "schedules.py",
+        "dtype = _gradient_dtype(arrays.W.dtype) if size >= len(arrays.X) else wide_dtype(arrays.X.dtype)",
+        "dtype = _gradient_dtype(arrays.W.dtype)",
+        "test_fused.py::test_narrow_inputs_are_summed_in_float32[bfloat16-False]",
+    ),
+    Mutant(
+        "gradients over devices not summed",
+        "spread.py",
+        "found.append(lax.psum(array, left) if left else array)",
+        "found.append(array)",
+        "test_head_meshes.py::test_other_modes_give_the_same_on_a_mesh[forward-AxisType.Auto]",
+    ),
+    Mutant(
+        "a partition in the dtypes of another thread",
+        "spread.py",
+        "with jax.enable_x64(sweep.x64), jax.default_matmul_precision(sweep.precision):",
+        "with jax.default_matmul_precision(sweep.precision):",
+        "test_head_meshes.py::test_other_modes_give_the_same_on_a_mesh[forward-AxisType.Auto]",
+    ),
+    Mutant(
+        "cotangents of rows taken for those of another value",
+        "spread.py",
+        "pairs = zip(sweep.names, cotangents, strict=True)",
+        "pairs = zip(sweep.names, cotangents[::-1], strict=True)",
+        "test_fused.py::test_statistics_and_their_cotangents_match[none-distributions]",
+    ),
+    Mutant(
+        "classes that devices share counted from the first",
+        "head.py",
+        "return 0 if settings.class_axis is None else lax.axis_index(settings.class_axis) * classes",
+        "return 0",
+        "test_head_meshes.py::test_other_modes_give_the_same_on_a_mesh[forward-AxisType.Auto]",
+    ),
+    Mutant(
+        "the temperature's square forgotten",
+        "fused.py",
+        "(1 - label_share) * temperature**2",
+        "(1 - label_share)",
+        "test_distillation.py::test_every_mode_of_differentiation_matches[mean-False]",
+    ),
+    Mutant(
+        "the divergence turned round",
+        "tile.py",
+        "_times(U, V_teacher - V)",
+        "_times(jnp.exp(V), V - V_teacher)",
+        "test_distillation.py::test_every_mode_of_differentiation_matches[mean-False]",
+    ),
+    Mutant(
+        "gelu of jax.nn taken for the exact one",
+        "network.py",
+        'jax.nn.gelu: "gelu_tanh",',
+        'jax.nn.gelu: "gelu",',
+        "test_network.py::test_the_functions_of_jax_nn_are_the_activations_of_their_names[float64]",
+    ),
+]
