@@ -60,7 +60,7 @@ REFUSED = {
     "X must have P = 3 columns": {"W": W[:3]},
     "X and W must have one dtype, or W float32 where X is": {"W": W.astype(jnp.bfloat16)},
     r"W must have shape \(C, P\)": {"W": W[0], "transposed": True},
-    r"X must have P = 5 columns for W \(3, 5\), transposed": {"transposed": True},
+    r"X must have P = 5 columns for W \(4, 5\), transposed": {"transposed": True},
     "recompute must be one of None, False, True": {"recompute": "rows"},
     "W must have shape": {"W": W[0]},
     "targets must begin with the leading axes of X": {"targets": t[:4]},
