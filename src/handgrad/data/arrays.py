@@ -144,9 +144,13 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     shape, is_fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be read")
+    _require_shape(shape)
+    return shape, is_fortran, dtype
+
+
+def _require_shape(shape: tuple[Any, ...]) -> None:
     if any(type(size) is not int or size < 0 for size in shape):
         raise ValueError("a shape must be of whole numbers")
-    return shape, is_fortran, dtype
 
 
 def _read_npy(source: Source, file: Any, size: int | None = None) -> np.ndarray:
@@ -223,7 +227,7 @@ def _of_safetensors(source: Source) -> dict[str, Stored]:
         header.pop("__metadata__", None)
         return {
             key: Stored(
-                tuple(map(int, entry["shape"])),
+                tuple(entry["shape"]),
                 functools.partial(_guarded, source, load, entry, 8 + length),
             )
             for key, entry in header.items()
@@ -231,8 +235,9 @@ def _of_safetensors(source: Source) -> dict[str, Stored]:
 
     def load(_: Source, file: BinaryIO, entry: dict[str, Any], start: int) -> np.ndarray:
         begin, end = entry["data_offsets"]
-        shape, dtype = tuple(map(int, entry["shape"])), np.dtype(_SAFETENSORS[entry["dtype"]])
-        if min(shape, default=0) < 0 or begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
+        shape, dtype = tuple(entry["shape"]), np.dtype(_SAFETENSORS[entry["dtype"]])
+        _require_shape(shape)
+        if begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError("the header contradicts itself")
         file.seek(start + begin)
         array = _read_content(source, file, shape, dtype, source.size - start - begin)

@@ -22,7 +22,7 @@ from handgrad.data.dialect import (
 )
 from handgrad.data.naming import list_columns, printable
 from handgrad.data.problems import Problem, say
-from handgrad.data.sources import Source, open_source, require_memory
+from handgrad.data.sources import Source, arrow_file, open_source, require_memory
 from handgrad.data.words import EXACT, MISSING_WORDS, require_pyarrow
 
 HEAD, LONGEST_HEAD = 2**20, 2**26  # bytes that are looked at first; where a line is longer, up to so many
@@ -186,9 +186,9 @@ def _read(found: Delimited, as_text: set[str], wanted: Sequence[str], *, has_quo
 
     text, number = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.float64()
     block = min(max(SHORTEST_BLOCK, BLOCK_ROWS * found.row_bytes), LONGEST_BLOCK)
-    with open_source(found.source) as file:
+    with arrow_file(found.source) as file:
         table = pyarrow.csv.read_csv(
-            pyarrow.PythonFile(file, mode="r") if found.source.packing else pyarrow.OSFile(str(found.source.path)),
+            file,
             read_options=pyarrow.csv.ReadOptions(block_size=block, encoding=_for_arrow(found.format)),
             parse_options=_parse_options(found.format, has_quoted_lines=has_quoted_lines),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -232,9 +232,9 @@ def _explain(found: Delimited, message: str, *, has_quoted_lines: bool) -> str:
     name, separator = found.source.name, SEPARATORS.get(found.format.separator, repr(found.format.separator))
     if "Expected" in message:
         try:
-            with open_source(found.source) as file:
+            with arrow_file(found.source) as file:
                 pyarrow.csv.read_csv(
-                    pyarrow.PythonFile(file, mode="r"),
+                    file,
                     # One thread, so that rows have numbers.
                     read_options=pyarrow.csv.ReadOptions(
                         use_threads=False, block_size=LONGEST_BLOCK, encoding=_for_arrow(found.format)
