@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import tracemalloc
 import warnings
 
@@ -195,6 +196,57 @@ def check_line(error, path=None):
     assert path is None or text.startswith(f"{path}: ")
     assert text.isprintable()
     assert len(text) < 600 + len(str(path))
+
+
+def with_header(content, old, new):
+    """The file with a header in which something else stands, and the length of that."""
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length]
+    assert old in header
+    return text_and_numbers(header.replace(old, new, 1), content[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:4], "its header has no such length"),
+        (lambda content: (2**30).to_bytes(8, "little") + content[8:], "its header has no such length"),
+        (lambda content: with_header(content, b'"W2":', b'"W1":'), "a name stands twice in its header"),
+        (lambda content: with_header(content, b'"shape":[3,2]', b'"shape":NaN'), "its header has the number NaN"),
+        (lambda content: with_header(content, b'"shape":[3,2]', b'"shape":' + b"[" * 9999), "is too deep"),
+        (lambda content: with_header(content, b'"shape":[3,2]', b'"shape":[3,3]'), "another size than its shape says"),
+        (lambda content: with_header(content, b'"shape":[3,2]', b'"shape":[-3,-2]'), "offsets that are no sizes"),
+        (lambda content: with_header(content, b'"shape":[3,2]', b'"shape":[6,true]'), "offsets that are no sizes"),
+        (lambda content: with_header(content, b'"dtype":"F32"', b'"dtype":"F8"'), "a dtype that is not read"),
+        (lambda content: with_header(content, b'"shape":[3,2]', b'"shap":[3,2]'), "not described by dtype, shape and"),
+        (lambda content: content + b"more", "its arrays end elsewhere than the file"),
+        (lambda content: content[:-4], "its arrays end elsewhere than the file"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "does not match its checksum"),
+        (lambda content: with_header(content, b'\\"kind\\"', b'\\"mind\\"'), "does not match its checksum"),
+        (lambda content: with_header(content, b'{"handgrad":', b'{"leftgrad":'), "was not written by handgrad"),
+        (
+            lambda content: with_header(content, b'version\\": 2', b'version\\": 9'),
+            "has format 9, written by handgrad 0.",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, message):
+    content = write_model(tmp_path / "run")
+    changed = change(content)
+    assert changed != content
+    (tmp_path / FILE).write_bytes(changed)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        handgrad.load(tmp_path)
+    check_line(caught.value, tmp_path / FILE)
+
+
+def test_arrays_that_overlap_are_refused(tmp_path):
+    header, description, numbers = take_apart(write_model(tmp_path / "run"))
+    start, _ = header["b1"]["data_offsets"]
+    header["b2"]["data_offsets"] = [start, start + 8]  # within b1, and a gap where b2 was
+    (tmp_path / FILE).write_bytes(put_together(header, description, numbers))
+    with pytest.raises(ValueError, match="its arrays have gaps or overlap"):
+        handgrad.load(tmp_path)
 
 
 @pytest.mark.parametrize("part", range(4))

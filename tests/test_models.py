@@ -126,11 +126,36 @@ def test_raw_data_become_what_was_trained_on(tmp_path):
     assert (model.target, model.encoding.feature_names) == ("kind", ("size", "town=Bonn", "town=Köln", "town=Ulm"))
     expected = handgrad.predict_proba(result.params, encode(split.encoding, table).X)
     np.testing.assert_allclose(model.predict_proba(table), expected, rtol=2e-5)
-    more = table._replace(columns={"extra": Column("number", np.zeros(60)), **table.columns})
+
+
+def raw(table):
+    """The columns of a table as a person has them."""
+    size, town = table.columns.values()
+    return {"town": np.array(town.words)[town.values], "size": size.values}
+
+
+def test_what_a_person_has_is_read_by_its_names(tmp_path):
+    table = table_of(40)
+    handgrad.save(PARAMS._replace(W=np.ones((4, 4), np.float32)), tmp_path / "run", encoding=fit_encoding(table))
+    model = handgrad.load(tmp_path / "run")
+    expected, data = model.predict_proba(table), raw(table)
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(data)
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    frame.to_parquet(tmp_path / "data.parquet")
+    for given in (data, frame, tmp_path / "data.csv", str(tmp_path / "data.parquet")):
+        np.testing.assert_array_equal(model.predict_proba(given), expected)
     with pytest.warns(UserWarning, match="columns that the model was not trained on are left out: extra"):
-        np.testing.assert_array_equal(model.predict_proba(more), model.predict_proba(table))
+        np.testing.assert_array_equal(model.predict_proba({"extra": data["size"], **data}), expected)
+    with pytest.raises(ValueError, match="has no column 'town'"):
+        model.predict({"size": data["size"]})
     with pytest.raises(ValueError, match="has no column 'town'"):
         model.predict(table._replace(columns={"size": table.columns["size"]}))
+    handgrad.save(PARAMS, tmp_path / "array")
+    model = handgrad.load(tmp_path / "array")
+    np.save(tmp_path / "X.npy", X)
+    for given in (X, X.astype(np.float64), jnp.asarray(X), tmp_path / "X.npy"):
+        np.testing.assert_allclose(model.predict_proba(given), handgrad.predict_proba(PARAMS, X), rtol=2e-5)
 
 
 def test_rows_without_a_value_have_no_answer_where_such_rows_were_left_out(tmp_path):
@@ -205,6 +230,12 @@ def test_what_is_no_result_is_refused(tmp_path, result):
         handgrad.save(result, tmp_path / "run")
 
 
+def test_a_model_shows_itself_in_a_safe_line(tmp_path):
+    handgrad.save(network(), tmp_path / "run", class_names=["\x1b[31m", "b", "c", "d"])
+    shown = "Model(3 features → 5 tanh → 5 tanh → 4 classes: \\x1b[31m, b, c, d)"
+    assert repr(handgrad.load(tmp_path / "run")) == shown
+
+
 def test_a_path_without_a_best_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a path must have a best penalty"):
         handgrad.save(handgrad.fit_path(X, LABELS, l2s=[0.1, 1.0]), tmp_path / "run")
@@ -251,7 +282,7 @@ def test_the_file_says_nothing_of_when_and_where_it_was_written(tmp_path):
 
 
 def test_names_that_are_too_many_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("handgrad.models.tensors.MAX_HEADER", 1000)
+    monkeypatch.setattr("handgrad.data.tensors.MAX_HEADER", 1000)
     with pytest.raises(ValueError, match=r"classes, columns and words take [0-9,]+ bytes, too many to keep"):
         handgrad.save(PARAMS, tmp_path / "run", class_names=["a" * 300, "b", "c", "d"])
     assert list(tmp_path.iterdir()) == []

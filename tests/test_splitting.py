@@ -5,10 +5,26 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse
 
-from handgrad.data import Parts, describe_gaps, hash_rows, load_digits, split_rows
+from handgrad.data import (
+    Parts,
+    Table,
+    describe_gaps,
+    hash_rows,
+    load_digits,
+    read_table,
+    split_and_scale,
+    split_rows,
+    table_keys,
+)
 
-RNG = np.random.default_rng(0)
+RNG = np.random.default_rng(0)  # of what is drawn once, in this order
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def rows_of(part, *columns):
@@ -36,11 +52,11 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("seed", [0, 7])
-def test_the_parts_have_the_same_rows_whatever_their_order(name, seed):
+def test_the_parts_have_the_same_rows_whatever_their_order(rng, name, seed):
     x, labels = TABLES[name]
     parts = split_rows(labels, hash_rows({"x": x}), seed=seed)
     for _ in range(5):
-        order = RNG.permutation(len(x))
+        order = rng.permutation(len(x))
         others = split_rows(labels[order], hash_rows({"x": x[order]}), seed=seed)
         for part, other in zip(parts, others, strict=True):
             assert rows_of(part, x, labels) == rows_of(other, x[order], labels[order])
@@ -55,8 +71,8 @@ def test_the_parts_share_no_row_and_have_all(name):
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.1, 0.2), (0.0, 0.2), (0.25, 0.0), (0.1, 0.6)])
-def test_each_class_is_split_in_the_same_fractions(validation, test):
-    labels = RNG.permutation(np.repeat([0, 1, 2, 3], [1003, 507, 78, 21]))
+def test_each_class_is_split_in_the_same_fractions(rng, validation, test):
+    labels = rng.permutation(np.repeat([0, 1, 2, 3], [1003, 507, 78, 21]))
     parts = split_rows(labels, hash_rows({"x": np.arange(len(labels))}), validation=validation, test=test)
     for part, fraction in zip(parts, (1 - validation - test, validation, test), strict=True):
         counts = np.bincount(labels[part], minlength=4)
@@ -80,8 +96,8 @@ def test_copies_of_a_row_are_in_one_part():
 
 
 def test_draws_of_few_values_are_in_every_part():
-    x, labels = few_values(400)
-    for part in split_rows(labels, hash_rows({"x": x})):
+    x, labels = TABLES["few values"]
+    for part in split_rows(labels, hash_rows({"x": x}), validation=0.2):
         assert set(zip(x[part].tolist(), labels[part].tolist(), strict=True)) == set(
             zip(x.tolist(), labels.tolist(), strict=True)
         )
@@ -96,14 +112,14 @@ def test_another_seed_is_another_split_of_the_same_sizes():
     assert 0.1 < overlap < 0.3
 
 
-def test_the_test_has_the_same_rows_however_many_validate():
-    labels, keys = RNG.integers(0, 3, 1000), hash_rows({"x": np.arange(1000)})
+def test_the_test_has_the_same_rows_however_many_validate(rng):
+    labels, keys = rng.integers(0, 3, 1000), hash_rows({"x": np.arange(1000)})
     tests = [split_rows(labels, keys, validation=validation).test for validation in (0.0, 0.1, 0.3)]
     assert all(len(np.setxor1d(tests[0], other)) <= 6 for other in tests[1:])
 
 
-def test_rows_that_are_added_leave_most_of_the_others_where_they_were():
-    labels, keys = RNG.integers(0, 3, 2000), hash_rows({"x": np.arange(2000)})
+def test_rows_that_are_added_leave_most_of_the_others_where_they_were(rng):
+    labels, keys = rng.integers(0, 3, 2000), hash_rows({"x": np.arange(2000)})
     before = split_rows(labels[:1990], keys[:1990]).test
     after = split_rows(labels, keys).test
     assert len(np.setdiff1d(before, after)) <= 10
@@ -114,10 +130,10 @@ def test_rows_that_are_added_leave_most_of_the_others_where_they_were():
 
 @pytest.mark.parametrize("kind", ["text", "numbers"])
 @pytest.mark.parametrize("num_groups", [12, 60, 500])
-def test_a_group_is_in_one_part_and_the_classes_nearly_in_their_fractions(kind, num_groups):
-    groups = RNG.integers(0, num_groups, 3000)
-    rate = RNG.uniform(0.05, 0.5, num_groups)
-    labels = (RNG.uniform(size=3000) < rate[groups]).astype(int)
+def test_a_group_is_in_one_part_and_the_classes_nearly_in_their_fractions(rng, kind, num_groups):
+    groups = rng.integers(0, num_groups, 3000)
+    rate = rng.uniform(0.05, 0.5, num_groups)
+    labels = (rng.uniform(size=3000) < rate[groups]).astype(int)
     names = groups.astype(str) if kind == "text" else groups
     parts = split_rows(labels, hash_rows({"x": np.arange(3000)}), groups=names)
     for part, other in ((0, 1), (0, 2), (1, 2)):
@@ -125,7 +141,7 @@ def test_a_group_is_in_one_part_and_the_classes_nearly_in_their_fractions(kind, 
     for part, fraction in zip(parts, (0.7, 0.1, 0.2), strict=True):
         share = np.bincount(labels[part]) / np.bincount(labels)
         np.testing.assert_allclose(share, fraction, atol=0.05 if num_groups > 12 else 0.1)
-    order = RNG.permutation(3000)
+    order = rng.permutation(3000)
     others = split_rows(labels[order], hash_rows({"x": order}), groups=names[order])
     for part, other in zip(parts, others, strict=True):
         assert set(part) == set(order[other])
@@ -152,8 +168,8 @@ def test_a_class_of_one_group_is_trained_on():
     ],
 )
 @pytest.mark.parametrize("validation", [0.1, 0.0])
-def test_later_rows_are_tested_on_earlier_ones(times, validation):
-    labels = RNG.integers(0, 2, 1000)
+def test_later_rows_are_tested_on_earlier_ones(rng, times, validation):
+    labels = rng.integers(0, 2, 1000)
     keys = hash_rows({"x": np.arange(1000)})
     parts = split_rows(labels, keys, times=times, validation=validation)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
@@ -220,3 +236,69 @@ def test_many_classes_without_rows_are_cut_short():
     assert not_trained.startswith("not trained on, for want of rows: the classes 1 (1), 2 (1)")
     assert not_trained.endswith("10 (1) and 4 more")
     assert not_tested == "not tested, for want of rows: the classes '\\x1b[31m' (1)"
+
+
+# --- From files -------------------------------------------------------------------------------------------------------
+
+
+def write_visits(path, order):
+    """Visits of patients, in some order of rows: an id, when it was, numbers with holes, a text, two classes."""
+    draw = np.random.default_rng(5)
+    patient, when, size = draw.integers(0, 30, 200), draw.permutation(200), draw.normal(size=200).round(3)
+    town, kind = draw.choice(["Bonn", "Ulm"], 200), np.where(draw.uniform(size=200) < 0.3, "ill", "well")
+    with open(path, "w") as file:
+        file.write("visit,patient,day,size,town,kind\n")
+        for row in order:
+            number = "" if row % 17 == 0 else size[row]
+            day = np.datetime64("2024-01-01") + when[row]
+            file.write(f"v{row},p{patient[row]},{day},{number},{town[row]},{kind[row]}\n")
+    return path
+
+
+def visits_of(path, **columns):
+    table = read_table(path, target="kind", missing="mean", ids=["visit"], **columns)
+    split = split_and_scale(table, validation=0.1)
+    names = [table.ids["visit"][rows].tolist() for rows in split.rows]
+    return split, names
+
+
+@pytest.mark.parametrize("columns", [{}, {"group": "patient"}, {"time": "day"}])
+def test_a_file_in_another_order_is_split_and_encoded_alike(tmp_path, columns):
+    split, names = visits_of(write_visits(tmp_path / "a.csv", range(200)), **columns)
+    other, other_names = visits_of(
+        write_visits(tmp_path / "b.csv", np.random.default_rng(1).permutation(200)), **columns
+    )
+    assert [sorted(part) for part in names] == [sorted(part) for part in other_names]
+    assert split.encoding.feature_names == other.encoding.feature_names
+    np.testing.assert_allclose(split.encoding.scale, other.encoding.scale, rtol=1e-12)
+    for part, own, others in zip(names, split[2:5], other_names, strict=False):
+        assert len(own.labels) == len(part) == len(others)
+
+
+def test_patients_are_on_one_side_and_later_days_are_tested_on_earlier_ones(tmp_path):
+    path = write_visits(tmp_path / "visits.csv", range(200))
+    table = read_table(path, target="kind", missing="mean", drop=["visit"])
+    patients, days = (table.columns[name] for name in ("patient", "day"))
+    split, names = visits_of(path, group="patient")
+    sides = [{patients.words[patients.values[int(name[1:])]] for name in part} for part in names]
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 30
+    assert split.encoding.feature_names[0] == "day"
+    split, names = visits_of(path, time="day")
+    train, validation, test = (days.values[[int(name[1:]) for name in part]] for part in names)
+    assert train.max() < validation.min() <= validation.max() < test.min()
+    assert "day" not in split.encoding.feature_names
+
+
+def test_rows_are_known_by_their_ids_where_these_differ(tmp_path):
+    table = read_table(write_visits(tmp_path / "visits.csv", range(200)), target="kind", missing="mean", ids=["visit"])
+    changed = table._replace(columns={"size": table.columns["size"]})
+    np.testing.assert_array_equal(table_keys(table), table_keys(changed))
+    same = table._replace(ids={"visit": np.full(200, "v")})
+    assert len(np.unique(table_keys(same))) > 190
+    assert (table_keys(same) != table_keys(table)).all()
+
+
+def test_dense_and_sparse_rows_have_the_same_keys(rng):
+    X = rng.normal(size=(50, 6)) * (rng.uniform(size=(50, 6)) < 0.3)
+    dense, sparse = Table(X), Table(scipy.sparse.csr_array(X))
+    np.testing.assert_array_equal(table_keys(dense), table_keys(sparse))

@@ -4,7 +4,6 @@ Nothing is unpickled. Which array holds the features and which the classes is kn
 """
 
 import functools
-import json
 import math
 import pathlib
 import struct
@@ -17,6 +16,7 @@ import numpy as np
 
 from handgrad.data.naming import join, printable
 from handgrad.data.sources import MOST_UNPACKED, Source, find_source, open_source, require_memory
+from handgrad.data.tensors import BFLOAT16, Place, read_header
 
 # Features and their classes, as they are named, in the order in which they are looked for; the case does not matter.
 PAIRS = (
@@ -26,11 +26,6 @@ PAIRS = (
     ("embeddings", "targets"), ("inputs", "targets"), ("arr_0", "arr_1"),
 )  # fmt: skip
 _IDX = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-_SAFETENSORS = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
-_LONGEST_HEADER = 10_000_000
 
 
 class Stored(NamedTuple):
@@ -220,28 +215,14 @@ def _read_idx(source: Source, file: Any) -> np.ndarray:
 
 def _of_safetensors(source: Source) -> dict[str, Stored]:
     def look(_: Source, file: BinaryIO) -> dict[str, Stored]:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > min(_LONGEST_HEADER, source.size):
-            raise ValueError("the header says more than is there")
-        header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
         return {
-            key: Stored(
-                tuple(entry["shape"]),
-                functools.partial(_guarded, source, load, entry, 8 + length),
-            )
-            for key, entry in header.items()
+            name: Stored(place.shape, functools.partial(_guarded, source, load, place))
+            for name, place in read_header(file, source.size)[1].items()
         }
 
-    def load(_: Source, file: BinaryIO, entry: dict[str, Any], start: int) -> np.ndarray:
-        begin, end = entry["data_offsets"]
-        shape, dtype = tuple(entry["shape"]), np.dtype(_SAFETENSORS[entry["dtype"]])
-        _require_shape(shape)
-        if begin < 0 or end - begin != math.prod(shape) * dtype.itemsize:
-            raise ValueError("the header contradicts itself")
-        file.seek(start + begin)
-        array = _read_content(source, file, shape, dtype, source.size - start - begin)
-        # bfloat16 is the upper half of float32.
-        return (array.astype(np.uint32) << 16).view(np.float32) if entry["dtype"] == "BF16" else array
+    def load(_: Source, file: BinaryIO, place: Place) -> np.ndarray:
+        file.seek(place.start)
+        array = _read_content(source, file, place.shape, place.dtype, source.size - place.start)
+        return array.astype(np.float32) if place.dtype == BFLOAT16 else array
 
     return _guarded(source, look)

@@ -12,6 +12,7 @@ import numpy as np
 from handgrad import formulas
 from handgrad.compiled import compiled
 from handgrad.data import Encoding, Table, encode, read_features
+from handgrad.data.naming import join
 from handgrad.data.tables import ClassName
 from handgrad.formulas import Params
 from handgrad.formulas.activations import ACTIVATIONS
@@ -38,6 +39,13 @@ class Model(NamedTuple):
     encoding: Encoding
     class_names: tuple[ClassName, ...]
     target: str | None
+
+    def __repr__(self) -> str:
+        """What goes in and what comes out, in a line."""
+        hidden = layers_of(self.params)[:-1]
+        widths = [f"{layer.params.W.shape[1]} {layer.activation}" for layer in hidden]
+        sizes = " → ".join([f"{len(self.encoding.offset)} features", *widths, f"{len(self.class_names)} classes"])
+        return f"Model({sizes}: {join([str(name) for name in self.class_names], 5)})"
 
     def predict(self, data: Any) -> np.ndarray:
         """The most probable class of each row, by its name.

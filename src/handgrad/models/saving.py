@@ -19,12 +19,12 @@ from handgrad.data.description import from_description, to_description
 from handgrad.data.encoding import Input
 from handgrad.data.naming import printable
 from handgrad.data.tables import ClassName
+from handgrad.data.tensors import parse, read_tensors, write_tensors
 from handgrad.files import MODEL_FILE, new_run, settle
 from handgrad.formulas import Layer, Params
 from handgrad.formulas.network import is_network, layers_of
 from handgrad.models.forms import FORMS, require_form
 from handgrad.models.model import Model, find_fault
-from handgrad.models.tensors import parse, read_tensors, write_tensors
 from handgrad.settings import show
 from handgrad.solvers.results import FitResult, PathResult
 from handgrad.solvers.sgd import TrainResult
@@ -63,8 +63,8 @@ def save(
       >>> import pathlib, tempfile
       >>> X, t = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
       >>> run = pathlib.Path(tempfile.mkdtemp()) / "run"
-      >>> handgrad.save(handgrad.fit(X, t, l2=0.1), run, class_names=["low", "high"])
-      >>> print(handgrad.load(run).predict(handgrad.data.Table(np.array([[0.2], [2.9]]))))
+      >>> handgrad.save(handgrad.fit(X, t, l2=0.1), run, class_names=["low", "high"], feature_names=["depth"])
+      >>> print(handgrad.load(run).predict({"depth": [0.2, 2.9]}))
       ['low' 'high']
     """
     params = _params_of(result)

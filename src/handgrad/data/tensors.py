@@ -12,23 +12,30 @@ import os
 import pathlib
 import stat
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(jnp.bfloat16),
-    "U8": np.dtype(np.uint8),
-}
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": BFLOAT16, "BOOL": np.dtype("?"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
+}  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 2**24
 # What becomes of a part of JSON in Python, in bytes, and how much of that there may be beside twice the text.
 PART, MAX_PARTS = 32, 2**25
 MAX_AXES = 8
+
+
+class Place(NamedTuple):
+    """Where an array is in a file: its first byte is the `start`-th."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -63,22 +70,31 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarr
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is no regular file")
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(status.st_size - 8, MAX_HEADER):
-            raise ValueError("its header has no such length")
-        header = parse(file.read(length).decode())
-        num_bytes = status.st_size - 8 - length
-        metadata = header.pop("__metadata__", {})
-        if not (isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())):
-            raise ValueError("its metadata are no texts")
-        places = _places(header, num_bytes)
-        content = file.read(num_bytes)
-    if len(content) < num_bytes:
+        metadata, places = read_header(file, status.st_size)
+        start = file.tell()
+        content = file.read(status.st_size - start)
+    if len(content) < status.st_size - start:
         raise ValueError("it is cut short")
     return metadata, {
-        name: np.frombuffer(content, dtype, math.prod(shape), start).reshape(shape)
-        for name, (dtype, shape, start) in places.items()
+        name: np.frombuffer(content, place.dtype, math.prod(place.shape), place.start - start).reshape(place.shape)
+        for name, place in places.items()
     }
+
+
+def read_header(file: BinaryIO, size: int) -> tuple[dict[str, str], dict[str, Place]]:
+    """The texts, and where the arrays are, of a file of so many bytes that is read from its beginning.
+
+    Raises:
+      ValueError: as `read_tensors`.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(size - 8, MAX_HEADER):
+        raise ValueError("its header has no such length")
+    header = parse(file.read(length).decode())
+    metadata = header.pop("__metadata__", {})
+    if not (isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())):
+        raise ValueError("its metadata are no texts")
+    return metadata, _places(header, 8 + length, size)
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -108,28 +124,28 @@ def parse(text: str) -> dict[str, Any]:
     return value
 
 
-def _places(header: Mapping[str, Any], num_bytes: int) -> dict[str, tuple[np.dtype, list[int], int]]:
-    """Dtype, shape and start of each array, which together are all that the file has."""
-    places: dict[str, tuple[np.dtype, list[int], int]] = {}
+def _places(header: Mapping[str, Any], start: int, size: int) -> dict[str, Place]:
+    """Where each array is; together they are all that the file has from `start` on."""
+    places: dict[str, Place] = {}
     spans = []
     for name, entry in header.items():
         if not (isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}):
-            raise ValueError("an array in its header is not described by dtype, shape and offsets")
+            raise ValueError("an array is not described by dtype, shape and offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not (isinstance(dtype, str) and dtype in DTYPES):
-            raise ValueError("an array in its header has a dtype that is not read")
+            raise ValueError("an array has a dtype that is not read")
         if not (_are_sizes(shape) and _are_sizes(offsets) and len(shape) <= MAX_AXES and len(offsets) == 2):
-            raise ValueError("an array in its header has a shape or offsets that are no sizes")
+            raise ValueError("an array has a shape or offsets that are no sizes")
         if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise ValueError("an array in its header has another size than its shape says")
-        places[name] = DTYPES[dtype], shape, offsets[0]
+            raise ValueError("an array has another size than its shape says")
+        places[name] = Place(DTYPES[dtype], tuple(shape), start + offsets[0])
         spans.append(offsets)
     end = 0
-    for start, stop in sorted(spans):
-        if start != end:
+    for begin, stop in sorted(spans):
+        if begin != end:
             raise ValueError("its arrays have gaps or overlap")
         end = stop
-    if end != num_bytes:
+    if start + end != size:
         raise ValueError("its arrays end elsewhere than the file")
     return places
 
