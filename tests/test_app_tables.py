@@ -98,7 +98,7 @@ def test_new_words_and_columns_are_noted_and_missing_columns_named(capsys, table
 def test_all_that_a_table_needs_is_said_in_one_line(capsys, table):
     error = fails(capsys, "train", table / "flowers.CSV", "--target", "art")
     assert "two things to mend. (1) values are missing: größe (15 of 240, the first in row 1). Fill them by" in error
-    assert "(2) texts differ in most rows, as names and ids do: nr (240 texts in 240 rows)." in error
+    assert "(2) texts differ in most rows, as names and ids do: nr (240 texts in 240 rows, such as 'r0')." in error
     assert "needs --target, the column to predict. Columns there: nr, größe," in fails(
         capsys, "train", table / "flowers.CSV"
     )

@@ -24,11 +24,9 @@ NEEDED = {  # what one message says of each table that is not fine as it is
         "three things to mend.",
         "columns of numbers hold what is none: ticket ('PC 17609' in row 10, 352 of 1,309), boat ('D' in row 9,",
         "values are missing: age (263 of 1,309, the first in row 16), fare (1 of 1,309",
-        "texts differ in most rows, as names and ids do: name (1,307 texts in 1,309 rows), cabin (186 texts in 295",
+        "texts differ in most rows, as names and ids do: name (1,307 texts in 1,309 rows, such as",
     ],
-    "zoo": [
-        "texts differ in most rows, as names and ids do: animal (100 texts in 101 rows). Pass such columns through"
-    ],
+    "zoo": ["texts differ in most rows, as names and ids do: animal (100 texts in 101 rows, such as 'aardvark'). Pass"],
 }
 
 

@@ -214,6 +214,30 @@ def test_columns_that_have_types_are_the_same_table(tmp_path, kind):
     assert is_the_table(read_table(with_type(kind, tmp_path), target="kind"))
 
 
+@pytest.mark.parametrize("kind", TYPED)
+def test_columns_are_found_by_name_in_whatever_order_they_stand(tmp_path, monkeypatch, kind):
+    order = ["kind", "flag", "size", "day", "colour"]
+    whole = frame
+    monkeypatch.setitem(globals(), "frame", lambda: whole()[order])
+    monkeypatch.setitem(globals(), "FRAME", {name: FRAME[name] for name in order})
+    source = with_type(kind, tmp_path)
+    table = read_table(source, target="kind")
+    assert list(table.columns) == order[1:]
+    assert is_the_table(
+        table._replace(columns={name: table.columns[name] for name in ("size", "colour", "day", "flag")})
+    )
+    few = read_table(source, target="flag", keep=["day", "size"])
+    np.testing.assert_array_equal(few.columns["size"].values, SIZES)
+    np.testing.assert_array_equal(few.columns["day"].values, SINCE_1970)
+    assert [bool(few.class_names[label]) for label in few.labels] == FLAGS
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    twice = pa.Table.from_arrays([pa.array([1, 2, 3, 4])] * 3, names=["a", " a", "k"])
+    with pytest.raises(ValueError, match=r"^the table: more than one column has the name: 'a'"):
+        read_table(twice, target="k")
+
+
 def test_types_of_all_kinds_become_numbers(tmp_path):
     import datetime
     import decimal

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.data.naming import printable
-from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory, require_regular
+from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
 from handgrad.data.words import is_text, require_pyarrow
 
 _BYTES_A_VALUE = 8
@@ -52,17 +52,18 @@ def _from_parquet(source: Source) -> Columns:
 
     def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         require_memory(source.name, num_rows * len(wanted) * _BYTES_A_VALUE)
-        columns = _guarded(source, lambda: [_with_valid_texts(column) for column in load(wanted).columns])
-        return dict(zip(wanted, columns, strict=True)), []
+        return _guarded(source, lambda: _by_name(load(wanted), wanted)), []
 
     return Columns(source.name, [name for name in names if not name.startswith(_PANDAS_INDEX)], read)
 
 
-def _with_valid_texts(column: Any) -> Any:
-    """The column, its texts held to be in UTF-8."""
-    for chunk in column.chunks if is_text(getattr(column.type, "value_type", column.type)) else ():
-        (chunk.dictionary if hasattr(chunk, "dictionary") else chunk).validate(full=True)
-    return column
+def _by_name(table: Any, wanted: Sequence[str]) -> dict[str, Any]:
+    """The columns, which a file gives in its own order, their texts held to be in UTF-8."""
+    columns = {name: table.column(name) for name in wanted}
+    for column in columns.values():
+        for chunk in column.chunks if is_text(getattr(column.type, "value_type", column.type)) else ():
+            (chunk.dictionary if hasattr(chunk, "dictionary") else chunk).validate(full=True)
+    return columns
 
 
 def _look_at_file(source: Source) -> tuple[list[str], int, Callable[[Sequence[str]], Any]]:
@@ -81,8 +82,6 @@ def _look_at_file(source: Source) -> tuple[list[str], int, Callable[[Sequence[st
 def _look_at_folder(source: Source) -> tuple[list[str], int, Callable[[Sequence[str]], Any]]:
     import pyarrow.dataset
 
-    for part in source.path.rglob("*.parquet"):
-        require_regular(part)
     form = pyarrow.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
     data = pyarrow.dataset.dataset(source.path, format=form, partitioning="hive", exclude_invalid_files=False)
     return data.schema.names, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted))

@@ -87,22 +87,11 @@ def _read_head(source: Source) -> tuple[bytes, bool]:
 
 def _check_names(found: Delimited) -> None:
     names = [name.strip() for name in found.names]
-    problems = []
-    repeated = (
-        [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
-        if len(set(names)) < len(names)
-        else []
-    )
-    problems += [
-        Problem("more than one column has the name", repr(printable(name)), "Give each its own name.")
-        for name in repeated
-    ]
     numbers = [name for name in names if re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)]
     if numbers and len(numbers) >= len(names) / 2:
         advice = f"The first line must have the columns' names; add such a line. {list_columns(names)}"
-        problems = [Problem("the first line looks like a row of numbers", "", advice)]
-    if problems:
-        raise ValueError(say(found.source.name, problems))
+        problem = Problem("the first line looks like a row of numbers", "", advice)
+        raise ValueError(say(found.source.name, [problem]))
 
 
 def nameless_columns(found: Delimited) -> str:

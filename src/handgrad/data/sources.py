@@ -87,7 +87,8 @@ def _find(name: str, path: pathlib.Path) -> Source:
     if path.is_dir():
         if format_ not in ("", "parquet") or not any(path.rglob("*.parquet")):
             raise ValueError(f"{name}: is a folder; a file is needed, or a folder of .parquet files.")
-        size = sum(part.stat().st_size for part in path.rglob("*.parquet") if require_regular(part))
+        parts = [part for part in path.rglob("*.parquet") if not part.is_dir()]
+        size = sum(part.stat().st_size for part in parts if require_regular(part))
         return Source(name, path, "parquet", "", size)
     require_regular(path)
     source = Source(name, path, format_, packing, path.stat().st_size)
