@@ -231,6 +231,7 @@ def test_a_description_that_is_none_is_refused_whatever_it_is():
         texts, infinite = np.array(["x"] * len(array)), np.full(array.shape, np.inf)
         others = [array[:-1], array[None], texts, None, {}] + ([infinite] if key != "has_indicator" else [])
         cases += [(description, arrays | {key: value}) for value in others]
+        cases += [(description, arrays | {"scale": scale}) for scale in (0 * arrays["scale"], -arrays["scale"])]
         cases.append((description, {name: value for name, value in arrays.items() if name != key}))
     for description, arrays in cases:
         with pytest.raises(ValueError, match=r"^the encoding [^\n]*$"):

@@ -230,6 +230,21 @@ def test_safetensors_headers_that_lie_are_refused_in_one_line(tmp_path):
         assert refusal(path, labels=Y)
 
 
+def test_bytes_that_are_no_text_are_refused_in_files_that_have_types(tmp_path):
+    text = pa.array(["ab", "cd", "ab", "cd"])
+    invalid = pa.Array.from_buffers(pa.string(), 4, [None, text.buffers()[1], pa.py_buffer(b"a\xffcda\xffcd")])
+    frame = pa.table({"a": invalid, "k": text})
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for path in (tmp_path / "t.parquet", tmp_path / "t.arrow"):
+        if path.suffix == ".parquet":
+            parquet.write_table(frame, path)
+        else:
+            with pa.ipc.new_file(str(path), frame.schema) as writer:
+                writer.write_table(frame)
+        for target in ("a", "k"):
+            assert "or is damaged" in refusal(path, target=target)
+
+
 TEXTS = {
     "a line without end": b"a" * 2**22,
     "quotes without end": b'a,k\n1,"x\n' + b"2,y\n" * 1000,
