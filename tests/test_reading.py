@@ -113,7 +113,23 @@ def test_umlauts_of_windows_are_read_and_said(tmp_path):
     late = "a,kind\n" + "1,x\n2,y\n" * 200_000 + "3,grün\n4,grün\n"
     table = read_table(write(tmp_path / "t.csv", late.encode("cp1252")), target="kind")
     assert table.class_names == ("grün", "x", "y")
-    assert table.notes == ("read as text in cp1252, for it is none in UTF-8.",)
+    assert table.notes == ("read as text in cp1252, for it is none in utf-8.",)
+    with pytest.raises(ValueError, match=r"t\.csv: is no text in utf-8; --encoding names another\.$"):
+        read_table(tmp_path / "t.csv", target="kind", text_encoding="utf-8")
+
+
+def test_bytes_that_come_late_and_are_no_text_in_the_encoding(tmp_path):
+    rows = b"a,kind\n" + b"1,x\n2,y\n" * 200_000
+    path = write(tmp_path / "t.csv", rows + b"3,\x81\n4,\x81\n")  # in cp1252 there is no such letter
+    table = read_table(path, target="kind")
+    assert table.class_names == ("x", "y", "\x81")
+    assert table.notes[-1] == "read as text in latin-1, for it is none in cp1252."
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        with pytest.raises(ValueError, match=rf"t\.csv: is no text in {encoding}; --encoding names another\.$"):
+            read_table(path, target="kind", text_encoding=encoding)
+    lone = rows.decode().encode("utf-16") + b"\x00\xd8\x00\x00"
+    with pytest.raises(ValueError, match=r"t\.csv: is no text in utf-16; --encoding names another\.$"):
+        read_table(write(path, lone), target="kind")
 
 
 def test_line_ends_in_quotes_belong_to_the_value(tmp_path):

@@ -5,6 +5,7 @@ a file. What is packed is read through a counter: a few bytes may unpack to tera
 """
 
 import bz2
+import codecs
 import contextlib
 import gzip
 import io
@@ -148,19 +149,25 @@ def open_source(source: Source) -> Iterator[Any]:
                 yield _Counted(source, unpacked, file)
 
 
-def arrow_file(source: Source) -> Any:
-    """The file's bytes, unpacked, as Arrow reads them on its own threads.
+def arrow_file(source: Source, text_encoding: str) -> Any:
+    """The file's text, unpacked and in UTF-8, as Arrow reads it on its own threads.
 
     Those must not call Python: one that still reads ahead when an error has been raised would do so as Python ends.
+
+    Raises:
+      UnicodeError: it is no text in that encoding.
     """
     import pyarrow
 
-    if not source.packing:
+    is_utf8 = text_encoding.startswith("utf-8")
+    if not source.packing and is_utf8:
         return pyarrow.OSFile(str(source.path))
     unpacked = bytearray()
+    decoder = codecs.getincrementaldecoder(text_encoding)()
     with open_source(source) as file:
         while piece := file.read(_PIECE):
-            unpacked += piece
+            unpacked += piece if is_utf8 else decoder.decode(piece).encode()
+        unpacked += b"" if is_utf8 else decoder.decode(b"", final=True).encode()
     return pyarrow.BufferReader(pyarrow.py_buffer(unpacked))
 
 
