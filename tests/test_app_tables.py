@@ -105,6 +105,7 @@ def test_all_that_a_table_needs_is_said_in_one_line(capsys, table):
     assert "missing must be one of mean" in fails(capsys, "train", table / "flowers.CSV", "--missing", "zero")
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_without_such_rows_says_nothing_of_rows_that_lack_a_value(capsys, table, tmp_path):
     arguments = [
         "--target",
@@ -127,6 +128,7 @@ def test_a_model_that_was_trained_without_such_rows_says_nothing_of_rows_that_la
     assert "15 rows lack a value, and nothing is said of them." in notes
 
 
+@pytest.mark.slow
 def test_sparse_rows_are_learnt_and_predicted(capsys, tmp_path):
     draw = random.Random(0)
     lines = [

@@ -97,10 +97,8 @@ def test_features_of_a_real_table_are_those_of_the_pipeline(tmp_path, name):
     assert (X[:, left_out] == X[:1, left_out]).all()  # columns that are the same in every row to train on
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "titanic" else pytest.param(name, marks=pytest.mark.slow) for name in known_tables.NAMES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", known_tables.NAMES)
 def test_a_fit_of_a_real_table_is_as_good_as_the_pipeline(tmp_path, name):
     path, target, needed = known_tables.write(name, tmp_path)
     table = read_table(path, target=target, **needed)
