@@ -152,6 +152,18 @@ def test_what_conjugate_gradients_leave_is_counted(monkeypatch):
             np.testing.assert_allclose(step.step, -inverse @ gradient, atol=2e-2 * np.ptp(inverse @ gradient))
 
 
+def test_a_constant_that_rounding_leaves_in_the_gradient_of_the_bias_is_not_solved_for():
+    """G has none of it: conjugate gradients would go on for ever, and what they leave would be taken for λ."""
+    Y = softmax(np.random.default_rng(0).normal(size=(6, 90)))
+    G = np.diag(Y.mean(axis=1)) - Y @ Y.T / 90
+    gradient = G @ np.arange(6.0)
+    found = [
+        bias._by_conjugate_gradients(lambda v: G @ v, gradient + constant, Y.mean(axis=1), Y @ Y[0] / 90, 0)
+        for constant in (0.0, 1e-2)
+    ]
+    np.testing.assert_allclose(found[1].decrement, found[0].decrement, rtol=1e-6)
+
+
 @pytest.mark.parametrize("reduced", ["no G in the certificate", "no logits kept", "both"])
 def test_a_fit_of_more_classes_than_are_taken_whole_is_certified(monkeypatch, reduced, x64):
     rng = np.random.default_rng(0)

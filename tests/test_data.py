@@ -242,6 +242,23 @@ def test_csv_content_is_refused_in_words(tmp_path, content, message):
         read_table(path, target="kind")
 
 
+def test_rows_without_a_class_or_a_value_are_left_out_where_that_is_asked(tmp_path):
+    path = write(tmp_path / "t.csv", "a,b,k,id\n1,2,x,r0\n3,,y,r1\n5,6,,r2\n7,8,y,r3\n1,2,x,r4\n3,4,y,r5\n9,9,x,r6\n")
+    table = read_table(path, target="k", missing="drop-rows", ids=["id"])
+    np.testing.assert_array_equal(numbers(table), [[1, 2], [7, 8], [1, 2], [3, 4], [9, 9]])
+    np.testing.assert_array_equal(table.labels, [0, 1, 0, 1, 0])
+    assert table.ids["id"].tolist() == ["r0", "r3", "r4", "r5", "r6"]
+    assert table.notes == ("2 of 7 rows lack a value and are left out.",)
+    with pytest.raises(ValueError, match="rows have no class: 1 by k, the first is row 3"):
+        read_table(path, target="k", missing="mean", ids=["id"])
+    lonely = write(tmp_path / "t.csv", "a,k\n1,x\n,y\n2,x\n3,x\n,y\n")
+    with pytest.raises(ValueError, match="all 3 rows are of class 'x'"):
+        read_table(lonely, target="k", missing="drop-rows")
+    empty = write(tmp_path / "t.csv", "a,b,k\n1,,x\n,1,y\n2,,x\n,2,y\n")
+    with pytest.raises(ValueError, match="no row has all its values"):
+        read_table(empty, target="k", missing="drop-rows")
+
+
 def test_classes_are_named_by_a_column_or_by_an_array(tmp_path):
     with pytest.raises(ValueError, match=r"needs --target, the column to predict. Columns there: a, b\.$"):
         read_table(write(tmp_path / "t.csv", "a,b\n1,2\n"))

@@ -113,7 +113,23 @@ def test_umlauts_of_windows_are_read_and_said(tmp_path):
     late = "a,kind\n" + "1,x\n2,y\n" * 200_000 + "3,grün\n4,grün\n"
     table = read_table(write(tmp_path / "t.csv", late.encode("cp1252")), target="kind")
     assert table.class_names == ("grün", "x", "y")
-    assert table.notes == ("read as text in cp1252, for it is none in UTF-8.",)
+    assert table.notes == ("read as text in cp1252, for it is none in utf-8.",)
+    with pytest.raises(ValueError, match=r"t\.csv: is no text in utf-8; --encoding names another\.$"):
+        read_table(tmp_path / "t.csv", target="kind", text_encoding="utf-8")
+
+
+def test_bytes_that_come_late_and_are_no_text_in_the_encoding(tmp_path):
+    rows = b"a,kind\n" + b"1,x\n2,y\n" * 200_000
+    path = write(tmp_path / "t.csv", rows + b"3,\x81\n4,\x81\n")  # in cp1252 there is no such letter
+    table = read_table(path, target="kind")
+    assert table.class_names == ("x", "y", "\x81")
+    assert table.notes[-1] == "read as text in latin-1, for it is none in cp1252."
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        with pytest.raises(ValueError, match=rf"t\.csv: is no text in {encoding}; --encoding names another\.$"):
+            read_table(path, target="kind", text_encoding=encoding)
+    lone = rows.decode().encode("utf-16") + b"\x00\xd8\x00\x00"
+    with pytest.raises(ValueError, match=r"t\.csv: is no text in utf-16; --encoding names another\.$"):
+        read_table(write(path, lone), target="kind")
 
 
 def test_line_ends_in_quotes_belong_to_the_value(tmp_path):
@@ -212,6 +228,30 @@ TYPED += ["arrow file", "arrow stream"]
 @pytest.mark.parametrize("kind", TYPED)
 def test_columns_that_have_types_are_the_same_table(tmp_path, kind):
     assert is_the_table(read_table(with_type(kind, tmp_path), target="kind"))
+
+
+@pytest.mark.parametrize("kind", TYPED)
+def test_columns_are_found_by_name_in_whatever_order_they_stand(tmp_path, monkeypatch, kind):
+    order = ["kind", "flag", "size", "day", "colour"]
+    whole = frame
+    monkeypatch.setitem(globals(), "frame", lambda: whole()[order])
+    monkeypatch.setitem(globals(), "FRAME", {name: FRAME[name] for name in order})
+    source = with_type(kind, tmp_path)
+    table = read_table(source, target="kind")
+    assert list(table.columns) == order[1:]
+    assert is_the_table(
+        table._replace(columns={name: table.columns[name] for name in ("size", "colour", "day", "flag")})
+    )
+    few = read_table(source, target="flag", keep=["day", "size"])
+    np.testing.assert_array_equal(few.columns["size"].values, SIZES)
+    np.testing.assert_array_equal(few.columns["day"].values, SINCE_1970)
+    assert [bool(few.class_names[label]) for label in few.labels] == FLAGS
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    twice = pa.Table.from_arrays([pa.array([1, 2, 3, 4])] * 3, names=["a", " a", "k"])
+    with pytest.raises(ValueError, match=r"^the table: more than one column has the name: 'a'"):
+        read_table(twice, target="k")
 
 
 def test_types_of_all_kinds_become_numbers(tmp_path):

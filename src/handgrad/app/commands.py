@@ -30,6 +30,7 @@ from handgrad.app.report import (
 )
 from handgrad.app.words import one_line
 from handgrad.data import Part, Table, load_digits, read_features, read_table, split_and_scale, write_table
+from handgrad.data.sources import require_memory
 from handgrad.data.splitting import VALIDATION
 from handgrad.files import MODEL_FILE, new_file, new_run
 from handgrad.formulas.activations import ACTIVATIONS
@@ -116,8 +117,8 @@ def train(
 def _train(console: Console, settings: Settings, table: Table) -> Run:
     split = split_and_scale(table, validation=VALIDATION, seed=settings.seed)
     print_data(console, settings, table, split)
-    trained, tested = split.train, split.test
-    watched = split.validation if len(split.validation.labels) else trained
+    trained, validated, tested = map(_dense, (split.train, split.validation, split.test))
+    watched = validated if len(validated.labels) else trained
     sizes = (trained.X.shape[1], *settings.hidden, len(table.class_names))
     params = _init(sizes, settings.activation, settings.seed)
     checks = [_check(params, trained)]
@@ -280,7 +281,16 @@ def _check(
     weights = sum(layer.params.W.size for layer in layers_of(params))
     most = max(MIN_CHECKED_ROWS, min(MAX_CHECKED_ROWS, MAX_CHECKED_PRODUCTS // weights))
     rows = slice(None, None, math.ceil(len(part.labels) / most))
-    return handgrad.check_gradients(params, part.X[rows], part.labels[rows], gradient=gradient)
+    checked = _dense(Part(part.X[rows], part.labels[rows], None))
+    return handgrad.check_gradients(params, checked.X, checked.labels, gradient=gradient)
+
+
+def _dense(part: Part) -> Part:
+    """The part with all its zeros: gradient descent takes them so."""
+    if isinstance(part.X, np.ndarray):
+        return part
+    require_memory("the dense features", 4 * part.X.shape[0] * part.X.shape[1])
+    return part._replace(X=part.X.toarray())
 
 
 def _require_finite(last: handgrad.Epoch, *losses: float) -> None:

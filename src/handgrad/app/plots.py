@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import handgrad
+from handgrad.data.naming import printable
 from handgrad.data.tables import ClassName
 
 INK, FAINT, BLUE, RED = "#22272e", "#d0d5db", "#1f6fb4", "#c8452d"
@@ -153,5 +154,5 @@ def _are_long(names: Sequence[ClassName]) -> bool:
 
 def _shorten(name: ClassName, length: int) -> str:
     """At most `length` characters, and `$` as itself, which matplotlib takes for mathematics."""
-    text = str(name)
+    text = printable(str(name))
     return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")

@@ -105,8 +105,9 @@ def _look_at_values(X: Any, problems: list[Problem]) -> np.ndarray | None:
             where = f"the features ({values[beyond]} in row {beyond[0] + 1})"
             problems.append(Problem(INEXACT[0], where, INEXACT[1]))
         return None
-    if values.dtype.kind != "f" or np.isfinite(np.add.reduce(values, axis=None, dtype=np.float64)):
-        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype.kind != "f" or np.isfinite(np.add.reduce(values, axis=None, dtype=np.float64)):
+            return None
     infinite = _first(values, np.isinf)
     if infinite:
         where = f"the features (row {infinite[0] + 1}, column {infinite[1] + 1})"

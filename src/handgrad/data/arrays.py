@@ -139,9 +139,13 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     shape, is_fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be read")
+    _require_shape(shape)
+    return shape, is_fortran, dtype
+
+
+def _require_shape(shape: tuple[Any, ...]) -> None:
     if any(type(size) is not int or size < 0 for size in shape):
         raise ValueError("a shape must be of whole numbers")
-    return shape, is_fortran, dtype
 
 
 def _read_npy(source: Source, file: Any, size: int | None = None) -> np.ndarray:

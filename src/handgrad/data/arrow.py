@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.data.naming import printable
-from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory, require_regular
+from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
 from handgrad.data.words import is_text, require_pyarrow
 
 _BYTES_A_VALUE = 8
@@ -48,17 +48,25 @@ def from_file(source: Source) -> Columns:
 
 def _from_parquet(source: Source) -> Columns:
     look = _look_at_folder if source.path.is_dir() else _look_at_file
-    schema, num_rows, load = _guarded(source, lambda: look(source))
+    names, num_rows, load = _guarded(source, lambda: look(source))
 
     def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         require_memory(source.name, num_rows * len(wanted) * _BYTES_A_VALUE)
-        return dict(zip(wanted, _guarded(source, lambda: load(wanted)).columns, strict=True)), []
+        return _guarded(source, lambda: _by_name(load(wanted), wanted)), []
 
-    names = [name for name in schema.names if not name.startswith(_PANDAS_INDEX)]
-    return Columns(source.name, names, read)
+    return Columns(source.name, [name for name in names if not name.startswith(_PANDAS_INDEX)], read)
 
 
-def _look_at_file(source: Source) -> tuple[Any, int, Callable[[Sequence[str]], Any]]:
+def _by_name(table: Any, wanted: Sequence[str]) -> dict[str, Any]:
+    """The columns, which a file gives in its own order, their texts held to be in UTF-8."""
+    columns = {name: table.column(name) for name in wanted}
+    for column in columns.values():
+        for chunk in column.chunks if is_text(getattr(column.type, "value_type", column.type)) else ():
+            (chunk.dictionary if hasattr(chunk, "dictionary") else chunk).validate(full=True)
+    return columns
+
+
+def _look_at_file(source: Source) -> tuple[list[str], int, Callable[[Sequence[str]], Any]]:
     import pyarrow.parquet
 
     # Buffered before, all of the file would be in memory twice.
@@ -68,17 +76,15 @@ def _look_at_file(source: Source) -> tuple[Any, int, Callable[[Sequence[str]], A
     def load(wanted: Sequence[str]) -> Any:
         return pyarrow.parquet.ParquetFile(source.path, pre_buffer=False, read_dictionary=texts).read(list(wanted))
 
-    return file.schema_arrow, file.metadata.num_rows, load
+    return file.schema_arrow.names, file.metadata.num_rows, load
 
 
-def _look_at_folder(source: Source) -> tuple[Any, int, Callable[[Sequence[str]], Any]]:
+def _look_at_folder(source: Source) -> tuple[list[str], int, Callable[[Sequence[str]], Any]]:
     import pyarrow.dataset
 
-    for part in source.path.rglob("*.parquet"):
-        require_regular(part)
     form = pyarrow.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
     data = pyarrow.dataset.dataset(source.path, format=form, partitioning="hive", exclude_invalid_files=False)
-    return data.schema, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted))
+    return data.schema.names, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted))
 
 
 def _from_arrow(source: Source) -> Columns:
@@ -109,7 +115,9 @@ def _checked(source: Source, schema: Any, batches: Any) -> Any:
             raise ValueError(f"{source.name}: unpacks to more than {MOST_UNPACKED} times its size, as no table does.")
         require_memory(source.name, size)
         kept.append(batch)
-    return pyarrow.Table.from_batches(kept, schema)
+    table = pyarrow.Table.from_batches(kept, schema)
+    "".join(table.column_names).encode()
+    return table
 
 
 def _guarded(source: Source, read: Callable[[], Any]) -> Any:

@@ -1,5 +1,6 @@
 """A table from what was read: each column in its role, and all that is wrong said at once."""
 
+import collections
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,11 @@ def assemble(
       ValueError: with all that is wrong.
     """
     stands = {name.strip(): name for name in data.names}
+    if len(stands) < len(data.names):
+        counts = collections.Counter(name.strip() for name in data.names)
+        what, advice = "more than one column has the name", "Give each its own name."
+        repeated = [Problem(what, repr(printable(name)), advice) for name, count in counts.items() if count > 1]
+        raise ValueError(say(data.name, repeated))
     if needs_classes and roles.target is None and labels is None:
         raise ValueError(f"{data.name}: needs --target, the column to predict.{data.hint} {list_columns(list(stands))}")
     _require_columns(data, roles, list(stands))

@@ -22,13 +22,14 @@ from handgrad.data.dialect import (
 )
 from handgrad.data.naming import list_columns, printable
 from handgrad.data.problems import Problem, say
-from handgrad.data.sources import Source, open_source, require_memory
+from handgrad.data.sources import Source, arrow_file, open_source, require_memory
 from handgrad.data.words import EXACT, MISSING_WORDS, require_pyarrow
 
 HEAD, LONGEST_HEAD = 2**20, 2**26  # bytes that are looked at first; where a line is longer, up to so many
 SHORTEST_BLOCK, LONGEST_BLOCK, BLOCK_ROWS = 2**20, 2**25, 256
 MOST_ATTEMPTS = 6  # columns that may turn out to be text, one reading for each; then all are read as text
 SHOWN_ROWS = 5
+_WINDOWS = {"utf-8": "cp1252", "utf-8-sig": "cp1252", "cp1252": "latin-1"}  # what is tried next
 _NULLS = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.title(), word.capitalize(), "NaN")}
 )
@@ -43,6 +44,7 @@ class Delimited(NamedTuple):
     rows: list[list[str]]
     has_quoted_lines: bool
     row_bytes: int
+    is_encoding_given: bool
 
 
 def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
@@ -72,7 +74,7 @@ def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
     format_ = Format(separator, decimal, quote, encoding)
     row_bytes = len(head) // max(text.count("\n"), 1)
     has_quoted_lines = len(names) == 1 or any("\n" in value or "\r" in value for row in rows for value in row)
-    found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes)
+    found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes, bool(given.text_encoding))
     _check_names(found)
     return found, say_format(given, format_)
 
@@ -87,22 +89,11 @@ def _read_head(source: Source) -> tuple[bytes, bool]:
 
 def _check_names(found: Delimited) -> None:
     names = [name.strip() for name in found.names]
-    problems = []
-    repeated = (
-        [name for name in dict.fromkeys(names) if name and names.count(name) > 1]
-        if len(set(names)) < len(names)
-        else []
-    )
-    problems += [
-        Problem("more than one column has the name", repr(printable(name)), "Give each its own name.")
-        for name in repeated
-    ]
     numbers = [name for name in names if re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)]
     if numbers and len(numbers) >= len(names) / 2:
         advice = f"The first line must have the columns' names; add such a line. {list_columns(names)}"
-        problems = [Problem("the first line looks like a row of numbers", "", advice)]
-    if problems:
-        raise ValueError(say(found.source.name, problems))
+        problem = Problem("the first line looks like a row of numbers", "", advice)
+        raise ValueError(say(found.source.name, [problem]))
 
 
 def nameless_columns(found: Delimited) -> str:
@@ -150,12 +141,16 @@ def read(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> tuple
             if large:  # whether they are integers that float64 merges, only their digits tell
                 columns |= _read(found, set(large), large, has_quoted_lines=has_quoted_lines)
             return columns, notes
-        except pyarrow.ArrowInvalid as error:
-            message = " ".join(str(error).split())
+        except (pyarrow.ArrowInvalid, UnicodeError) as error:
+            message, is_text = " ".join(str(error).split()), not isinstance(error, UnicodeError)
         column = re.search(r"In CSV column #(\d+)", message)
-        if "invalid UTF8" in message and found.format.text_encoding.startswith("utf-8"):
-            found = found._replace(format=found.format._replace(text_encoding="cp1252"))
-            notes.append("read as text in cp1252, for it is none in UTF-8.")
+        if not is_text or "invalid UTF8" in message:
+            encoding = found.format.text_encoding
+            other = "" if found.is_encoding_given else _WINDOWS.get(encoding, "")
+            if not other:
+                raise ValueError(f"{found.source.name}: is no text in {encoding}; --encoding names another.")
+            found = found._replace(format=found.format._replace(text_encoding=other))
+            notes.append(f"read as text in {other}, for it is none in {encoding}.")
         elif column and found.names[int(column[1])] not in as_text:
             as_text.add(found.names[int(column[1])])
         elif not has_quoted_lines and not column:
@@ -186,10 +181,10 @@ def _read(found: Delimited, as_text: set[str], wanted: Sequence[str], *, has_quo
 
     text, number = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.float64()
     block = min(max(SHORTEST_BLOCK, BLOCK_ROWS * found.row_bytes), LONGEST_BLOCK)
-    with open_source(found.source) as file:
+    with arrow_file(found.source, found.format.text_encoding) as file:
         table = pyarrow.csv.read_csv(
-            pyarrow.PythonFile(file, mode="r") if found.source.packing else pyarrow.OSFile(str(found.source.path)),
-            read_options=pyarrow.csv.ReadOptions(block_size=block, encoding=_for_arrow(found.format)),
+            file,
+            read_options=pyarrow.csv.ReadOptions(block_size=block),
             parse_options=_parse_options(found.format, has_quoted_lines=has_quoted_lines),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: text if name in as_text else number for name in wanted},
@@ -200,11 +195,6 @@ def _read(found: Delimited, as_text: set[str], wanted: Sequence[str], *, has_quo
             ),
         )
     return dict(zip(wanted, table.columns, strict=True))
-
-
-def _for_arrow(format_: Format) -> str:
-    """The encoding; of UTF-8 in the word that spares Arrow the decoding."""
-    return "utf8" if format_.text_encoding.startswith("utf-8") else format_.text_encoding
 
 
 def _parse_options(format_: Format, *, has_quoted_lines: bool, on_wrong_row: Any = None) -> Any:
@@ -232,13 +222,11 @@ def _explain(found: Delimited, message: str, *, has_quoted_lines: bool) -> str:
     name, separator = found.source.name, SEPARATORS.get(found.format.separator, repr(found.format.separator))
     if "Expected" in message:
         try:
-            with open_source(found.source) as file:
+            with arrow_file(found.source, found.format.text_encoding) as file:
                 pyarrow.csv.read_csv(
-                    pyarrow.PythonFile(file, mode="r"),
+                    file,
                     # One thread, so that rows have numbers.
-                    read_options=pyarrow.csv.ReadOptions(
-                        use_threads=False, block_size=LONGEST_BLOCK, encoding=_for_arrow(found.format)
-                    ),
+                    read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=LONGEST_BLOCK),
                     parse_options=_parse_options(found.format, has_quoted_lines=has_quoted_lines, on_wrong_row=keep),
                     convert_options=pyarrow.csv.ConvertOptions(
                         column_types=dict.fromkeys(found.names, pyarrow.string()), check_utf8=False

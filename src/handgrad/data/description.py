@@ -1,5 +1,6 @@
 """An encoding as plain values and arrays, to be kept with a model, and back again, whatever was done to them there."""
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,18 +44,27 @@ def from_description(description: Any, arrays: Mapping[str, np.ndarray]) -> Enco
 
 
 def _rebuild(description: Any, arrays: Mapping[str, np.ndarray]) -> Encoding:
-    inputs, shape = description["inputs"], description["image_shape"]
+    inputs, shape, left_out = description["inputs"], description["image_shape"], description["left_out"]
+    if not all(each is None or isinstance(each, list) for each in (inputs, shape)) or not isinstance(left_out, list):
+        raise TypeError("a list is needed")
     indicators = arrays["has_indicator"]
     return Encoding(
         inputs=None if inputs is None else tuple(Input(name, kind, tuple(words)) for name, kind, words in inputs),
         missing=description["missing"],
-        left_out=tuple(description["left_out"]),
-        image_shape=None if shape is None else tuple(int(size) for size in shape),
-        fill=np.asarray(arrays["fill"], np.float64),
-        has_indicator=np.asarray(indicators).astype(bool),
-        offset=np.asarray(arrays["offset"], np.float64),
-        scale=np.asarray(arrays["scale"], np.float64),
+        left_out=tuple(left_out),
+        image_shape=None if shape is None else tuple(operator.index(size) for size in shape),
+        fill=_numbers(arrays["fill"]),
+        has_indicator=_numbers(indicators).astype(bool),
+        offset=_numbers(arrays["offset"]),
+        scale=_numbers(arrays["scale"]),
     )
+
+
+def _numbers(array: Any) -> np.ndarray:
+    numbers = np.asarray(array, np.float64)
+    if numbers.ndim != 1:
+        raise ValueError("an array (N,) is needed")
+    return numbers
 
 
 def _faults(encoding: Encoding) -> dict[str, bool]:
@@ -72,8 +82,7 @@ def _faults(encoding: Encoding) -> dict[str, bool]:
             or any(len(set(each.words)) < len(each.words) for each in inputs)
         ),
         "treats missing values in a way that is none.": encoding.missing not in (None, *MISSING),
-        "has arrays of the wrong shape.": any(array.ndim != 1 for array in (fill, has, offset, scale))
-        or not fill.size == has.size == (fill.size if inputs is None else len(inputs))
+        "has arrays of the wrong shape.": not fill.size == has.size == (fill.size if inputs is None else len(inputs))
         or not offset.size == scale.size == num_features + int(has.sum()),
         "has an image of another size.": encoding.image_shape is not None
         and int(np.prod(encoding.image_shape, dtype=object)) != num_features,

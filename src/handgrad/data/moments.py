@@ -130,5 +130,5 @@ def _renew_units(
     wanted = np.where(np.abs(exponent) > 400, np.ldexp(1.0, np.clip(exponent, -1000, 1000)), 1.0)
     ratio = unit[columns] / wanted
     mean[columns] *= ratio
-    squares[columns] *= ratio * ratio
+    squares[columns] = squares[columns] * ratio * ratio  # not their square, which may be infinite
     unit[columns] = wanted

@@ -27,7 +27,7 @@ def review(table: Table, problems: list[Problem]) -> list[str]:
             words, rows = len(column.words), int(np.count_nonzero(column.values >= 0))
             kind = LIKE_IDS if words > rows / 2 and rows >= FEWEST_ROWS else TOO_MANY if words > MOST_WORDS else None
             if kind is not None:
-                where = f"{printable(name)} ({words:,} texts in {rows:,} rows)"
+                where = f"{printable(name)} ({words:,} texts in {rows:,} rows, such as {printable(column.words[0])!r})"
                 problems.append(Problem(kind[0], where, kind[1]))
         elif column.kind == "number" and len(column.values) >= FEWEST_ROWS and _is_whole(column.values[:PEEK]):
             kind_of = _look_at_whole(column)

@@ -5,6 +5,7 @@ a file. What is packed is read through a counter: a few bytes may unpack to tera
 """
 
 import bz2
+import codecs
 import contextlib
 import gzip
 import io
@@ -32,6 +33,7 @@ _PACKED = ((b"\x1f\x8b", ".gz"), (b"BZh", ".bz2"), (b"\x28\xb5\x2f\xfd", ".zst")
 # Tables shrink to a tenth, seldom to a fiftieth of their size; what exists to fill the memory, to a thousandth.
 MOST_UNPACKED = 200
 SMALL = 2**26  # bytes that are not worth a question
+_PIECE = 2**20
 STANDARD_INPUT = "-"
 
 
@@ -72,7 +74,7 @@ def find_source(path: Path) -> Iterator[Source]:
 def _copy(stream: BinaryIO, copy: Any) -> None:
     room = os.statvfs(copy.name)
     limit = room.f_bavail * room.f_frsize * 0.9
-    while piece := stream.read(2**20):
+    while piece := stream.read(_PIECE):
         copy.write(piece)
         if copy.tell() > limit:
             raise ValueError("standard input: is more than the disk has room for. Name a file.")
@@ -86,7 +88,8 @@ def _find(name: str, path: pathlib.Path) -> Source:
     if path.is_dir():
         if format_ not in ("", "parquet") or not any(path.rglob("*.parquet")):
             raise ValueError(f"{name}: is a folder; a file is needed, or a folder of .parquet files.")
-        size = sum(part.stat().st_size for part in path.rglob("*.parquet") if require_regular(part))
+        parts = [part for part in path.rglob("*.parquet") if not part.is_dir()]
+        size = sum(part.stat().st_size for part in parts if require_regular(part))
         return Source(name, path, "parquet", "", size)
     require_regular(path)
     source = Source(name, path, format_, packing, path.stat().st_size)
@@ -143,7 +146,29 @@ def open_source(source: Source) -> Iterator[Any]:
             yield file
         else:
             with _unpack(source, file) as unpacked:
-                yield _Counted(source, unpacked)
+                yield _Counted(source, unpacked, file)
+
+
+def arrow_file(source: Source, text_encoding: str) -> Any:
+    """The file's text, unpacked and in UTF-8, as Arrow reads it on its own threads.
+
+    Those must not call Python: one that still reads ahead when an error has been raised would do so as Python ends.
+
+    Raises:
+      UnicodeError: it is no text in that encoding.
+    """
+    import pyarrow
+
+    is_utf8 = text_encoding.startswith("utf-8")
+    if not source.packing and is_utf8:
+        return pyarrow.OSFile(str(source.path))
+    unpacked = bytearray()
+    decoder = codecs.getincrementaldecoder(text_encoding)()
+    with open_source(source) as file:
+        while piece := file.read(_PIECE):
+            unpacked += piece if is_utf8 else decoder.decode(piece).encode()
+        unpacked += b"" if is_utf8 else decoder.decode(b"", final=True).encode()
+    return pyarrow.BufferReader(pyarrow.py_buffer(unpacked))
 
 
 def _unpack(source: Source, file: BinaryIO) -> Any:
@@ -157,26 +182,24 @@ def _unpack(source: Source, file: BinaryIO) -> Any:
 
 
 class _Counted(io.RawIOBase):
-    """Unpacked bytes, up to what a table of that size may unpack to."""
+    """Unpacked bytes, as long as they are no more than a table may unpack to."""
 
-    def __init__(self, source: Source, file: Any):
-        self._source, self._file, self._count = source, file, 0
-        self._most = max(SMALL, source.size * MOST_UNPACKED)
+    def __init__(self, source: Source, file: Any, packed: BinaryIO):
+        self._source, self._file, self._packed, self._count = source, file, packed, 0
 
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int | None = -1) -> bytes:
-        whole = size is None or size < 0
+    def read(self, size: int) -> bytes:  # type: ignore[override]  # never all of it
         try:
-            piece = bytes(self._file.read(self._most - self._count + 1 if whole else size))
+            piece = bytes(self._file.read(size))
         except Exception as error:  # damaged bytes make the decompressors raise almost anything
             raise ValueError(f"{self._source.name}: is damaged or cut short ({_line(error)}).") from None
         self._count += len(piece)
-        if self._count > self._most:
+        if self._count > max(SMALL, self._packed.tell() * MOST_UNPACKED):
             raise ValueError(
-                f"{self._source.name}: unpacks to more than {self._most / 2**20:,.0f} MB, {MOST_UNPACKED} times its "
-                "size, as no table does. Unpack it yourself if you trust it."
+                f"{self._source.name}: unpacks to more than {MOST_UNPACKED} times its size, as no table does. Unpack "
+                "it yourself if you trust it."
             )
         require_memory(self._source.name, self._count)
         return piece
