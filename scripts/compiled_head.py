@@ -147,15 +147,19 @@ def over_devices(devices):
     rows, shape = [], (16384, 2048, 32768)
     for layout, (sizes, of_W) in LAYOUTS.items():
         names = ("data", "model")[: len(sizes)]
-        mesh = Mesh(np.array(devices).reshape(sizes), names, axis_types=(AxisType.Auto,) * len(names))
-        places = [NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), of_W, PartitionSpec("data"))]
         for form in ("plain", "handgrad", "handgrad, recompute"):
-            gradient = jax.value_and_grad(forms()[form][0], argnums=(0, 1))
-            found, program = compile_one(gradient, shapes_of(*shape), places, (None, (places[0], places[1])))
-            if program is not None:
-                found["collectives"] = collectives(program.as_text())
-            rows.append({"shape": shape, "layout": layout, "form": form, **found})
-            print(rows[-1], file=sys.stderr, flush=True)
+            for kind in (AxisType.Auto, AxisType.Explicit):
+                if form == "plain" and kind == AxisType.Explicit:
+                    continue  # types do not say how its logits lie
+                mesh = Mesh(np.array(devices).reshape(sizes), names, axis_types=(kind,) * len(names))
+                specs = PartitionSpec("data"), of_W, PartitionSpec("data")
+                places = [NamedSharding(mesh, spec) for spec in specs]
+                gradient = jax.value_and_grad(forms()[form][0], argnums=(0, 1))
+                found, program = compile_one(gradient, shapes_of(*shape), places, (None, (places[0], places[1])))
+                if program is not None:
+                    found["collectives"] = collectives(program.as_text())
+                rows.append({"shape": shape, "layout": layout, "axes": kind.name.lower(), "form": form, **found})
+                print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
@@ -163,7 +167,7 @@ def show(name, result):
     """The rows as Markdown."""
     print(f"\n{name}, bfloat16: compiled, not run")
     for row in result["rows"]:
-        words = [str(tuple(row["shape"])), row.get("layout", ""), row["form"]]
+        words = [str(tuple(row["shape"])), row.get("layout", ""), row["form"], row.get("axes", "")]
         if "error" in row:
             words.append(row["error"])
         else:

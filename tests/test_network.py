@@ -426,7 +426,9 @@ def test_a_function_and_its_derivative_are_differentiated_by_hand_and_again(x64)
 
 
 @pytest.mark.parametrize(
-    "function", [jnp.sin, jax.nn.elu, functools.partial(jax.nn.leaky_relu, negative_slope=0.2)], ids=str
+    "function",
+    [jnp.sin, jax.nn.elu, functools.partial(jax.nn.leaky_relu, negative_slope=0.2)],
+    ids=["sin", "elu", "leaky_relu"],
 )
 def test_a_function_whose_derivative_is_not_known_is_refused(function):
     with pytest.raises(ValueError, match=r"dense: activation must be a function whose derivative is known.*\(f, df\)"):

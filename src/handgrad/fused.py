@@ -1,9 +1,11 @@
 """The fused head: softmax cross-entropy of XW + b, with all gradients, without its N×C logits."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+from jax.sharding import AxisType
 
 from handgrad import arguments
 from handgrad.head_loss import head_loss
@@ -102,7 +104,7 @@ def linear_cross_entropy(
     """
     arrays = {"bias": bias, "targets": targets, "weights": weights, "class_weights": class_weights}
 
-    def of(X: Array, W: Array, arrays: dict[str, Array]) -> Any:
+    def of(layout: Any, X: Array, W: Array, arrays: dict[str, Array]) -> Any:
         loss, rows = head_loss(
             "linear_cross_entropy",
             X,
@@ -118,6 +120,7 @@ def linear_cross_entropy(
             label_smoothing=label_smoothing,
             z_loss=z_loss,
             softcap=softcap,
+            layout=layout,
         )
         return (loss, RowStatistics(*(rows[name] for name in RowStatistics._fields))) if with_stats else loss
 
@@ -209,7 +212,7 @@ def linear_distillation(
     factors = {"divergence": (1 - label_share) * temperature**2, "loss": float(label_share)}
     arrays = {"bias": bias, "targets": targets, "weights": weights}
 
-    def of(X: Array, W: Array, arrays: dict[str, Array], *teacher: Array) -> Any:
+    def of(layout: Any, X: Array, W: Array, arrays: dict[str, Array], *teacher: Array) -> Any:
         return head_loss(
             function,
             X,
@@ -225,16 +228,24 @@ def linear_distillation(
             class_axis=class_axis,
             softcap=softcap,
             temperature=temperature,
+            layout=layout,
         )[0]
 
     return _anywhere(of, reduction, False, X, W, arrays, teacher_X, teacher_W, teacher_bias)
 
 
-def _anywhere(of: Callable[..., Any], reduction: str, with_stats: bool, X: Array, *others: Any) -> Any:
-    """The loss where types say how arrays are sharded, too: there it is computed as where they do not."""
-    mesh = explicit_mesh((X, *others))
+def _anywhere(of: Callable[..., Any], reduction: str, with_stats: bool, *arguments: Any) -> Any:
+    """The loss where types say how arrays lie, too: there it is computed as where they do not, and told how."""
+    mesh = explicit_mesh(arguments)
     if mesh is None:
-        return of(X, *others)
-    by_row = jax.P(*jax.typeof(X).sharding.spec[:-1])
+        return of(None, *arguments)
+    of_X, of_W = (
+        jax.typeof(array).sharding.spec if isinstance(array, jax.Array) else jax.P() for array in arguments[:2]
+    )
+    by_row = jax.P(*of_X[:-1])
     loss = by_row if reduction == "none" else jax.P()
-    return in_auto_axes(mesh, of, (X, *others), (loss, RowStatistics(*[by_row] * 4)) if with_stats else loss)
+    result = (loss, RowStatistics(*[by_row] * 4)) if with_stats else loss
+    # Along axes that are auto, types do not say it.
+    auto = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
+    layout = (auto, of_X, of_W) if set(mesh.explicit_axes) == set(mesh.axis_names) else None
+    return in_auto_axes(mesh, partial(of, layout), arguments, result)

@@ -44,6 +44,7 @@ def head_loss(
     z_loss: float = 0.0,
     softcap: float | None,
     temperature: float = 1.0,
+    layout: tuple[Any, Any, Any] | None = None,
 ) -> tuple[Array, ByName]:
     """The loss, Σ of the values by row that `total` names times their factors; and the statistics of each row.
 
@@ -122,6 +123,7 @@ def head_loss(
         z_loss=float(z_loss),
         softcap=None if softcap is None else float(softcap),
         temperature=float(temperature),
+        layout=layout,
     )
     bias, teacher_b, k = (None if row is None else row.reshape(1, C) for row in (bias, teacher_b, k))
     arrays = Arrays(X, W, bias, weights, targets, k, teacher_X, teacher_W, teacher_b)

@@ -53,11 +53,15 @@ mlir.register_lowering(_choice, _lower)
 
 
 def _is_for_one_cpu(module: Any) -> bool:
+    return is_for_one_device(module) and tuple(getattr(module, "platforms", ())) == ("cpu",)
+
+
+def is_for_one_device(module: Any) -> bool:
+    """Whether a program, by the context of its lowering, is one for a single device."""
     # Where JAX should name these otherwise one day, it is the program that is right anywhere.
     devices = getattr(module, "axis_context", None)
     mesh, manual_axes = getattr(devices, "mesh", None), getattr(devices, "manual_axes", None)
-    alone = getattr(devices, "num_devices", None) == 1 or (mesh is not None and manual_axes == set(mesh.axis_names))
-    return alone and tuple(getattr(module, "platforms", ())) == ("cpu",)
+    return getattr(devices, "num_devices", None) == 1 or (mesh is not None and manual_axes == set(mesh.axis_names))
 
 
 def explicit_mesh(arguments: Any) -> Any:

@@ -67,6 +67,11 @@ def gradients(
     return rows, {name: scale * gradient for name, gradient in found.items()}
 
 
+def whole_arrays(settings: Settings, arrays: Arrays) -> Settings:
+    """For a compiler that spreads the sweep itself: no loop over rows, whose slices would gather them everywhere."""
+    return settings._replace(block_size=_classes_in_block(settings, arrays) if settings.recompute else len(arrays.X))
+
+
 def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tangents: ByName) -> ByName:
     """⟨d value/dz, ż⟩ with ż = ẋW + xẆ + ḃ of each row, for the values named: linear in the tangents.
 

@@ -26,6 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from handgrad import schedules
 from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
+from handgrad.lowering import is_for_one_device
 
 Axes = tuple[str, ...]
 
@@ -70,7 +71,7 @@ def _run(function: Callable[..., Any], settings: Settings, names: tuple[str, ...
         return _sweep(sweep, *leaves)
     sweep = sweep._replace(results=jax.tree.structure(jax.eval_shape(partial(_sweep, sweep), *leaves)))
     # A jaxpr, since JAX looks there for what has to know its devices when it is lowered.
-    program = jax.make_jaxpr(partial(_over_devices, sweep))(*leaves)
+    program = jax.make_jaxpr(partial(_over_devices if settings.layout is None else _over_mesh, sweep))(*leaves)
     return jax.tree.unflatten(sweep.results, _swept.bind(*leaves, sweep=sweep, program=program))
 
 
@@ -255,3 +256,33 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
 
 
 _over_devices.def_partition(partition=_partition, sharding_rule=_rule)
+
+
+def _over_mesh(sweep: Sweep, *leaves: Array) -> list[Array]:
+    """The same where types say how X and W lie."""
+    mesh, of_X, of_W = sweep.settings.layout
+    specs = {"X": of_X, "W": of_W}
+    given = [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, specs.get(name, PartitionSpec())))
+        for name, leaf in _named(jax.tree.unflatten(sweep.arguments, leaves))
+    ]
+    _, share, results, places = _partition(sweep, mesh, given, jax.eval_shape(partial(_flat, sweep), *leaves))
+    in_specs, out_specs = (tuple(place.spec for place in side) for side in (places, results))
+    shared = jax.shard_map(share, mesh=mesh, in_specs=in_specs, out_specs=list(out_specs), check_vma=False)
+    return shared(*leaves)
+
+
+def _on_tpu(context: Any, *leaves: Any, sweep: Sweep, program: Any) -> Any:
+    # Compilers of TPUs do not ask as `custom_partitioning` needs it.
+    if sweep.settings.layout is None and not is_for_one_device(context.module_context):
+        return mlir.lower_fun(lambda *leaves: _flat(_by_the_compiler(sweep, leaves), *leaves))(context, *leaves)
+    return mlir.lower_fun(jaxpr_as_fun(program))(context, *leaves)
+
+
+def _by_the_compiler(sweep: Sweep, leaves: Any) -> Sweep:
+    arrays = jax.tree.unflatten(sweep.arguments, leaves)[0]
+    rows = jax.ShapeDtypeStruct((arrays.a.size, arrays.X.shape[-1]), arrays.X.dtype)
+    return sweep._replace(settings=schedules.whole_arrays(sweep.settings, arrays._replace(X=rows)))
+
+
+mlir.register_lowering(_swept, _on_tpu, platform="tpu")
