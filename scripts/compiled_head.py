@@ -28,8 +28,8 @@ LAYOUTS = {
 
 
 def plain(X, W, t):
-    """As it is usually written."""
-    return optax.softmax_cross_entropy_with_integer_labels(X @ W, t).mean()
+    """As it is usually written, the loss taken in float32."""
+    return optax.softmax_cross_entropy_with_integer_labels((X @ W).astype(jnp.float32), t).mean()
 
 
 def products(X, W, _):
