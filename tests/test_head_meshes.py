@@ -212,6 +212,19 @@ def test_a_teacher_lies_over_devices_too(layout, kind, x64):
     assert_close(gradient(*placed), gradient(*given), "float64", factor=20)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_a_mesh_that_is_set_for_the_whole_program_changes_nothing(kind, x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", kind, False)
+    gradient = jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))
+    expected = jax.jit(gradient)(X, W, t)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    with jax.set_mesh(of_X.mesh):
+        assert_close(jax.jit(gradient)(*placed), expected, "float64")
+        assert_close(gradient(*placed), expected, "float64")
+        assert_close(jax.jit(gradient)(*map(np.asarray, (X, W, t))), expected, "float64")
+
+
 def test_labels_are_judged_before_they_are_spread_too():
     X, W, t, *_ = cast("float32", *problem(False))
     by_row, of_X, of_W, _ = laid_out("data", AxisType.Explicit, False)

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from handgrad import schedules
 from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
@@ -235,9 +235,7 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
 
     def share(*leaves: Array) -> list[Array]:
         found = []
-        with jax.enable_x64(sweep.x64), jax.default_matmul_precision(sweep.precision):
-            results = _sweep(sweep._replace(settings=settings), *leaves)
-        for name, array in _named(results):
+        for name, array in _named(_sweep(sweep._replace(settings=settings), *leaves)):
             axes, scattered = summed(name)
             for dimension, letter in enumerate(_letters(sweep, name, array, num_axes)):
                 if over := scattered.get(letter):
@@ -246,9 +244,18 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
             found.append(lax.psum(array, left) if left else array)
         return found
 
+    def alone(*leaves: Array) -> list[Array]:
+        # What a device computes is on no mesh, whichever one whoever compiles the program has set.
+        with (
+            jax.sharding.use_abstract_mesh(AbstractMesh((), ())),
+            jax.enable_x64(sweep.x64),
+            jax.default_matmul_precision(sweep.precision),
+        ):
+            return share(*leaves)
+
     return (
         mesh,
-        share,
+        alone,
         [sharding(name, array, summed(name)[1]) for name, array in _named(jax.tree.unflatten(sweep.results, results))],
         tuple(sharding(name, array, {}) for name, array in _named(given)),
     )
