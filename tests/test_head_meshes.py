@@ -1,5 +1,6 @@
 """The head under plain jit with arrays that lie over eight devices: the same numbers, and what travels between them."""
 
+import functools
 import re
 
 import chex
@@ -243,3 +244,40 @@ def test_narrow_gradients_are_summed_over_devices_and_handed_on_narrow():
     chex.assert_trees_all_close(
         *[jax.tree.map(lambda a: np.asarray(a, np.float32), tree) for tree in (actual, expected)], atol=2e-3
     )
+
+
+def test_programs_of_other_settings_are_others_to_the_cache_on_disk_too():
+    X, W, t, *_ = cast("float32", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("data", AxisType.Auto, False)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+
+    def text(**settings):
+        lowered = jax.jit(functools.partial(linear_cross_entropy, **settings)).lower(*placed).as_text()
+        # As `jax_remove_custom_partitioning_ptr_from_cache_key` has it.
+        return re.sub(r'backend_config = "\d+"', "", lowered)
+
+    assert text(softcap=2.0) == text(softcap=2.0)
+    assert len({text(), text(softcap=2.0), text(softcap=3.0), text(label_smoothing=0.1), text(recompute=True)}) == 5
+
+
+def test_the_older_partitioner_of_the_compiler_gives_the_same(x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", AxisType.Auto, False)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    gradient = jax.jit(jax.value_and_grad(linear_cross_entropy, argnums=(0, 1)))
+    expected = gradient(X, W, t)
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        assert_close(gradient(*placed), expected, "float64")
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", True)
+
+
+def test_classes_may_lie_along_an_axis_of_vmap(x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+
+    def of(W):
+        return linear_cross_entropy(X, W, t, class_axis="model")
+
+    parts = jnp.stack(jnp.split(W, 4, axis=1))
+    assert_close(jax.vmap(of, axis_name="model")(parts), jnp.full(4, linear_cross_entropy(X, W, t)), "float64")

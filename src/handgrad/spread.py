@@ -12,6 +12,7 @@ program. It then asks here, through `jax.experimental.custom_partitioning`, how 
 A program for one device, and one within a `shard_map`, is the sweep itself.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+import handgrad
 from handgrad import schedules
 from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
 
@@ -66,12 +68,23 @@ def _run(function: Callable[..., Any], settings: Settings, names: tuple[str, ...
         x64=config.jax_enable_x64,
         precision=config.jax_default_matmul_precision,
     )
-    if jax.sharding.get_abstract_mesh().manual_axes:
+    if settings.class_axis is not None or jax.sharding.get_abstract_mesh().manual_axes:
         return _sweep(sweep, *leaves)
     sweep = sweep._replace(results=jax.tree.structure(jax.eval_shape(partial(_sweep, sweep), *leaves)))
+
+    def over_devices(*leaves: Array) -> list[Array]:
+        return _over_devices(sweep, *leaves)
+
+    # A program shows of a sweep over devices its shapes alone: JAX's cache on disk would take one for another.
+    over_devices.__name__ = f"sweep_{_digest(sweep)}"
     # A jaxpr, since JAX looks there for what has to know its devices when it is lowered.
-    program = jax.make_jaxpr(partial(_over_devices, sweep))(*leaves)
+    program = jax.make_jaxpr(jax.jit(over_devices))(*leaves)
     return jax.tree.unflatten(sweep.results, _swept.bind(*leaves, sweep=sweep, program=program))
+
+
+def _digest(sweep: Sweep) -> str:
+    named = sweep._replace(function=sweep.function.__name__)
+    return hashlib.sha256(f"{handgrad.__version__} {named}".encode()).hexdigest()[:16]
 
 
 def _sweep(sweep: Sweep, *leaves: Array) -> Any:
@@ -261,4 +274,9 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
     )
 
 
-_over_devices.def_partition(partition=_partition, sharding_rule=_rule)
+def _inferred(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
+    """Where results lie, asked for by jax 0.10 with `jax_use_shardy_partitioner` off."""
+    return _partition(sweep, mesh, arguments, results)[2]
+
+
+_over_devices.def_partition(partition=_partition, sharding_rule=_rule, infer_sharding_from_operands=_inferred)
