@@ -233,6 +233,41 @@ def test_labels_are_judged_before_they_are_spread_too():
         linear_cross_entropy(jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t.at[3].set(C), by_row))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_numpy_holds_beside_arrays_on_an_explicit_mesh_is_judged_before_it_is_cast(compiled):
+    X, W, t, *_ = cast("float32", *problem(False))
+    _, of_X, of_W, _ = laid_out("data", AxisType.Explicit, False)
+    X, W, tiny = jax.device_put(X, of_X), jax.device_put(W, of_W), np.array([1e-300] + (B * S - 1) * [1.0])
+
+    def refuses(message, targets, **given):
+        of = functools.partial(linear_cross_entropy, **given)
+        with pytest.raises((TypeError, ValueError), match=f"^linear_cross_entropy: {message}"):
+            jax.jit(lambda X, W: of(X, W, targets))(X, W) if compiled else of(X, W, targets)
+
+    refuses(r"labels must be integers in \[0, 16\).*got 4294967296 at row 0", np.full(B * S, 2**32))
+    refuses("weights must be 0 or in the range of float32", t, weights=tiny)
+    refuses(r"bias has 1e\+300", t, bias=np.full(C, 1e300))
+    refuses("targets must be an array without a mask", np.ma.masked_array(np.asarray(t)))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_of_logits_that_are_no_numbers_the_first_is_the_prediction(recompute, x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    X = jnp.abs(X).at[3].set(jnp.nan)
+    W = W.at[0, jnp.array([5, 9])].set(jnp.inf).at[1, jnp.array([5, 9])].set(-jnp.inf)
+    by_row, of_X, of_W, _ = laid_out("data and tensor", AxisType.Auto, False)
+
+    @jax.jit
+    def prediction(X, W, t):
+        settings = {"with_stats": True, "recompute": recompute, "block_size": 3}
+        return linear_cross_entropy(X, W, t, **settings)[1].prediction
+
+    expected = np.where(np.arange(B * S) == 3, 0, 5)
+    np.testing.assert_array_equal(prediction(X, W, t), expected)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    np.testing.assert_array_equal(prediction(*placed), expected)
+
+
 def test_narrow_gradients_are_summed_over_devices_and_handed_on_narrow():
     X, W, t, *_ = problem(False)
     X, W = jnp.asarray(X, "bfloat16"), jnp.asarray(W, "bfloat16")

@@ -235,6 +235,6 @@ def _anywhere(of: Callable[..., Any], reduction: str, with_stats: bool, X: Array
     mesh = explicit_mesh((X, *others))
     if mesh is None:
         return of(X, *others)
-    by_row = jax.P(*jax.typeof(X).sharding.spec[:-1])
+    by_row = jax.P(*jax.typeof(X).sharding.spec[:-1]) if isinstance(X, jax.Array) else jax.P()
     loss = by_row if reduction == "none" else jax.P()
     return in_auto_axes(mesh, of, (X, *others), (loss, RowStatistics(*[by_row] * 4)) if with_stats else loss)

@@ -312,7 +312,8 @@ def _by_classes(
         both = Largest(*(None if z is None else jnp.maximum(z, other) for z, other in zip(m, m_block, strict=True)))
         to = tiles.finite(both)
         sums = jax.tree.map(jnp.add, tiles.moved(settings, sums, m, to), tiles.moved(settings, block_sums, m_block, to))
-        return (both, sums, jnp.where(m_block.Z > m.Z, block_place, place)), None
+        better = (m_block.Z > m.Z) | (jnp.isnan(m_block.Z) & ~jnp.isnan(m.Z))
+        return (both, sums, jnp.where(better, block_place, place)), None
 
     known = of_block(jnp.int32(0), first)
     own, sums, place = lax.scan(add, known, starts)[0] if further else known
