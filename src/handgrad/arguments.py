@@ -6,7 +6,6 @@ tracer has none, and there `formulas` answers a row that breaks the rules with N
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
