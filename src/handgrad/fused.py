@@ -199,7 +199,8 @@ def linear_distillation(
     arguments.check_number(function, "temperature", temperature, positive=True)
     if not LEAST_TEMPERATURE <= float(temperature) <= LARGEST_TEMPERATURE:
         raise ValueError(
-            f"{function}: temperature must be from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}; got {temperature!r}."
+            f"{function}: temperature must be from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}; got "
+            f"{temperature!r}. Where it is larger, the gradient hardly changes."
         )
     if targets is None and (label_share or ignore_index is not None):
         given = "label_share" if label_share else "ignore_index"
