@@ -57,6 +57,7 @@ REFUSED = {
     "X must be an array": {"X": [1.0]},
     "X must be floating-point": {"X": X.astype(int)},
     "X must not be empty": {"X": X[:0], "targets": t[:0]},
+    r"X must not be empty; got shape \(2, 0, 4\)": {"X": jnp.zeros((2, 0, 4)), "targets": np.zeros((2, 0), int)},
     "X must have P = 3 columns": {"W": W[:3]},
     "X and W must have one dtype, or W float32 where X is": {"W": W.astype(jnp.bfloat16)},
     r"W must have shape \(C, P\)": {"W": W[0], "transposed": True},

@@ -1,5 +1,6 @@
 """The head under plain jit with arrays that lie over eight devices: the same numbers, and what travels between them."""
 
+import functools
 import re
 
 import chex
@@ -68,8 +69,10 @@ def elements(shape):
         [AxisType.Auto, AxisType.Explicit],
         [False, True],
         [False, True],
+        # Each layout in one mesh of the two, each mesh with both kinds of batches and both schedules.
         quick=lambda layout, kind, sequences, recompute: (
-            (list(LAYOUTS).index(layout) + sequences) % 2 == (kind == AxisType.Auto) and recompute == sequences
+            (list(LAYOUTS).index(layout) % 2 == (kind == AxisType.Auto))
+            and (list(LAYOUTS).index(layout) // 2 % 2 == sequences == recompute)
         ),
     ),
     ids=str,
@@ -105,7 +108,9 @@ def test_value_gradients_and_statistics_are_those_of_one_device(layout, kind, se
         list(LAYOUTS)[:6],
         [False, True],
         [False, True],
-        quick=lambda layout, recompute, transposed: (list(LAYOUTS).index(layout) + recompute) % 2 == transposed,
+        quick=lambda layout, recompute, transposed: (
+            list(LAYOUTS).index(layout) % 2 == recompute and list(LAYOUTS).index(layout) // 2 % 2 == transposed
+        ),
     ),
 )
 def test_no_more_travels_than_of_the_plain_form(layout, recompute, transposed):
@@ -152,8 +157,18 @@ def test_each_row_is_computed_on_one_device():
     assert f"f32[{B * S},{C}]" not in text
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-@pytest.mark.parametrize("mode", ["forward", "forward over reverse", "vmap", "reverse over reverse"])
+MODES = ["forward", "forward over reverse", "vmap", "reverse over reverse"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    grids.product(
+        MODES,
+        [AxisType.Auto, AxisType.Explicit],
+        quick=lambda mode, kind: MODES.index(mode) % 2 == (kind == AxisType.Explicit),
+    ),
+    ids=str,
+)
 def test_other_modes_give_the_same_on_a_mesh(mode, kind, x64):
     X, W, t, *_ = cast("float64", *problem(False))
     by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", kind, False)
@@ -212,11 +227,59 @@ def test_a_teacher_lies_over_devices_too(layout, kind, x64):
     assert_close(gradient(*placed), gradient(*given), "float64", factor=20)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_a_mesh_that_is_set_for_the_whole_program_changes_nothing(kind, x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", kind, False)
+    gradient = jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))
+    expected = jax.jit(gradient)(X, W, t)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    with jax.set_mesh(of_X.mesh):
+        assert_close(jax.jit(gradient)(*placed), expected, "float64")
+        assert_close(gradient(*placed), expected, "float64")
+        assert_close(jax.jit(gradient)(*map(np.asarray, (X, W, t))), expected, "float64")
+
+
 def test_labels_are_judged_before_they_are_spread_too():
     X, W, t, *_ = cast("float32", *problem(False))
     by_row, of_X, of_W, _ = laid_out("data", AxisType.Explicit, False)
     with pytest.raises(ValueError, match=r"labels must be integers in \[0, 16\).*got 16 at row 3"):
         linear_cross_entropy(jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t.at[3].set(C), by_row))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_numpy_holds_beside_arrays_on_an_explicit_mesh_is_judged_before_it_is_cast(compiled):
+    X, W, t, *_ = cast("float32", *problem(False))
+    _, of_X, of_W, _ = laid_out("data", AxisType.Explicit, False)
+    X, W, tiny = jax.device_put(X, of_X), jax.device_put(W, of_W), np.array([1e-300] + (B * S - 1) * [1.0])
+
+    def refuses(message, targets, **given):
+        of = functools.partial(linear_cross_entropy, **given)
+        with pytest.raises((TypeError, ValueError), match=f"^linear_cross_entropy: {message}"):
+            jax.jit(lambda X, W: of(X, W, targets))(X, W) if compiled else of(X, W, targets)
+
+    refuses(r"labels must be integers in \[0, 16\).*got 4294967296 at row 0", np.full(B * S, 2**32))
+    refuses("weights must be 0 or in the range of float32", t, weights=tiny)
+    refuses(r"bias has 1e\+300", t, bias=np.full(C, 1e300))
+    refuses("targets must be an array without a mask", np.ma.masked_array(np.asarray(t)))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_of_logits_that_are_no_numbers_the_first_is_the_prediction(recompute, x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    X = jnp.abs(X).at[3].set(jnp.nan)
+    W = W.at[0, jnp.array([5, 9])].set(jnp.inf).at[1, jnp.array([5, 9])].set(-jnp.inf)
+    by_row, of_X, of_W, _ = laid_out("data and tensor", AxisType.Auto, False)
+
+    @jax.jit
+    def prediction(X, W, t):
+        settings = {"with_stats": True, "recompute": recompute, "block_size": 3}
+        return linear_cross_entropy(X, W, t, **settings)[1].prediction
+
+    expected = np.where(np.arange(B * S) == 3, 0, 5)
+    np.testing.assert_array_equal(prediction(X, W, t), expected)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    np.testing.assert_array_equal(prediction(*placed), expected)
 
 
 def test_narrow_gradients_are_summed_over_devices_and_handed_on_narrow():
@@ -230,3 +293,40 @@ def test_narrow_gradients_are_summed_over_devices_and_handed_on_narrow():
     chex.assert_trees_all_close(
         *[jax.tree.map(lambda a: np.asarray(a, np.float32), tree) for tree in (actual, expected)], atol=2e-3
     )
+
+
+def test_programs_of_other_settings_are_others_to_the_cache_on_disk_too():
+    X, W, t, *_ = cast("float32", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("data", AxisType.Auto, False)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+
+    def text(**settings):
+        lowered = jax.jit(functools.partial(linear_cross_entropy, **settings)).lower(*placed).as_text()
+        # As `jax_remove_custom_partitioning_ptr_from_cache_key` has it.
+        return re.sub(r'backend_config = "\d+"', "", lowered)
+
+    assert text(softcap=2.0) == text(softcap=2.0)
+    assert len({text(), text(softcap=2.0), text(softcap=3.0), text(label_smoothing=0.1), text(recompute=True)}) == 5
+
+
+def test_the_older_partitioner_of_the_compiler_gives_the_same(x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", AxisType.Auto, False)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    gradient = jax.jit(jax.value_and_grad(linear_cross_entropy, argnums=(0, 1)))
+    expected = gradient(X, W, t)
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        assert_close(gradient(*placed), expected, "float64")
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", True)
+
+
+def test_classes_may_lie_along_an_axis_of_vmap(x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+
+    def of(W):
+        return linear_cross_entropy(X, W, t, class_axis="model")
+
+    parts = jnp.stack(jnp.split(W, 4, axis=1))
+    assert_close(jax.vmap(of, axis_name="model")(parts), jnp.full(4, linear_cross_entropy(X, W, t)), "float64")

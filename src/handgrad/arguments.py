@@ -6,7 +6,6 @@ tracer has none, and there `formulas` answers a row that breaks the rules with N
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -266,7 +265,8 @@ def check_head(
     W is of X's dtype, or float32 where that is narrower. Returned are the leading axes and C.
     """
     batch = tuple(X.shape[:-1]) if is_array_api_obj(X) and X.ndim > 1 else ()
-    check_array(function, f"{prefix}X", X.reshape(math.prod(batch), -1) if len(batch) > 1 else X, "(N, P)")
+    # No reshape to (N, P): of an array that is there it would be a copy, and over devices move its rows.
+    check_array(function, f"{prefix}X", X, f"({'N, ' * max(len(batch), 1)}P)")
     check_array(function, f"{prefix}W", W, "(C, P)" if transposed else "(P, C)")
     P, C = W.shape[::-1] if transposed else W.shape
     if X.shape[-1] != P:

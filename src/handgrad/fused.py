@@ -14,6 +14,9 @@ from handgrad.shapes import Float, Integer, Shaped
 
 Array = Any
 
+# Of τ² KL at τ = 1000 float32 keeps two digits, since KL is Σ_j u_j (v_j − z_j)²/2τ² there, beside numbers about 1.
+LEAST_TEMPERATURE, LARGEST_TEMPERATURE = 1e-3, 1e3
+
 
 class RowStatistics(NamedTuple):
     """What the sweep knows of each row, in nats; each of the shape of the labels."""
@@ -166,7 +169,7 @@ def linear_distillation(
       teacher_W: its weights (Q, C), of the same classes; dtypes as X and W among themselves.
       targets: labels (...) of integer dtype in [0, C); for label_share, or to say which rows are ignored.
       label_share: α, in [0, 1].
-      temperature: τ, positive.
+      temperature: τ, from 0.001 to 1000.
       bias: (C,) or (1, C), floating. −inf masks a class; one that has a share of the teacher's makes the loss infinite.
       teacher_bias: the same of the teacher.
       weights: sample weights (...), finite, non-negative. A row of weight 0 does not count, whatever is in it.
@@ -197,6 +200,11 @@ def linear_distillation(
     function = "linear_distillation"
     arguments.check_number(function, "label_share", label_share, most=1)
     arguments.check_number(function, "temperature", temperature, positive=True)
+    if not LEAST_TEMPERATURE <= float(temperature) <= LARGEST_TEMPERATURE:
+        raise ValueError(
+            f"{function}: temperature must be from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}; got "
+            f"{temperature!r}. Where it is larger, the gradient hardly changes."
+        )
     if targets is None and (label_share or ignore_index is not None):
         given = "label_share" if label_share else "ignore_index"
         raise ValueError(f"{function}: {given} needs targets, labels (...); got None. Pass them, or leave it out.")

@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     z_loss: float = 0.0
     softcap: float | None = None
     temperature: float = 1.0
-    layout: tuple[Any, Any, Any] | None = None  # a mesh and how X and W lie over it, where their types say so
+    layout: Any = None  # a mesh and how X and W lie over it, where their types say so
 
 
 class Arrays(NamedTuple):

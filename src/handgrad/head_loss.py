@@ -78,7 +78,6 @@ def head_loss(
     arguments.check_weights(function, k, C, "class_weights", "C")
     arguments.check_number(function, "label_smoothing", label_smoothing, most=1)
     arguments.check_number(function, "z_loss", z_loss)
-    arguments.check_number(function, "temperature", temperature, positive=True)
     arguments.check_choice(function, "reduction", reduction, ("mean", "sum", "none"))
     if softcap is not None:
         arguments.check_number(function, "softcap", softcap, positive=True)

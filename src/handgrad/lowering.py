@@ -71,6 +71,17 @@ def explicit_mesh(arguments: Any) -> Any:
 
 
 def in_auto_axes(mesh: Any, function: Callable[..., Any], arguments: tuple[Any, ...], result: Any) -> Any:
-    """The function of arrays whose types do not say how they are sharded; its result lies as the specs say."""
+    """The function of arrays whose types do not say how they are sharded; its result lies as the specs say.
+
+    What is not JAX's it gets as it is, to be judged before it is cast.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+    def of(*arrays: Any) -> Any:
+        at = dict(zip(places, arrays, strict=True))
+        return function(*jax.tree.unflatten(structure, [at.get(i, leaf) for i, leaf in enumerate(leaves)]))
+
     with jax.sharding.use_abstract_mesh(mesh):
-        return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=result)(*arguments)
+        arrays = [leaves[i] for i in places]
+        return jax.sharding.auto_axes(of, axes=mesh.explicit_axes, out_sharding=result)(*arrays)

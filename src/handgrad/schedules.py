@@ -58,8 +58,11 @@ def gradients(
         return _by_rows(settings, moving, arrays, coefficients)
     scale: Any = 1.0
     if jnp.finfo(arrays.X.dtype).maxexp <= 16:
-        # In float16 a small D would be lost: the gradients are multiplied by the largest coefficient afterwards.
-        scale = lax.stop_gradient(jnp.max(jnp.stack([jnp.max(jnp.abs(c)) for c in coefficients.values()])))
+        # In float16 a small D would be lost: the gradients are multiplied by the largest coefficient afterwards. Of a
+        # divergence with 1/τ², which is how its gradient falls as τ grows.
+        size = {"divergence": max(settings.temperature, 1.0) * settings.temperature}
+        sizes = [jnp.max(jnp.abs(c)) / size.get(name, 1.0) for name, c in coefficients.items()]
+        scale = lax.stop_gradient(jnp.max(jnp.stack(sizes)))
         scale = jnp.where(scale == 0, 1.0, scale)
         coefficients = {name: c / scale for name, c in coefficients.items()}
     by_classes = _goes_by_classes(settings, moving, arrays)
@@ -317,7 +320,8 @@ def _by_classes(
         both = Largest(*(None if z is None else jnp.maximum(z, other) for z, other in zip(m, m_block, strict=True)))
         to = tiles.finite(both)
         sums = jax.tree.map(jnp.add, tiles.moved(settings, sums, m, to), tiles.moved(settings, block_sums, m_block, to))
-        return (both, sums, jnp.where(m_block.Z > m.Z, block_place, place)), None
+        better = (m_block.Z > m.Z) | (jnp.isnan(m_block.Z) & ~jnp.isnan(m.Z))
+        return (both, sums, jnp.where(better, block_place, place)), None
 
     known = of_block(jnp.int32(0), first)
     own, sums, place = lax.scan(add, known, starts)[0] if further else known

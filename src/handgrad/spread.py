@@ -12,6 +12,7 @@ program. It then asks here, through `jax.experimental.custom_partitioning`, how 
 A program for one device, and one within a `shard_map`, is the sweep itself.
 """
 
+import hashlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -22,8 +23,9 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+import handgrad
 from handgrad import schedules
 from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
 from handgrad.lowering import is_for_one_device
@@ -67,12 +69,23 @@ def _run(function: Callable[..., Any], settings: Settings, names: tuple[str, ...
         x64=config.jax_enable_x64,
         precision=config.jax_default_matmul_precision,
     )
-    if jax.sharding.get_abstract_mesh().manual_axes:
+    if settings.class_axis is not None or jax.sharding.get_abstract_mesh().manual_axes:
         return _sweep(sweep, *leaves)
     sweep = sweep._replace(results=jax.tree.structure(jax.eval_shape(partial(_sweep, sweep), *leaves)))
+
+    def over_devices(*leaves: Array) -> list[Array]:
+        return (_over_devices if settings.layout is None else _over_mesh)(sweep, *leaves)
+
+    # A program shows of a sweep over devices its shapes alone: JAX's cache on disk would take one for another.
+    over_devices.__name__ = f"sweep_{_digest(sweep)}"
     # A jaxpr, since JAX looks there for what has to know its devices when it is lowered.
-    program = jax.make_jaxpr(partial(_over_devices if settings.layout is None else _over_mesh, sweep))(*leaves)
+    program = jax.make_jaxpr(jax.jit(over_devices))(*leaves)
     return jax.tree.unflatten(sweep.results, _swept.bind(*leaves, sweep=sweep, program=program))
+
+
+def _digest(sweep: Sweep) -> str:
+    named = sweep.function.__name__, *sweep[1:]
+    return hashlib.sha256(f"{handgrad.__version__} {named}".encode()).hexdigest()[:16]
 
 
 def _sweep(sweep: Sweep, *leaves: Array) -> Any:
@@ -236,9 +249,7 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
 
     def share(*leaves: Array) -> list[Array]:
         found = []
-        with jax.enable_x64(sweep.x64), jax.default_matmul_precision(sweep.precision):
-            results = _sweep(sweep._replace(settings=settings), *leaves)
-        for name, array in _named(results):
+        for name, array in _named(_sweep(sweep._replace(settings=settings), *leaves)):
             axes, scattered = summed(name)
             for dimension, letter in enumerate(_letters(sweep, name, array, num_axes)):
                 if over := scattered.get(letter):
@@ -247,15 +258,29 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
             found.append(lax.psum(array, left) if left else array)
         return found
 
+    def alone(*leaves: Array) -> list[Array]:
+        # What a device computes is on no mesh, whichever one whoever compiles the program has set.
+        with (
+            jax.sharding.use_abstract_mesh(AbstractMesh((), ())),
+            jax.enable_x64(sweep.x64),
+            jax.default_matmul_precision(sweep.precision),
+        ):
+            return share(*leaves)
+
     return (
         mesh,
-        share,
+        alone,
         [sharding(name, array, summed(name)[1]) for name, array in _named(jax.tree.unflatten(sweep.results, results))],
         tuple(sharding(name, array, {}) for name, array in _named(given)),
     )
 
 
-_over_devices.def_partition(partition=_partition, sharding_rule=_rule)
+def _inferred(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
+    """Where results lie, asked for by jax 0.10 with `jax_use_shardy_partitioner` off."""
+    return _partition(sweep, mesh, arguments, results)[2]
+
+
+_over_devices.def_partition(partition=_partition, sharding_rule=_rule, infer_sharding_from_operands=_inferred)
 
 
 def _over_mesh(sweep: Sweep, *leaves: Array) -> list[Array]:

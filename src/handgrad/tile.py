@@ -252,7 +252,9 @@ def place_of_largest(tile: Tile, m: Largest, first: Any) -> Array:
 def prediction(settings: Settings, own: Array, m: Largest, m_all: Largest) -> Array:
     """The first class of the largest logit (rows,), from the first (rows, 1) among this device's."""
     if settings.class_axis is not None:
-        own = lax.pmin(jnp.where(m.Z == m_all.Z, own, settings.num_classes), settings.class_axis)
+        C = settings.num_classes
+        own = jnp.where(jnp.isnan(m.Z), own - C, jnp.where(m.Z == m_all.Z, own, C))  # one that is NaN before others
+        own = lax.pmin(own, settings.class_axis) % C
     # As a floating number, exact up to 2²⁴ classes: the tangent of an integer has no place in a shard_map.
     return own[:, 0].astype(m.Z.dtype)
 
