@@ -203,7 +203,7 @@ def linear_distillation(
     if not LEAST_TEMPERATURE <= float(temperature) <= LARGEST_TEMPERATURE:
         raise ValueError(
             f"{function}: temperature must be from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}; got "
-            f"{temperature!r}. Where it is larger, the gradient hardly changes."
+            f"{temperature!r}. Take one between."
         )
     if targets is None and (label_share or ignore_index is not None):
         given = "label_share" if label_share else "ignore_index"
