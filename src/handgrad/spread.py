@@ -84,8 +84,8 @@ def _run(function: Callable[..., Any], settings: Settings, names: tuple[str, ...
 
 
 def _digest(sweep: Sweep) -> str:
-    named = sweep.function.__name__, *sweep[1:]
-    return hashlib.sha256(f"{handgrad.__version__} {named}".encode()).hexdigest()[:16]
+    everything = (handgrad.__version__, sweep.function.__name__, *sweep[1:])
+    return hashlib.sha256(repr(everything).encode()).hexdigest()[:16]
 
 
 def _sweep(sweep: Sweep, *leaves: Array) -> Any:
