@@ -35,7 +35,7 @@ LAYERS = [
     ["sweep", "layer_sweep"],
     ["spread"],
     ["schedules"],
-    ["tile"],
+    ["tile", "block_sizes"],
     ["head"],
     ["formulas", "compiled", "lowering"],
     ["data", "arguments"],

@@ -257,43 +257,6 @@ def host_weights(function: str, weights: Any, num_rows: int, *, dtype: Any = Non
     return (host / (host.max() or 1)).astype(np.float64)
 
 
-def check_head(
-    function: str, X: Any, W: Any, bias: Any, by_row: dict[str, Any], *, transposed: bool = False, prefix: str = ""
-) -> tuple[tuple[int, ...], int]:
-    """Check X (..., P), W (P, C), or (C, P), bias (C,) or (1, C), and that what is given by row has X's leading axes.
-
-    W is of X's dtype, or float32 where that is narrower. Returned are the leading axes and C.
-    """
-    batch = tuple(X.shape[:-1]) if is_array_api_obj(X) and X.ndim > 1 else ()
-    # No reshape to (N, P): of an array that is there it would be a copy, and over devices move its rows.
-    check_array(function, f"{prefix}X", X, f"({'N, ' * max(len(batch), 1)}P)")
-    check_array(function, f"{prefix}W", W, "(C, P)" if transposed else "(P, C)")
-    P, C = W.shape[::-1] if transposed else W.shape
-    if X.shape[-1] != P:
-        raise ValueError(
-            f"{function}: {prefix}X must have P = {P} columns for {prefix}W {W.shape}{', transposed' * transposed}; "
-            f"got {X.shape}."
-        )
-    if W.dtype != X.dtype and W.dtype != wide_dtype(X.dtype):
-        raise TypeError(
-            f"{function}: {prefix}X and {prefix}W must have one dtype, or {prefix}W float32 where {prefix}X is "
-            f"narrower; got {X.dtype} and {W.dtype}. Convert one of them."
-        )
-    if bias is not None:
-        check_array(function, f"{prefix}bias", bias, "(1, C)" if is_array_api_obj(bias) and bias.ndim > 1 else "(C,)")
-        if tuple(bias.shape) not in ((C,), (1, C)):
-            raise ValueError(
-                f"{function}: {prefix}bias must have shape (C,) or (1, C) with C = {C}; got {tuple(bias.shape)}."
-            )
-    for argument, array in by_row.items():
-        if is_array_api_obj(array) and tuple(array.shape[: len(batch)]) != batch:
-            raise ValueError(
-                f"{function}: {argument} must begin with the leading axes of {prefix}X, {batch}; got "
-                f"{tuple(array.shape)}."
-            )
-    return batch, int(C)
-
-
 def check_finite(function: str, argument: str, array: Any) -> None:
     """Check that an array (N, P) has no NaN and no infinity, where its values are known."""
     xp = array_namespace(array)

@@ -57,9 +57,7 @@ def head_loss(
     X, W, bias = _ready(function, "", X, W, bias)
     for argument, array in given.items():
         arguments.check_plain(function, argument, array)
-    batch, C = arguments.check_head(
-        function, X, W, bias, {"targets": targets, "weights": weights}, transposed=transposed
-    )
+    batch, C = _check_head(function, X, W, bias, {"targets": targets, "weights": weights}, transposed=transposed)
     N = math.prod(batch)
     shards = arguments.check_axis(function, "class_axis", class_axis)
     teacher_X, teacher_W, teacher_b = teacher or (None, None, None)
@@ -140,10 +138,49 @@ def _ready(function: str, prefix: str, X: Any, W: Any, bias: Any) -> Any:
     )
 
 
+def _check_head(
+    function: str, X: Any, W: Any, bias: Any, by_row: dict[str, Any], *, transposed: bool = False, prefix: str = ""
+) -> tuple[tuple[int, ...], int]:
+    """Check X (..., P), W (P, C), or (C, P), bias (C,) or (1, C), and that what is given by row has X's leading axes.
+
+    W is of X's dtype, or float32 where that is narrower. Returned are the leading axes and C.
+    """
+    batch = tuple(X.shape[:-1]) if is_array_api_obj(X) and X.ndim > 1 else ()
+    # No reshape to (N, P): of an array that is there it would be a copy, and over devices move its rows.
+    arguments.check_array(function, f"{prefix}X", X, f"({'N, ' * max(len(batch), 1)}P)")
+    arguments.check_array(function, f"{prefix}W", W, "(C, P)" if transposed else "(P, C)")
+    P, C = W.shape[::-1] if transposed else W.shape
+    if X.shape[-1] != P:
+        raise ValueError(
+            f"{function}: {prefix}X must have P = {P} columns for {prefix}W {W.shape}{', transposed' * transposed}; "
+            f"got {X.shape}."
+        )
+    if W.dtype != X.dtype and W.dtype != wide_dtype(X.dtype):
+        raise TypeError(
+            f"{function}: {prefix}X and {prefix}W must have one dtype, or {prefix}W float32 where {prefix}X is "
+            f"narrower; got {X.dtype} and {W.dtype}. Convert one of them."
+        )
+    if bias is not None:
+        arguments.check_array(
+            function, f"{prefix}bias", bias, "(1, C)" if is_array_api_obj(bias) and bias.ndim > 1 else "(C,)"
+        )
+        if tuple(bias.shape) not in ((C,), (1, C)):
+            raise ValueError(
+                f"{function}: {prefix}bias must have shape (C,) or (1, C) with C = {C}; got {tuple(bias.shape)}."
+            )
+    for argument, array in by_row.items():
+        if is_array_api_obj(array) and tuple(array.shape[: len(batch)]) != batch:
+            raise ValueError(
+                f"{function}: {argument} must begin with the leading axes of {prefix}X, {batch}; got "
+                f"{tuple(array.shape)}."
+            )
+    return batch, int(C)
+
+
 def _check_teacher(
     function: str, X: Array, W: Array, bias: Array | None, batch: tuple[int, ...], C: int, transposed: bool
 ) -> None:
-    leading, classes = arguments.check_head(function, X, W, bias, {}, transposed=transposed, prefix="teacher_")
+    leading, classes = _check_head(function, X, W, bias, {}, transposed=transposed, prefix="teacher_")
     if leading != batch or classes != C:
         raise ValueError(
             f"{function}: teacher_X must have the leading axes of X, {batch}, and teacher_W the classes of W, {C}; got "

@@ -10,7 +10,6 @@ again, D, and the block's dL/dW, which is complete and rounded at once, while dL
 any memory: no dL/dW in float32 beside a narrow W.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import tile as tiles
+from handgrad.block_sizes import classes_in_block, goes_by_classes, rows_in_block, sizes
 from handgrad.head import (
     BY_CLASS,
     BY_ROW,
@@ -33,18 +33,6 @@ from handgrad.head import (
 )
 from handgrad.precision import wide_dtype, widen
 from handgrad.tile import Largest, Tile, Whole
-
-# A block by rows has as many as fill BLOCK_BYTES with float32 logits, and no fewer than LEAST_ROWS. In float32 on 2
-# cores, at (N, P, C) = (2048, 512, 32768), (4096, 256, 8192) and (8192, 512, 1024), from 256 to 1024 rows take the same
-# time to within 10 %; 128 rows take a sixth more, since each block reads and writes dL/dW once, and all rows at once a
-# third more, since the logits leave the caches.
-BLOCK_BYTES = 2**22
-LEAST_ROWS = 512
-# By classes, in half precision: on accelerators products are faster, and reading dL/dX for each block is not.
-LEAST_CLASSES = 2048
-# Where dL/dW has to be summed in float32 beside a narrow W, and neither that nor all rows in one block is less than
-# this, None goes by classes.
-MOST_BYTES = 2**30
 
 
 def gradients(
@@ -65,14 +53,14 @@ def gradients(
         scale = lax.stop_gradient(jnp.max(jnp.stack(sizes)))
         scale = jnp.where(scale == 0, 1.0, scale)
         coefficients = {name: c / scale for name, c in coefficients.items()}
-    by_classes = _goes_by_classes(settings, moving, arrays)
+    by_classes = goes_by_classes(settings, moving, arrays)
     rows, found = (_by_classes if by_classes else _by_rows)(settings, moving, arrays, coefficients)
     return rows, {name: scale * gradient for name, gradient in found.items()}
 
 
 def whole_arrays(settings: Settings, arrays: Arrays) -> Settings:
     """For a compiler that spreads the sweep itself: no loop over rows, whose slices would gather them everywhere."""
-    return settings._replace(block_size=_classes_in_block(settings, arrays) if settings.recompute else len(arrays.X))
+    return settings._replace(block_size=classes_in_block(settings, arrays) if settings.recompute else len(arrays.X))
 
 
 def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tangents: ByName) -> ByName:
@@ -93,7 +81,7 @@ def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tan
         slopes = {name: tiles.logit_gradient(settings, tile, of_rows, {name: ones}) for name in names}
         return {}, {name: sum_over_classes(settings, jnp.sum(slope * dZ, axis=1)) for name, slope in slopes.items()}
 
-    size = _rows_in_block(settings, (), arrays)
+    size = rows_in_block(settings, (), arrays)
     by_row = {name: tangents[name] for name in ("X",) if name in tangents}
     return _over_rows(settings, size, block_tangents, arrays, by_row)[1]
 
@@ -108,7 +96,7 @@ def _product(settings: Settings, X: Array, W: Array) -> Array:
 def _by_rows(
     settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
 ) -> tuple[ByName, ByName]:
-    size = _rows_in_block(settings, moving, arrays)
+    size = rows_in_block(settings, moving, arrays)
     # Rounded at once, where there is nothing to be added.
     dtype = _gradient_dtype(arrays.W.dtype) if size >= len(arrays.X) else wide_dtype(arrays.X.dtype)
 
@@ -239,51 +227,6 @@ def _without_uncounted(settings: Settings, block: Arrays) -> Arrays:
     )
 
 
-def _sizes(settings: Settings, arrays: Arrays) -> tuple[int, int, int]:
-    """N, P, C, those of this device."""
-    return *arrays.X.shape, arrays.W.shape[class_dimension(settings, "W")]
-
-
-def _rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> int:
-    """As few blocks as the bytes of their logits allow, all of about one size."""
-    N, P, C = _sizes(settings, arrays)
-    if settings.block_size is not None and not settings.recompute:
-        return min(settings.block_size, N)
-    heads = 1 if arrays.teacher_X is None else 2
-    rows = max(BLOCK_BYTES // (4 * C), LEAST_ROWS) // heads
-    if _is_narrow(arrays.W):
-        # On accelerators products are faster, and reading and writing dL/dW for each block is not. Up to a quarter of
-        # P, float32 logits still find room where the rounded dL/dW will be: (4096, 4096, 128256) compiled for an H100
-        # takes 2.24 GB beside 512 rows a block, 2.37 beside 1024 and 4.75 beside 2048; for a TPU v5e 2.11, 2.12, 3.17.
-        rows = max(rows, P // 4)
-        if "W" in moving and 4 * P + 6 * rows >= 6 * N:
-            return N  # the plain form's memory, which float32 for dL/dW would exceed
-    return math.ceil(N / _blocks(N, rows))
-
-
-def _blocks(length: int, most: int) -> int:
-    """How many blocks; not two, for a loop of one step XLA takes out, and holds both at once."""
-    blocks = math.ceil(length / most)
-    return 3 if blocks == 2 else blocks
-
-
-def _is_narrow(array: Array) -> bool:
-    return bool(jnp.finfo(array.dtype).bits < 32)
-
-
-def _goes_by_classes(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> bool:
-    """Where it is asked for, or where it is not said and one block of all rows is too much: if it takes less memory."""
-    N, P, C = _sizes(settings, arrays)
-    if settings.recompute is False or settings.block_size is not None:
-        return bool(settings.recompute)
-    rows = _rows_in_block(settings, moving, arrays)
-    # Of a block logits and D; and a sum of gradients with what is added to it.
-    by_rows = 6 * rows * C + (8 * P * C if rows < N else 0)
-    if settings.recompute is None and (rows < N or not _is_narrow(arrays.W) or by_rows <= MOST_BYTES):
-        return False
-    return 6 * N * _classes_in_block(settings, arrays) + 8 * N * P < by_rows
-
-
 # --- By classes -------------------------------------------------------------------------------------------------------
 
 
@@ -291,8 +234,8 @@ def _by_classes(
     settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
 ) -> tuple[ByName, ByName]:
     arrays = _without_uncounted(settings, arrays)
-    C = _sizes(settings, arrays)[2]
-    size = _classes_in_block(settings, arrays)
+    C = sizes(settings, arrays)[2]
+    size = classes_in_block(settings, arrays)
     further = (C - 1) // size
     first, starts = C - further * size, C - size * jnp.arange(further, 0, -1, dtype=jnp.int32)
     divisor = tiles.divisors(settings, arrays, wide_dtype(arrays.X.dtype))
@@ -363,13 +306,3 @@ def _by_classes(
     if "X" in sums:
         sums["X"] = sums["X"].astype(_gradient_dtype(arrays.X.dtype))
     return rows, sums | by_class
-
-
-def _classes_in_block(settings: Settings, arrays: Arrays) -> int:
-    """As few blocks as are allowed, of about one size; of a multiple of 128, as accelerators lay out what is narrow."""
-    N, _, C = _sizes(settings, arrays)
-    if settings.block_size is not None:
-        return min(settings.block_size, C)
-    classes = max(BLOCK_BYTES // (4 * N), LEAST_CLASSES if _is_narrow(arrays.X) else LEAST_ROWS)
-    size = math.ceil(C / _blocks(C, classes))
-    return min(C, -(-size // 128) * 128)
