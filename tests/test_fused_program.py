@@ -56,6 +56,12 @@ def test_temporary_memory_is_under_a_third_of_the_plain_forms(shape):
     assert ours <= 0.3 * theirs
 
 
+@pytest.mark.parametrize("shape", [(1024, 256, 1024), (4096, 64, 128)], ids=str)
+def test_one_block_of_all_rows_is_not_copied_to_be_turned_round(shape):
+    ours, theirs = (temporary_bytes(compiled((1,), shape, loss)) for loss in (linear_cross_entropy, plain))
+    assert ours <= theirs + 4 * shape[0]
+
+
 @pytest.mark.parametrize("moving", [(0, 1), (0,), (1,), None])
 def test_where_features_are_as_many_as_classes_memory_is_no_more_than_the_plain_forms(moving):
     shape = (1024, 1024, 1000)

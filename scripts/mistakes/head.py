@@ -62,7 +62,7 @@ MUTANTS = [
     Mutant(
         "dL/dW of narrow data summed in their dtype",
         "schedules.py",
-        "dtype = _gradient_dtype(arrays.W.dtype) if size >= len(arrays.X) else wide_dtype(arrays.X.dtype)",
+        "dtype = wide_dtype(arrays.X.dtype) if many else _gradient_dtype(arrays.W.dtype)",
         "dtype = _gradient_dtype(arrays.W.dtype)",
         "test_fused.py::test_narrow_inputs_are_summed_in_float32[bfloat16-False]",
     ),
