@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 import grids
 import oracles_head
-from handgrad import linear_cross_entropy, linear_distillation
+from handgrad import linear_cross_entropy, linear_distillation, spread
 from test_fused import assert_close, cast
 
 # Where the rows lie and where W: (axes of the mesh, X, W), the axes of X with the middle one of (B, S, P).
@@ -331,3 +331,48 @@ def test_classes_may_lie_along_an_axis_of_vmap(x64):
 
     parts = jnp.stack(jnp.split(W, 4, axis=1))
     assert_close(jax.vmap(of, axis_name="model")(parts), jnp.full(4, linear_cross_entropy(X, W, t)), "float64")
+
+
+# --- Compilers that do not ask how to partition, as those of TPUs -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "asked", "told"),
+    [
+        (AxisType.Auto, "cpu", True, False),
+        (AxisType.Auto, "tpu", False, False),
+        (AxisType.Explicit, "tpu", False, True),
+    ],
+    ids=str,
+)
+def test_a_tpu_is_told_by_types_or_spreads_the_sweep_itself(kind, platform, asked, told):
+    X, W, t, *_ = cast("float32", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", kind, False)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    gradient = jax.jit(jax.grad(linear_cross_entropy, argnums=(0, 1)))
+    text = gradient.trace(*placed).lower(lowering_platforms=(platform,)).as_text()
+    assert ("CustomSPMDPartitioning" in text) == asked
+    assert ("manual_computation" in text) == told
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_a_compiler_spreads_itself_is_the_same(recompute, monkeypatch):
+    X, W, t, *_ = cast("float32", *oracles_head.problem(2048, 8, 4096)[:3])  # blocks of 512 rows, were it one device
+    by_row, of_X, of_W, _ = laid_out("data", AxisType.Auto, False)
+
+    def by_the_compiler(sweep, *leaves):
+        return spread._flat(spread._by_the_compiler(sweep, leaves), *leaves)
+
+    def gradient():
+        return jax.jit(
+            jax.grad(lambda X, W, t: linear_cross_entropy(X, W, t, recompute=recompute, z_loss=0.25), argnums=(0, 1))
+        )
+
+    expected = gradient()(X, W, t)
+    jax.clear_caches()
+    monkeypatch.setattr(spread, "_over_devices", by_the_compiler)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    actual, found = gradient()(*placed), collectives(gradient(), *placed)
+    jax.clear_caches()
+    assert_close(actual, expected, "float32")
+    assert {kind for kind, _ in found} == {"all-reduce"}  # no row of X travels

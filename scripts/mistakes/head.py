@@ -150,4 +150,18 @@ MUTANTS = [
         '"sweep"',
         "test_head_meshes.py::test_programs_of_other_settings_are_others_to_the_cache_on_disk_too",
     ),
+    Mutant(
+        "a loop over rows left to a compiler that spreads it",
+        "spread.py",
+        "settings=schedules.whole_arrays(sweep.settings, arrays._replace(X=rows))",
+        "settings=sweep.settings",
+        "test_head_meshes.py::test_what_a_compiler_spreads_itself_is_the_same[False]",
+    ),
+    Mutant(
+        "Xᵀ copied of all rows in one block",
+        "schedules.py",
+        "if turned and C >= 2 * P:",
+        "if C >= 2 * P:",
+        "test_fused_program.py::test_one_block_of_all_rows_is_not_copied_to_be_turned_round",
+    ),
 ]
