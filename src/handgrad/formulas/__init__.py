@@ -34,6 +34,7 @@ References: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 
 """
 
 from handgrad.formulas.curvature import hessian_vector_product
+from handgrad.formulas.descent import sgd_step
 from handgrad.formulas.layer import Params, linear
 from handgrad.formulas.losses import cross_entropy, entropy, kl_divergence, logit_gradient, one_hot
 from handgrad.formulas.network import (
@@ -43,7 +44,6 @@ from handgrad.formulas.network import (
     loss,
     predict,
     predict_proba,
-    sgd_step,
     value_and_gradient,
 )
 from handgrad.formulas.softmax import log_softmax, softmax
