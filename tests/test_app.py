@@ -15,7 +15,8 @@ import pytest
 import handgrad
 from handgrad.app import plots
 from handgrad.app.cli import main
-from handgrad.app.report import Settings, make_console, print_data
+from handgrad.app.runs import begin
+from handgrad.app.screen import make_screen
 from handgrad.data import Table, encode, load_digits, read_table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from test_splitting import write_visits
@@ -357,7 +358,7 @@ def test_version_is_that_of_the_package(capsys):
 
 
 def test_mistakes_of_ours_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr("handgrad.app.commands.load_digits", lambda: 1 + "1")
+    monkeypatch.setattr("handgrad.app.tables.load_digits", lambda: 1 + "1")
     with pytest.raises(TypeError, match="unsupported operand"):
         main(["check"])
 
@@ -366,8 +367,8 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(handgrad, "app", handgrad.app)  # what is imported now must not stay
     for name in [name for name in sys.modules if name.startswith("handgrad.app")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert fails(capsys, "check") == "the program needs matplotlib.figure: pip install 'handgrad[app]'"
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert fails(capsys, "check") == "the program needs rich.console: pip install 'handgrad[app]'"
 
 
 def test_the_program_runs_as_a_process(tmp_path):
@@ -410,11 +411,11 @@ def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, number, line,
 def test_an_interruption_that_was_dropped_comes_again(tmp_path):
     # As where it falls into what JAX does at each garbage collection.
     program = (
-        "import signal, sys\nfrom handgrad.app import cli, commands\n"
+        "import signal, sys\nfrom handgrad.app import cli, tables\n"
         "class Dropping:\n    def __del__(self):\n        raise KeyboardInterrupt\n"
         "def drop():\n    Dropping()\n    print('went on', flush=True)\n    for _ in range(10**9):\n        pass\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "commands.load_digits = drop\nsys.argv[1:] = ['check']\nsys.exit(cli.main())"
+        "tables.load_digits = drop\nsys.argv[1:] = ['check']\nsys.exit(cli.main())"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "went on\n", "handgrad: interrupted\n")
@@ -469,8 +470,7 @@ def test_groups_stay_together_and_ids_go_through(capsys, tmp_path):
 
 def test_classes_that_are_too_rare_for_a_part_are_said(capsys):
     table = Table(np.arange(22.0)[:, None], labels=np.repeat([0, 1, 2], [19, 2, 1]), class_names=("a", "\x1b[2J", "c"))
-    settings = Settings("six.csv", (), None, "sgd", 0.5, 32, 1, 0.0, 0)
-    print_data(make_console(), settings, table, split_and_scale(table, validation=VALIDATION))
+    begin(make_screen(), "six.csv", table, split_and_scale(table, validation=VALIDATION))
     output = capsys.readouterr().out
     assert "note: not validated, for want of rows: the classes '\\x1b[2J' (2), 'c' (1)\n" in output
     assert "note: not tested, for want of rows: the classes 'c' (1)\n" in output

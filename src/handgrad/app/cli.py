@@ -79,11 +79,9 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     try:
         import typer
 
-        from handgrad.app.commands import app
+        from handgrad.app.program import app
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "handgrad":
-            raise
-        return _fail(f"the program needs {error.name}: pip install 'handgrad[app]'", 2)
+        return _fail_for_want(error)
     if signals:  # from here on there may be files to remove
         sys.unraisablehook = _interrupt_again
         for number in signals:
@@ -99,6 +97,8 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     except BrokenPipeError:  # as in `handgrad predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:  # a command is imported when it runs
+        return _fail_for_want(error)
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except (ValueError, ImportError) as error:
@@ -108,6 +108,12 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _fail(error.format_message(), 2)
+
+
+def _fail_for_want(error: ModuleNotFoundError) -> int:
+    if error.name is None or error.name.partition(".")[0] == "handgrad":
+        raise error
+    return _fail(f"the program needs {error.name}: pip install 'handgrad[app]'", 2)
 
 
 def _fail_by(number: int) -> int:

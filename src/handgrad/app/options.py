@@ -1,20 +1,19 @@
-"""The options by which the program reads tables, the same for every command that reads one."""
+"""What the commands have in common: how data are read, and what goes to the screen."""
 
 import functools
+import importlib
 import inspect
 import pathlib
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from handgrad.data.tables import MISSING
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 FORMATS = (
     ".csv, .tsv, .txt (packed too: .gz, .bz2, .zst), .parquet, .arrow, .feather; arrays: .npz, .npy, .safetensors, "
     "IDX, .svmlight; - is standard input"
 )
+MISSING = "mean, median, most-frequent, indicator, drop-rows"  # as `handgrad.data.tables` has them
 
 Data = Annotated[
     pathlib.Path | None,
@@ -46,43 +45,60 @@ _FOR_BOTH: _Options = {
 _TO_LEARN: _Options = {
     "target": (str | None, "The column with the classes.", "COLUMN"),
     "labels": (str | None, "The classes of arrays: one of them, or a file.", "NAME|FILE"),
-    "missing": (str | None, f"What is done where a value is missing: {', '.join(MISSING)}; else refused.", "HOW"),
+    "missing": (str | None, f"What is done where a value is missing: {MISSING}; else refused.", "HOW"),
     "drop": (list[str], "A column to leave out; each needs a --drop.", "COLUMN"),
     "keep": (list[str], "A column to learn from, and from no others.", "COLUMN"),
     "weight": (str | None, "The column with the rows' weights.", "COLUMN"),
     "group": (str | None, "The column of which equal values stay together.", "COLUMN"),
     "time": (str | None, "The column by which the latest rows test.", "COLUMN"),
 }
+# What a command reads: a table to learn from, one to predict from, or nothing.
+READS = {"table": _TO_LEARN | _FOR_BOTH, "features": _FOR_BOTH, None: _Options()}
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is asked for, and mistakes.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]
 
 
-def reads_table(command: Command) -> Command:
-    """The command with all options of `handgrad.data.read_table`, those given going to its argument `reading`."""
-    return _with_options(command, _TO_LEARN | _FOR_BOTH)
+def command(app: typer.Typer, module: str, *, reads: str | None = None) -> Callable[[Callable[..., None]], Any]:
+    """A command whose options and help are those of the function, and whose work is done elsewhere.
+
+    That is the function of the same name in `handgrad.app`'s `module`, imported when the command runs, so that help
+    comes at once. It gets the options as arguments, with `reading`, those given of how to read, and with a `screen`.
+    """
+
+    def declare(declaration: Callable[..., None]) -> Any:
+        options = READS[reads]
+
+        @functools.wraps(declaration)
+        def run(**arguments: Any) -> Any:
+            given = {name: arguments.pop(name) for name in options}
+            if reads is not None:
+                arguments["reading"] = {name: value for name, value in given.items() if value}
+            screen = importlib.import_module("handgrad.app.screen")
+            arguments["screen"] = screen.make_screen(quiet=arguments.pop("quiet"), as_json=arguments.pop("as_json"))
+            work = importlib.import_module(f"handgrad.app.{module}")
+            return getattr(work, declaration.__name__)(**arguments)
+
+        parameters = [
+            *(each.replace(kind=_KEYWORD) for each in inspect.signature(declaration).parameters.values()),
+            *(
+                _parameter(
+                    name, Annotated[kind, _option(flag_of(name), text, metavar)], [] if kind == list[str] else None
+                )
+                for name, (kind, text, metavar) in options.items()
+            ),
+            _parameter("as_json", Json, False),
+            _parameter("quiet", Quiet, False),
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return app.command()(run)
+
+    return declare
 
 
-def reads_features(command: Command) -> Command:
-    """The command with all options of `handgrad.data.read_features`, those given going to its argument `reading`."""
-    return _with_options(command, _FOR_BOTH)
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-def _with_options(command: Command, options: _Options) -> Command:
-    @functools.wraps(command)
-    def with_reading(**arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in options}
-        return command(**arguments, reading={name: value for name, value in given.items() if value})
-
-    own = [each for name, each in inspect.signature(command).parameters.items() if name != "reading"]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(
-            name,
-            keyword,
-            default=[] if kind == list[str] else None,
-            annotation=Annotated[kind, _option(flag_of(name), text, metavar)],
-        )
-        for name, (kind, text, metavar) in options.items()
-    ]
-    parameters = [*(each.replace(kind=keyword) for each in own), *added]
-    with_reading.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_reading.__annotations__ = {each.name: each.annotation for each in parameters}
-    return with_reading  # type: ignore[return-value]
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=annotation)

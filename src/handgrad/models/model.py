@@ -98,29 +98,38 @@ class Answers(NamedTuple):
 def answer(model: Model, table: Table) -> Answers:
     """The probabilities of a table's rows, as `Model.predict_proba` has them."""
     X, rows, notes = encode(model.encoding, table)
-    W = layers_of(model.params)[0].params.W
-    dtype = np.result_type(W.dtype, np.float32)
-    wide = jax.tree.map(lambda array: np.asarray(array, dtype), model.params)
+    found = probabilities(model.params, X)
+    missing = np.isnan(found).any(axis=1)
+    if missing.any():
+        row = int(np.argmax(missing))
+        row = row if rows is None else int(rows[row])
+        raise ValueError(f"the model has no probabilities for row {row + 1}: its logits are not finite.")
+    if rows is None:
+        return Answers(found, (*table.notes, *notes))
+    Y = np.full((table.num_rows, len(model.class_names)), np.nan, found.dtype)
+    Y[rows] = found
+    if len(rows) < table.num_rows:
+        notes = (*notes, f"{table.num_rows - len(rows):,} rows lack a value, and nothing is said of them.")
+    return Answers(Y, (*table.notes, *notes))
+
+
+def probabilities(params: Any, X: Any) -> np.ndarray:
+    """The probabilities (N, C) of encoded rows X (N, P), dense or SciPy's CSR, block by block."""
+    dtype = np.result_type(layers_of(params)[0].params.W.dtype, np.float32)
+    wide = jax.tree.map(lambda array: np.asarray(array, dtype), params)
     size = max(1, min(MAX_ROWS, MAX_ENTRIES // max(array.shape[0] for array, _ in _pairs(wide))))
     size = 2 ** (size.bit_length() - 1)
     num_rows = X.shape[0]
-    Y = np.full((table.num_rows, len(model.class_names)), np.nan, dtype)
+    Y = np.empty((num_rows, layers_of(params)[-1].params.W.shape[1]), dtype)
     with jax.enable_x64(dtype == np.float64):
-        params = jax.tree.map(jnp.asarray, wide)
+        wide = jax.tree.map(jnp.asarray, wide)
         for start in range(0, num_rows, size):
             block = X[start : start + size]
             block = np.asarray(block if isinstance(block, np.ndarray) else block.toarray(), dtype)
             full = np.zeros((min(size, 2 ** (num_rows - start - 1).bit_length()), block.shape[1]), dtype)
             full[: len(block)] = block
-            found = np.asarray(_predict_proba(params, full))[: len(block)]
-            if np.isnan(found).any():
-                row = start + int(np.argmax(np.isnan(found).any(axis=1)))
-                row = row if rows is None else int(rows[row])
-                raise ValueError(f"the model has no probabilities for row {row + 1}: its logits are not finite.")
-            Y[slice(start, start + len(block)) if rows is None else rows[start : start + len(block)]] = found
-    if rows is not None and len(rows) < table.num_rows:
-        notes = (*notes, f"{table.num_rows - len(rows):,} rows lack a value, and nothing is said of them.")
-    return Answers(Y, (*table.notes, *notes))
+            Y[start : start + len(block)] = np.asarray(_predict_proba(wide, full))[: len(block)]
+    return Y
 
 
 def _pairs(params: Any) -> list[Params]:

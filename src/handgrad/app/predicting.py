@@ -1,0 +1,43 @@
+"""`handgrad predict`: a class and probabilities for each row."""
+
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from handgrad.app.screen import Screen
+from handgrad.app.words import one_line
+from handgrad.data import Table, read_features, write_table
+from handgrad.files import MODEL_FILE, new_file
+from handgrad.models import Model, answer, load
+
+
+def predict(
+    *, screen: Screen, reading: dict[str, Any], run: pathlib.Path, data: pathlib.Path, out: pathlib.Path | None
+) -> None:
+    """See `handgrad.app.program`."""
+    model = load(run)
+    table = read_features(data, model.encoding, target=model.target, **reading)
+    answers = answer(model, table)
+    if not screen.console.quiet:
+        for note in answers.notes:
+            print(f"note: {one_line(note)}", file=sys.stderr)
+    if out is None:
+        _write(sys.stdout, model, table, answers.Y)
+        return
+    for path in (data, run, run / MODEL_FILE):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(f"{out}: --out is what is read here. Choose another name.")
+    with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        _write(file, model, table, answers.Y)
+
+
+def _write(file: Any, model: Model, table: Table, Y: np.ndarray) -> None:
+    has_none = np.isnan(Y[:, 0])
+    names = [*model.class_names, None]
+    classes = [names[index] for index in np.where(has_none, -1, Y.argmax(axis=1)).tolist()]
+    columns: list[tuple[str, Any]] = [*table.ids.items(), ("class", classes)]
+    for name, probabilities in zip(model.class_names, Y.T, strict=True):
+        columns.append((str(name), np.where(has_none, None, probabilities) if has_none.any() else probabilities))
+    write_table(file, columns)

@@ -1,0 +1,96 @@
+"""The commands, their options and their help. What they do stands in modules that are imported when they run."""
+
+import functools
+import importlib.metadata
+import pathlib
+from typing import Annotated
+
+import typer
+
+import handgrad
+from handgrad.app.options import FORMATS, Data, command
+
+# The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
+OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
+SGD_LEARNING_RATE = 0.5
+OPTAX_LEARNING_RATE = 0.01
+ACTIVATIONS = "identity, relu, leaky_relu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu, softmax"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+command = functools.partial(command, app)
+
+Hidden = Annotated[str, typer.Option(help="Widths of hidden layers, as in 128,64; none if left out.", metavar="WIDTHS")]
+Activation = Annotated[
+    str | None, typer.Option(help=f"Of the hidden layers, relu if left out: {ACTIVATIONS}.", metavar="NAME")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of whatever is drawn.")]
+Out = Annotated[
+    pathlib.Path | None,
+    typer.Option(help="Folder for the model, the metrics and the report, such as runs/digits.", metavar="FOLDER"),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")]
+
+
+@app.callback(invoke_without_command=True)
+def _handgrad(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """The softmax output layer, its gradients derived by hand and proved against autograd."""
+    if version:
+        typer.echo(f"handgrad {handgrad.__version__}, jax {importlib.metadata.version('jax')}")
+        raise typer.Exit
+
+
+@command("training", reads="table")
+def train(
+    data: Data = None,
+    hidden: Hidden = "",
+    activation: Activation = None,
+    optimizer: Annotated[
+        str, typer.Option(help=f"{', '.join(OPTIMIZERS)}; sgd is the explicit update W ← W − η dL/dW.")
+    ] = "sgd",
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="η.", show_default=f"{SGD_LEARNING_RATE} for sgd, {OPTAX_LEARNING_RATE} for the others"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
+    full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="How often to go over the rows.")] = 200,
+    l2: Annotated[float, typer.Option(min=0, help="Penalty (l2/2)‖W‖² added to the mean loss.")] = 0.0,
+    seed: Seed = 0,
+    out: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train on 70 % of the rows, watch another 10 %, test on the rest, and check the gradient at both ends."""
+
+
+@command("checking", reads="table")
+def check(
+    data: Data = None,
+    hidden: Hidden = "",
+    activation: Activation = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="A gradient of your own to check: a function of (params, X, targets) that returns (dW, db), or one "
+            "such pair a layer with --hidden. It gets NumPy arrays, params.W (P, C), params.b (1, C), X (N, P), and "
+            "labels (N,); it may compute with PyTorch or JAX.",
+            metavar="FILE.py:FUNCTION",
+        ),
+    ] = None,
+) -> None:
+    """Compare a gradient, the one by hand or your own, with autograd and with differences, at random weights.
+
+    Exit status 1 if it is wrong.
+    """
+
+
+@command("predicting", reads="features")
+def predict(
+    run: Annotated[pathlib.Path, typer.Argument(help="The folder of a run, as --out names it.")],
+    data: Annotated[pathlib.Path, typer.Argument(help=f"A table: {FORMATS}. Classes there are ignored.")],
+    out: Annotated[
+        pathlib.Path | None, typer.Option(help="File to write to; standard output if left out.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write a CSV: for each row its class, and the probability of every class."""

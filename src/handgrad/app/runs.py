@@ -1,0 +1,246 @@
+"""A finished run: what it says of itself, on the screen, in metrics.json and in its pictures."""
+
+import json
+import math
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import handgrad
+from handgrad.app import plots
+from handgrad.app.evaluation import Evaluation, evaluate
+from handgrad.app.findings import Finding, find
+from handgrad.app.screen import Screen, to_json
+from handgrad.app.words import one_line
+from handgrad.data import Split, Table
+from handgrad.files import MODEL_FILE
+from handgrad.formulas.network import layers_of
+from handgrad.models import Model
+from handgrad.models.saving import write_model
+from handgrad.solvers.results import FitResult
+
+
+class Choice(NamedTuple):
+    """How the penalty was chosen.
+
+    Attributes:
+      l2s: the penalties that were tried (J,), from the largest down.
+      scores: of each on the rows held out (J,), the smaller the better for a loss.
+      scoring: the name of the score, "log-loss" or one of scikit-learn's.
+      held_out: which rows those were, such as "the validation rows" or "5 folds".
+      best: the index of the one that was chosen.
+    """
+
+    l2s: np.ndarray
+    scores: np.ndarray
+    scoring: str
+    held_out: str
+    best: int
+
+
+class Run(NamedTuple):
+    """What `fit`, `train` or `probe` came to.
+
+    Attributes:
+      command: which of them.
+      settings: what it was run with, under the names that metrics.json has for it; JSON's own types.
+      table, split: the data.
+      model: what it came to.
+      Y: probabilities of the test rows (N, C).
+      train_loss: mean cross-entropy of the rows trained on, in nats, without the penalty.
+      seconds: that finding the parameters took, compiling included, the checks and the pages not.
+      checks: of the gradient, at the first and at the last parameters.
+      history: of gradient descent, an `Epoch` for each epoch.
+      fitted: what the certified solver returned.
+      choice: how its penalty was chosen; None where it was given.
+    """
+
+    command: str
+    settings: Mapping[str, Any]
+    table: Table
+    split: Split
+    model: Model
+    Y: np.ndarray
+    train_loss: float
+    seconds: float
+    checks: tuple[handgrad.GradientReport, ...] = ()
+    history: tuple[handgrad.Epoch, ...] = ()
+    fitted: FitResult | None = None
+    choice: Choice | None = None
+
+    @property
+    def gradient_check_passed(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+
+def begin(screen: Screen, data: str, table: Table, split: Split) -> None:
+    """Say what there is to learn from."""
+    counts = zip(split.rows, ("to train on", "to watch", "to test"), strict=True)
+    parts = ", ".join(f"{len(rows):,} {what}" for rows, what in counts if len(rows))
+    screen.say(
+        f"{one_line(data)}: {table.num_rows:,} rows, {split.train.X.shape[1]:,} features, "
+        f"{len(table.class_names):,} classes; {parts}",
+        style="bold",
+    )
+    screen.note((*table.notes, *split.notes))
+
+
+def conclude(screen: Screen, run: Run, folder: pathlib.Path | None, out: pathlib.Path | None) -> int:
+    """Evaluate a run, write what it leaves behind to `folder`, which becomes `out`, and say it. The exit status."""
+    shares = class_shares(run.split.train.labels, run.split.train.weights, len(run.model.class_names))
+    evaluation = evaluate(run.Y, run.split.test.labels, shares, run.split.test.weights)
+    findings = find(run, evaluation)
+    metrics = metrics_of(run, evaluation, findings)
+    if folder is not None:
+        _write(folder, run, metrics)
+    screen.show(_summary(run, evaluation, out))
+    for finding in findings:
+        screen.say(f"finding: {one_line(finding.says)} {one_line(finding.advice)} [{finding.code}]", style="yellow")
+    screen.answer(lambda: metrics)
+    return 0 if run.gradient_check_passed else 1
+
+
+def class_shares(labels: np.ndarray, weights: np.ndarray | None, num_classes: int) -> np.ndarray:
+    """The share of each class in the weight of the rows (C,)."""
+    counts = np.bincount(labels, weights, num_classes)
+    return counts / (counts.sum() or 1)
+
+
+def _write(folder: pathlib.Path, run: Run, metrics: Mapping[str, Any]) -> None:
+    model = run.model
+    write_model(folder / MODEL_FILE, model)
+    # A file's name may be no text; JSON writes what is none as it was written here.
+    (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8", errors="backslashreplace")
+    if run.history:
+        plots.plot_history(folder / "loss.png", run.history)
+    plots.plot_confusion(folder / "confusion.png", run.split.test.labels, run.Y.argmax(axis=1), model.class_names)
+    first, *others = layers_of(model.params)
+    W = np.asarray(first.params.W)
+    plots.plot_weights(
+        folder / "weights.png",
+        W,
+        tuple(range(1, W.shape[1] + 1)) if others else model.class_names,
+        model.encoding.feature_names,
+        model.encoding.image_shape,
+        unit="unit of the first layer" if others else "class",
+    )
+
+
+def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) -> dict[str, Any]:
+    """What metrics.json has: a number that there is none of is null."""
+    train_rows, validation_rows, test_rows = map(len, run.split.rows)
+    fitted, choice = run.fitted, run.choice
+    metrics = {
+        "test_accuracy": evaluation.accuracy,
+        "test_accuracy_interval": list(evaluation.accuracy_interval),
+        "test_loss": evaluation.loss,
+        "test_loss_standard_error": evaluation.loss_error,
+        "test_loss_bits": evaluation.loss / math.log(2),
+        "train_loss": run.train_loss,
+        "majority_accuracy": evaluation.majority_accuracy,
+        "baseline_loss": evaluation.baseline_loss,
+        "expected_calibration_error": evaluation.calibration.error,
+        "seconds": round(run.seconds, 3),
+        "gradient_check_passed": run.gradient_check_passed,
+        "command": run.command,
+        **run.settings,
+        "rows": train_rows + validation_rows + test_rows,
+        "train_rows": train_rows,
+        "validation_rows": validation_rows,
+        "test_rows": test_rows,
+        "features": run.split.train.X.shape[1],
+        "classes": len(run.model.class_names),
+        "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__, "python": platform.python_version()},
+        "device": jax.devices()[0].device_kind,
+        "findings": [finding._asdict() for finding in findings],
+        "per_class": [
+            {"class": name, "precision": p, "recall": r, "f1": f, "rows": int(row.sum())}
+            for name, p, r, f, row in zip(
+                run.model.class_names,
+                evaluation.precision.tolist(),
+                evaluation.recall.tolist(),
+                evaluation.f1.tolist(),
+                evaluation.confusion,
+                strict=True,
+            )
+        ],
+    }
+    if run.history:
+        metrics["history"] = [epoch._asdict() for epoch in run.history]
+    if fitted is not None:
+        metrics |= {
+            "l2": fitted.l2,
+            "gap": fitted.gap,
+            "converged": fitted.converged,
+            "loss": fitted.loss,
+            "iterations": fitted.iterations,
+            "message": fitted.message,
+        }
+    if choice is not None:
+        metrics["path"] = {
+            "l2": choice.l2s.tolist(),
+            "score": choice.scores.tolist(),
+            "scoring": choice.scoring,
+            "held_out": choice.held_out,
+        }
+    return _finite(metrics)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(run: pathlib.Path) -> dict[str, Any]:
+    """The metrics of a run.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or one that no run has written.
+    """
+    path = run / "metrics.json" if run.is_dir() else run
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there are no such metrics. `handgrad fit --out RUN` writes them.")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: is no JSON, or is damaged or cut short.") from None
+    if not isinstance(metrics, dict) or "test_loss" not in metrics:
+        raise ValueError(f"{path}: was not written by handgrad.")
+    return metrics
+
+
+def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list[tuple[str, str, str]]:
+    passed = run.gradient_check_passed
+    low, high = evaluation.accuracy_interval
+    rows = [
+        (
+            "test accuracy",
+            f"{evaluation.accuracy:.2%} ({evaluation.right:,} of {evaluation.rows:,}; 95 % interval {low:.1%} to "
+            f"{high:.1%}; the majority class has {evaluation.majority_accuracy:.2%})",
+            "bold",
+        ),
+        (
+            "test loss",
+            f"{evaluation.loss:.4f} nats, {evaluation.loss / math.log(2):.4f} bits (without features "
+            f"{evaluation.baseline_loss:.4f} nats)",
+            "",
+        ),
+        ("train loss", f"{run.train_loss:.4f} nats", ""),
+    ]
+    if run.fitted is not None:
+        rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}", ""))
+        rows.append(("certificate", run.fitted.message, "" if run.fitted.converged else "bold red"))
+    if run.checks:
+        style = "green" if passed else "bold red"
+        rows.append(("gradient check", "passed" if passed else "FAILED", style))
+    spent = f"{run.seconds:.1f} s" + (f" for {len(run.history)} epochs" if run.history else "")
+    kept = "not kept; --out FOLDER keeps them" if out is None else f"{one_line(str(out))}/"
+    return [*rows, ("time", spent, ""), ("model, report", kept, "")]

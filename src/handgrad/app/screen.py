@@ -1,0 +1,45 @@
+"""What a person sees while a command runs, and the one JSON object that a program reads instead."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from handgrad.app.words import one_line
+
+
+class Screen(NamedTuple):
+    """Where to print: text for a person, silent with --quiet and --json, or an object for a program with --json."""
+
+    console: Console
+    as_json: bool
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line, or several, for a person."""
+        self.console.print(text, style=style)
+
+    def note(self, notes: Iterable[str]) -> None:
+        """A line for each note."""
+        for note in notes:
+            self.say(f"note: {one_line(note)}")
+
+    def show(self, rows: Iterable[tuple[str, str, str]]) -> None:
+        """A line for each (name, value, style)."""
+        for name, value, style in rows:
+            self.say(f"{name:17}{value}", style=style)
+
+    def answer(self, value: Callable[[], Mapping[str, Any]]) -> None:
+        """The object for a program, which is made only where it is asked for."""
+        if self.as_json:
+            print(to_json(value()), flush=True)
+
+
+def make_screen(*, quiet: bool = False, as_json: bool = False) -> Screen:
+    """A screen that prints text as it is: no markup, no guessed colours, no line breaks."""
+    return Screen(Console(markup=False, highlight=False, soft_wrap=True, quiet=quiet or as_json), as_json)
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """JSON that every reader takes: no NaN and no infinity, which must be None before they come here."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
