@@ -17,6 +17,7 @@ def draw(seed, num_rows, num_classes, *, absent=False):
     return Y, labels, generator.uniform(0.1, 3, size=num_rows)
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @pytest.mark.parametrize(
     ("seed", "num_rows", "num_classes"), [(0, 200, 3), (1, 40, 40), (2, 1, 2), (3, 7, 7), (4, 9, 1)]
 )
