@@ -10,7 +10,7 @@ import numpy as np
 from handgrad import arguments as checks
 from handgrad.formulas import Params
 from handgrad.frames import as_held_out
-from handgrad.rows import Parts, locate
+from handgrad.rows import Parts, locate, open_source
 from handgrad.shapes import Float
 from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
@@ -132,6 +132,7 @@ def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
 def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     """(X, targets) not trained on."""
     X, targets = given
+    X, targets, _ = open_source("fit_path", X, targets, None)
     X = check_data("fit_path", "validation X", X)
     if X.shape[1] != data.num_features:
         raise ValueError(f"fit_path: validation X must have {data.num_features} columns, as X; got {tuple(X.shape)}.")
