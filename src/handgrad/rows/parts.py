@@ -128,10 +128,10 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
         return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1, ())
     shape, dtype = tuple(X.shape), np.dtype(X.dtype)
     if isinstance(X, Stream):
-        devices = tuple(mesh.devices.ravel()) if mesh is not None else (_default_device(),)
-        processes = len({device.process_index for device in devices})
-        num_rows = _sum_over_processes(shape[0]) if processes > 1 else shape[0]
-        return Parts((Part(slice(0, shape[0]), X, devices[0]),), (num_rows, shape[1]), dtype, False, processes, devices)
+        on = (_default_device(),) if mesh is None else tuple(mesh.devices.ravel())
+        processes = len({device.process_index for device in on})
+        num_rows = shape[0] if processes == 1 else int(_gather(np.array(shape[0])).sum())
+        return Parts((Part(slice(0, shape[0]), X, on[0]),), (num_rows, shape[1]), dtype, False, processes, on)
     if isinstance(X, jax.Array) and len(X.sharding.device_set) > 1:
         if mesh is not None:
             raise ValueError(
