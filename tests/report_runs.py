@@ -1,5 +1,7 @@
 """Runs of many kinds, for reports to be made of."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -74,6 +76,7 @@ def drawn(num_features, num_classes, scale=0.5, seed=0):
     return Params(W - W.mean(axis=1, keepdims=True), np.zeros((1, num_classes), np.float32))
 
 
+@functools.cache
 def digits_trained():
     table = load_digits()
     split = split_and_scale(table, validation=VALIDATION)
@@ -87,6 +90,7 @@ def digits_trained():
     return run_of(table, params, command="train", split=split, history=history, checks=checks)
 
 
+@functools.cache
 def digits_fitted():
     table = load_digits()
     split = split_and_scale(table)
@@ -94,6 +98,7 @@ def digits_fitted():
     return run_of(table, found.params, split=split, fitted=found, choice=choice())
 
 
+@functools.cache
 def network():
     table = load_digits()
     split = split_and_scale(table, validation=VALIDATION)
@@ -126,6 +131,7 @@ def columns(num_rows=400, num_classes=2, seed=0, class_names=None):
     )
 
 
+@functools.cache
 def named_two():
     table = columns()
     split = split_and_scale(table)
@@ -133,6 +139,7 @@ def named_two():
     return run_of(table, found.params, split=split, fitted=found, choice=choice())
 
 
+@functools.cache
 def nasty():
     table = columns(num_classes=len(NASTY), class_names=NASTY)
     split = split_and_scale(table)

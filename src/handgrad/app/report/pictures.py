@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from handgrad.app.report import svg
+from handgrad.app.report.svg import raised
 from handgrad.check.report import ERROR_EDGES
 
 Metrics = Mapping[str, Any]
@@ -85,10 +86,9 @@ def errors(check: Metrics) -> Markup:
     """How many entries of the gradient are off by how much of their tolerance."""
     counted = [each["error_counts"] for each in check["checks"] if each["error_counts"]]
     counts = [sum(column) for column in zip(*counted, strict=True)] or [0] * (len(ERROR_EDGES) + 1)
-    axis = svg.Axis("", 0, 1)
-    edges = ["0", *(f"≤ {svg.tick_text(axis, edge)}" for edge in ERROR_EDGES[1:]), "> 1"]
+    edges = ["0", *(raised(round(math.log10(edge))) for edge in ERROR_EDGES[1:-1]), "1", "> 1"]
     frame = svg.Frame(
-        svg.Axis("error, in units of its tolerance", -0.5, len(counts) - 0.5),
+        svg.Axis("error, up to this part of its tolerance", -0.5, len(counts) - 0.5),
         svg.from_zero("entries", [1.1 * max(counts)], is_whole=True),
     )
     marks = svg.bars(frame, counts, ["trained"] * (len(counts) - 1) + ["best"])

@@ -48,8 +48,12 @@ def spanning(label: str, values: Iterable[float], **options: bool) -> Axis:
     if is_log:
         room = max((high / low) ** 0.04, 1.05)
         return Axis(label, low / room, high * room, **options)
-    if high - low < 1e-12 * max(abs(low), abs(high), 1e-300):
-        low, high = (low - 1, high + 1) if low else (0.0, 1.0)
+    # Numbers of six digits are told apart; of shares, a percent is little.
+    least = 0.01 if options.get("is_percent") else 1e-4 * max(abs(low), abs(high)) or 1.0
+    if high - low < least:
+        low, high = low - least / 2, high + least / 2
+    if options.get("is_percent"):
+        low, high = max(low, 0.0), min(high, 1.0)
     return Axis(label, low, high, **options)
 
 
@@ -150,9 +154,11 @@ def tick_text(axis: Axis, value: float) -> str:
     if axis.is_percent:
         return f"{100 * value:.6g} %"
     if value and not 1e-3 <= abs(value) < 1e5:
-        mantissa, power = f"{value:.2e}".split("e")
-        return raised(int(power)) if float(mantissa) == 1 else f"{float(mantissa):g}·{raised(int(power))}"
-    return f"{value:.6g}".replace("-", "−")
+        mantissa, power = f"{value:.5e}".split("e")
+        text = raised(int(power)) if float(mantissa) == 1 else f"{float(mantissa):g}·{raised(int(power))}"
+    else:
+        text = f"{value:.6g}"
+    return text.replace("-", "−")
 
 
 def raised(power: int) -> str:
