@@ -1,4 +1,4 @@
-"""A finished run: what it says of itself, on the screen, in metrics.json and in its pictures."""
+"""A finished run: what it says of itself, on the screen, in metrics.json and in its report."""
 
 import json
 import math
@@ -11,14 +11,14 @@ import jax
 import numpy as np
 
 import handgrad
-from handgrad.app import plots
+from handgrad.app import details
 from handgrad.app.evaluation import Evaluation, evaluate
 from handgrad.app.findings import Finding, find
+from handgrad.app.report import write_report
 from handgrad.app.screen import Screen, to_json
 from handgrad.app.words import one_line
 from handgrad.data import Split, Table
 from handgrad.files import MODEL_FILE
-from handgrad.formulas.network import layers_of
 from handgrad.models import Model
 from handgrad.models.saving import write_model
 from handgrad.solvers.results import FitResult
@@ -95,7 +95,7 @@ def conclude(screen: Screen, run: Run, folder: pathlib.Path | None, out: pathlib
     shares = class_shares(run.split.train.labels, run.split.train.weights, len(run.model.class_names))
     evaluation = evaluate(run.Y, run.split.test.labels, shares, run.split.test.weights)
     findings = find(run, evaluation)
-    metrics = metrics_of(run, evaluation, findings)
+    metrics = metrics_of(run, evaluation, findings, screen.arguments)
     if folder is not None:
         _write(folder, run, metrics)
     screen.show(_summary(run, evaluation, out))
@@ -112,70 +112,83 @@ def class_shares(labels: np.ndarray, weights: np.ndarray | None, num_classes: in
 
 
 def _write(folder: pathlib.Path, run: Run, metrics: Mapping[str, Any]) -> None:
-    model = run.model
-    write_model(folder / MODEL_FILE, model)
+    write_model(folder / MODEL_FILE, run.model)
     # A file's name may be no text; JSON writes what is none as it was written here.
     (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8", errors="backslashreplace")
-    if run.history:
-        plots.plot_history(folder / "loss.png", run.history)
-    plots.plot_confusion(folder / "confusion.png", run.split.test.labels, run.Y.argmax(axis=1), model.class_names)
-    first, *others = layers_of(model.params)
-    W = np.asarray(first.params.W)
-    plots.plot_weights(
-        folder / "weights.png",
-        W,
-        tuple(range(1, W.shape[1] + 1)) if others else model.class_names,
-        model.encoding.feature_names,
-        model.encoding.image_shape,
-        unit="unit of the first layer" if others else "class",
-    )
+    write_report(folder / "report.html", run, metrics)
 
 
-def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) -> dict[str, Any]:
-    """What metrics.json has: a number that there is none of is null."""
+def metrics_of(
+    run: Run, evaluation: Evaluation, findings: tuple[Finding, ...], arguments: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What metrics.json has, and the report shows: a number that there is none of is null."""
     train_rows, validation_rows, test_rows = map(len, run.split.rows)
     fitted, choice = run.fitted, run.choice
+    names, calibration = run.model.class_names, evaluation.calibration
     metrics = {
         "test_accuracy": evaluation.accuracy,
+        "test_right": evaluation.right,
         "test_accuracy_interval": list(evaluation.accuracy_interval),
         "test_loss": evaluation.loss,
         "test_loss_standard_error": evaluation.loss_error,
         "test_loss_bits": evaluation.loss / math.log(2),
         "train_loss": run.train_loss,
+        "majority_class": names[evaluation.majority],
         "majority_accuracy": evaluation.majority_accuracy,
         "baseline_loss": evaluation.baseline_loss,
-        "expected_calibration_error": evaluation.calibration.error,
+        "expected_calibration_error": calibration.error,
         "seconds": round(run.seconds, 3),
         "gradient_check_passed": run.gradient_check_passed,
         "command": run.command,
+        "arguments": list(arguments),
         **run.settings,
         "rows": train_rows + validation_rows + test_rows,
         "train_rows": train_rows,
         "validation_rows": validation_rows,
         "test_rows": test_rows,
         "features": run.split.train.X.shape[1],
-        "classes": len(run.model.class_names),
+        "classes": len(names),
         "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": jax.devices()[0].device_kind,
         "findings": [finding._asdict() for finding in findings],
         "per_class": [
-            {"class": name, "precision": p, "recall": r, "f1": f, "rows": int(row.sum())}
-            for name, p, r, f, row in zip(
-                run.model.class_names,
+            {"class": name, "precision": p, "recall": r, "f1": f, "rows": rows, "train_rows": train_rows}
+            for name, p, r, f, rows, train_rows in zip(
+                names,
                 evaluation.precision.tolist(),
                 evaluation.recall.tolist(),
                 evaluation.f1.tolist(),
-                evaluation.confusion,
+                evaluation.confusion.sum(axis=1).tolist(),
+                np.bincount(run.split.train.labels, minlength=len(names)).tolist(),
                 strict=True,
             )
         ],
+        "calibration": {
+            name: getattr(calibration, name).tolist() for name in ("confidence", "accuracy", "low", "high", "rows")
+        },
+        "confusions": details.list_confusions(evaluation, names),
+        "weights": details.list_weights(run.model),
+        "mistakes": details.list_mistakes(run, evaluation),
+        "columns": details.list_columns(run.model.encoding),
+        "columns_read": len(run.model.encoding.inputs or ()),
     }
+    if len(names) <= details.MOST_CLASSES:
+        metrics["confusion"] = evaluation.confusion.tolist()
+    if run.checks:
+        metrics["gradient_checks"] = [
+            {"checks": [each._asdict() for each in check.checks], "passed": check.passed, "diagnosis": check.diagnosis}
+            for check in run.checks
+        ]
     if run.history:
         metrics["history"] = [epoch._asdict() for epoch in run.history]
+        watched = np.array([epoch.validation_loss for epoch in run.history], float)  # None becomes NaN
+        if np.isfinite(watched).any():
+            metrics.setdefault("best_epoch", int(np.nanargmin(watched)) + 1)
     if fitted is not None:
         metrics |= {
             "l2": fitted.l2,
             "gap": fitted.gap,
+            "gradient_norm": fitted.gradient_norm,
             "converged": fitted.converged,
             "loss": fitted.loss,
             "iterations": fitted.iterations,
@@ -187,6 +200,7 @@ def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) 
             "score": choice.scores.tolist(),
             "scoring": choice.scoring,
             "held_out": choice.held_out,
+            "best": choice.best,
         }
     return _finite(metrics)
 
