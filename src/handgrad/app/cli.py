@@ -62,7 +62,8 @@ def _end(number: int, _: Any = None) -> None:
     os._exit(_fail_by(number))
 
 
-def _raise(number: int, _: Any) -> None:
+def raise_interrupt(number: int, _: Any) -> None:
+    """What a signal does while there may be files to remove."""
     received.append(number)
     raise KeyboardInterrupt
 
@@ -85,7 +86,7 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     if signals:  # from here on there may be files to remove
         sys.unraisablehook = _interrupt_again
         for number in signals:
-            signal.signal(number, _raise)
+            signal.signal(number, raise_interrupt)
     try:
         status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False)
         sys.stdout.flush()

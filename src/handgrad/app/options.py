@@ -59,11 +59,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but wh
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]
 
 
-def command(app: typer.Typer, module: str, *, reads: str | None = None) -> Callable[[Callable[..., None]], Any]:
+def command(
+    app: typer.Typer, module: str, *, example: str, reads: str | None = None
+) -> Callable[[Callable[..., None]], Any]:
     """A command whose options and help are those of the function, and whose work is done elsewhere.
 
     That is the function of the same name in `handgrad.app`'s `module`, imported when the command runs, so that help
     comes at once. It gets the options as arguments, with `reading`, those given of how to read, and with a `screen`.
+    The example stands at the end of the help.
     """
 
     def declare(declaration: Callable[..., None]) -> Any:
@@ -92,7 +95,7 @@ def command(app: typer.Typer, module: str, *, reads: str | None = None) -> Calla
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
-        return app.command()(run)
+        return app.command(epilog=f"Example: {example}")(run)
 
     return declare
 

@@ -41,6 +41,13 @@ class Choice(NamedTuple):
     held_out: str
     best: int
 
+    @property
+    def edge(self) -> str | None:
+        """At which end of the path the best is, "smallest" or "largest"; None where it is inside."""
+        if len(self.l2s) > 1 and self.best == 0:
+            return "largest"
+        return "smallest" if self.best == len(self.l2s) - 1 else None
+
 
 class Run(NamedTuple):
     """What `fit`, `train` or `probe` came to.
@@ -187,6 +194,7 @@ def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) 
             "score": choice.scores.tolist(),
             "scoring": choice.scoring,
             "held_out": choice.held_out,
+            "edge": choice.edge,
         }
     return _finite(metrics)
 
@@ -217,6 +225,13 @@ def read_metrics(run: pathlib.Path) -> dict[str, Any]:
     return metrics
 
 
+def _in_words(choice: Choice | None) -> str:
+    if choice is None:
+        return ""
+    low, high = choice.l2s.min(), choice.l2s.max()
+    return f", the best of {len(choice.l2s)} from {low:.1g} to {high:.1g} by {choice.scoring} on {choice.held_out}"
+
+
 def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list[tuple[str, str, str]]:
     passed = run.gradient_check_passed
     low, high = evaluation.accuracy_interval
@@ -236,7 +251,7 @@ def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list
         ("train loss", f"{run.train_loss:.4f} nats", ""),
     ]
     if run.fitted is not None:
-        rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}", ""))
+        rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}{_in_words(run.choice)}", ""))
         rows.append(("certificate", run.fitted.message, "" if run.fitted.converged else "bold red"))
     if run.checks:
         style = "green" if passed else "bold red"
