@@ -52,8 +52,17 @@ _TO_LEARN: _Options = {
     "group": (str | None, "The column of which equal values stay together.", "COLUMN"),
     "time": (str | None, "The column by which the latest rows test.", "COLUMN"),
 }
-# What a command reads: a table to learn from, one to predict from, or nothing.
-READS = {"table": _TO_LEARN | _FOR_BOTH, "features": _FOR_BOTH, None: _Options()}
+_TO_JUDGE: _Options = {
+    "target": (str | None, "The column with the classes; that of the training if left out.", "COLUMN"),
+    **{name: _TO_LEARN[name] for name in ("labels", "weight")},
+}
+# What a command reads: a table to learn from, one to predict from, one to judge a model by, or nothing.
+READS = {
+    "table": _TO_LEARN | _FOR_BOTH,
+    "features": _FOR_BOTH,
+    "classes": _TO_JUDGE | _FOR_BOTH,
+    None: _Options(),
+}
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is asked for, and mistakes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]

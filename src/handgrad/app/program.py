@@ -16,7 +16,11 @@ SGD_LEARNING_RATE = 0.5
 OPTAX_LEARNING_RATE = 0.01
 ACTIVATIONS = "identity, relu, leaky_relu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu, softmax"
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    epilog="Exit status: 0 done; 1 the gradient is wrong, or a training diverged; 2 a mistake in what was asked for, "
+    "said in one line; 128 + n ended by signal n, 130 by Ctrl-C.",
+)
 command = functools.partial(command, app)
 
 Hidden = Annotated[str, typer.Option(help="Widths of hidden layers, as in 128,64; none if left out.", metavar="WIDTHS")]
@@ -27,6 +31,7 @@ ClassWeight = Annotated[
     str | None,
     typer.Option(help="Weights of the classes: balanced, or as in yes=10,no=1.", metavar="WEIGHTS", show_default=False),
 ]
+RunFolder = Annotated[pathlib.Path, typer.Argument(help="The folder of a run, as --out names it.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of whatever is drawn.")]
 Out = Annotated[
     pathlib.Path | None,
@@ -127,10 +132,39 @@ def check(
 
 @command("predicting", reads="features", example="handgrad predict runs/flowers new.csv --out classes.csv")
 def predict(
-    run: Annotated[pathlib.Path, typer.Argument(help="The folder of a run, as --out names it.")],
+    run: RunFolder,
     data: Annotated[pathlib.Path, typer.Argument(help=f"A table: {FORMATS}. Classes there are ignored.")],
     out: Annotated[
         pathlib.Path | None, typer.Option(help="File to write to; standard output if left out.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Write a CSV: for each row its class, and the probability of every class."""
+    """Write a CSV: for each row its class, and the probability of every class.
+
+    With --json an object with the same, or with --out with what was written where.
+    """
+
+
+@command("evaluating", reads="classes", example="handgrad evaluate runs/flowers new.csv")
+def evaluate(
+    run: RunFolder,
+    data: Annotated[pathlib.Path, typer.Argument(help=f"A table with the classes: {FORMATS}.")],
+) -> None:
+    """Try a stored model on rows whose classes are known, and say how good it is there.
+
+    Rows of classes that the model does not know are said, and left out of the numbers.
+    """
+
+
+@command("evaluating", reads="classes", example="handgrad compare runs/flowers runs/other --data new.csv")
+def compare(
+    runs: Annotated[list[pathlib.Path], typer.Argument(help="The folders of two runs or more.", metavar="RUN...")],
+    data: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Rows with classes, which none of the runs should have been trained on: all are tried on them, and "
+            "each is compared with the first, row by row.",
+            metavar="FILE",
+        ),
+    ] = None,
+) -> None:
+    """Show runs side by side: what they came to, and the settings in which they differ."""

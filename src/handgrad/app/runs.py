@@ -1,5 +1,6 @@
 """A finished run: what it says of itself, on the screen, in metrics.json and in its pictures."""
 
+import hashlib
 import json
 import math
 import pathlib
@@ -16,7 +17,7 @@ from handgrad.app.evaluation import Evaluation, evaluate
 from handgrad.app.findings import Finding, find
 from handgrad.app.screen import Screen, to_json
 from handgrad.app.words import one_line
-from handgrad.data import Split, Table
+from handgrad.data import Split, Table, table_keys
 from handgrad.files import MODEL_FILE
 from handgrad.formulas.network import layers_of
 from handgrad.models import Model
@@ -165,17 +166,8 @@ def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) 
         "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": jax.devices()[0].device_kind,
         "findings": [finding._asdict() for finding in findings],
-        "per_class": [
-            {"class": name, "precision": p, "recall": r, "f1": f, "rows": int(row.sum())}
-            for name, p, r, f, row in zip(
-                run.model.class_names,
-                evaluation.precision.tolist(),
-                evaluation.recall.tolist(),
-                evaluation.f1.tolist(),
-                evaluation.confusion,
-                strict=True,
-            )
-        ],
+        "per_class": per_class(evaluation, run.model),
+        "test_fingerprint": fingerprint(run.table, run.split.rows.test),
     }
     if run.history:
         metrics["history"] = [epoch._asdict() for epoch in run.history]
@@ -196,14 +188,33 @@ def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) 
             "held_out": choice.held_out,
             "edge": choice.edge,
         }
-    return _finite(metrics)
+    return finite(metrics)
 
 
-def _finite(value: Any) -> Any:
+def per_class(evaluation: Evaluation, model: Model) -> list[dict[str, Any]]:
+    """The numbers of each class."""
+    numbers = (each.tolist() for each in (evaluation.precision, evaluation.recall, evaluation.f1))
+    return [
+        {"class": name, "precision": p, "recall": r, "f1": f, "rows": int(row.sum())}
+        for name, p, r, f, row in zip(model.class_names, *numbers, evaluation.confusion, strict=True)
+    ]
+
+
+def fingerprint(table: Table, rows: np.ndarray) -> str:
+    """What is the same where the same rows are tested on, read in the same way, in whatever order."""
+    assert table.labels is not None
+    keys = table_keys(table)[rows]
+    order = np.lexsort((table.labels[rows], keys))
+    digest = hashlib.blake2b(keys[order].tobytes() + table.labels[rows][order].tobytes(), digest_size=8)
+    return digest.hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, in which a number that is none is null."""
     if isinstance(value, dict):
-        return {name: _finite(own) for name, own in value.items()}
+        return {name: finite(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(own) for own in value]
+        return [finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
