@@ -21,6 +21,11 @@ from test_app import fails
 L2S = np.array([1.0, 0.1, 0.01])
 
 
+def only(path, best, last):
+    """A path that does not go on."""
+    return path[:0]
+
+
 @pytest.fixture(autouse=True)
 def wide_terminal(request, monkeypatch):
     """And no check of the gradient, but in one test: it compiles for seconds, for each shape of the data."""
@@ -69,7 +74,7 @@ def held_out(table, folds=3):
 def test_scores_are_the_losses_of_separate_fits_on_the_rows_they_leave_out():
     given = held_out(blobs())
     X, labels, _ = given.train
-    choice = choose(given, 3, l2s=L2S, widens=False)
+    choice = choose(given, 3, l2s=L2S, following=only)
     assert choice.l2s.tolist() == L2S.tolist()
     for l2, score in zip(L2S, choice.scores, strict=True):
         losses = []
@@ -87,7 +92,7 @@ def test_scores_are_the_losses_of_separate_fits_on_the_rows_they_leave_out():
 def test_a_validation_part_is_judged_with_its_weights():
     table = blobs()._replace(weights=np.linspace(0.1, 2, 90))
     split = split_and_scale(table, validation=0.3)
-    choice = choose(HeldOut(split.train, None, split.validation, "others"), 3, l2s=L2S, widens=False)
+    choice = choose(HeldOut(split.train, None, split.validation, "others"), 3, l2s=L2S, following=only)
     X, labels, weights = split.validation
     W, b = handgrad.fit(*split.train[:2], weights=split.train.weights, l2=0.1).params
     Z = X @ np.asarray(W, np.float64) + np.asarray(b)
@@ -137,7 +142,7 @@ def test_scores_of_scikit_learn_are_those_of_its_scorer():
     metrics = pytest.importorskip("sklearn.metrics")
     given = held_out(blobs())
     X, labels, _ = given.train
-    choice = choose(given, 3, scoring="f1_macro", l2s=L2S, widens=False)
+    choice = choose(given, 3, scoring="f1_macro", l2s=L2S, following=only)
     scores = []
     for out in given.rows.T:
         params = handgrad.fit(X[~out], labels[~out], l2=1.0).params

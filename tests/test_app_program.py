@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad.app import caching, checking, fitting, training
+from handgrad.app import caching, checking, fitting, probing, training
 from handgrad.app.cli import main
 from handgrad.app.evaluating import mcnemar
 from handgrad.app.program import app
@@ -32,7 +32,7 @@ def wide_terminal(monkeypatch):
 @pytest.fixture
 def unchecked(monkeypatch):
     """No check of the gradient, which compiles for seconds, for each shape of the data."""
-    for module in (checking, fitting, training):
+    for module in (checking, fitting, probing, training):
         monkeypatch.setattr(module, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
 
 
@@ -122,6 +122,9 @@ def test_the_examples_of_the_help_run(capsys, tmp_path, monkeypatch):
 
 def prepare_examples():
     """The files that the examples of some commands speak of."""
+    labels = np.arange(120) % 3
+    np.save("features.npy", np.random.default_rng(0).normal(size=(120, 4)) + 2 * np.eye(3, 4)[labels])
+    np.save("labels.npy", labels)
 
 
 def test_what_is_compiled_is_kept_in_the_user_s_cache(monkeypatch, tmp_path):

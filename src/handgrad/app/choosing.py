@@ -18,7 +18,7 @@ FIRST = 10.0 ** -np.arange(1.0, 3.1, 0.5)
 STEPS = 4
 LEAST, MOST = 1e-8, 1e3
 TOL, MAX_ITERATIONS = 1e-4, 2000  # a choice needs no more
-LOG_LOSS = "log-loss"
+LOG_LOSS, ACCURACY = "log-loss", "accuracy"  # which need no scikit-learn
 
 
 class HeldOut(NamedTuple):
@@ -64,7 +64,7 @@ def choose(
     class_weights: np.ndarray | None = None,
     watch: Callable[[float, str], bool] = lambda *_: False,
     l2s: np.ndarray = FIRST,
-    widens: bool = True,
+    following: Callable[[np.ndarray, int, np.ndarray], np.ndarray] | None = None,
 ) -> Choice | None:
     """The best of a path of penalties; None where nothing was found before the watch ended it.
 
@@ -75,7 +75,8 @@ def choose(
       class_weights: (C,), for the training alone.
       watch: called with the share of what is being done that is done, and words for it; True ends it.
       l2s: where the path begins, the largest penalty first.
-      widens: whether it goes on where the best is at its end, as far as 1e-8 and 1e3.
+      following: given the path so far, the index of the best and the penalties tried last, those to try next, none of
+        them at the end; if None the path goes on where the best is at its end, as far as 1e-8 and 1e3.
 
     Raises:
       ValueError: no held-out row has weight; a score that there is not, or that is not defined here.
@@ -100,13 +101,13 @@ def choose(
         path = np.array(sorted(found, reverse=True))
         scores = np.array([found[l2] for l2 in path])
         best = int(np.argmin(scores) if scoring == LOG_LOSS else np.argmax(scores))
-        last, wanted = wanted, _next(path, best, wanted) if widens else path[:0]
+        last, wanted = wanted, (following or widened)(path, best, wanted)
         if len(wanted):
             folds = folds._replace(starts=V[:, -1 if wanted[0] < last[0] else 0])
     return Choice(path, scores, scoring, held_out.name, best)
 
 
-def _next(path: np.ndarray, best: int, last: np.ndarray) -> np.ndarray:
+def widened(path: np.ndarray, best: int, last: np.ndarray) -> np.ndarray:
     """The penalties to go on with, none where the best is inside the path, or where it has come to its bounds."""
     steps = 10.0 ** (0.5 * np.arange(1, STEPS + 1))
     # Not where the last of them was not found, the solver having come to its end there.
@@ -150,12 +151,12 @@ def _scorer(held_out: HeldOut, data: Data, folds: Folds, scoring: str) -> Callab
     """What gives the score of each of J penalties, from the params (J, P, C) of each fold."""
     tested = held_out.part or held_out.train
     rows = held_out.rows if held_out.rows is not None else np.ones((len(tested.labels), 1), bool)
-    if scoring != LOG_LOSS:
+    if scoring not in (LOG_LOSS, ACCURACY):
         return _scikit_scorer(tested, rows, folds, scoring)
     weights = np.ones(len(tested.labels)) if tested.weights is None else tested.weights
     parts: Parts = data.parts if held_out.part is None else locate("fit", tested.X)
     scored = prepare_scores("fit", parts, tested.labels, weights[:, None] * rows, folds.present)
-    return lambda fitted: mean_scores(scored, fitted)[0]
+    return lambda fitted: mean_scores(scored, fitted)[scoring == ACCURACY]
 
 
 def _scikit_scorer(tested: Part, rows: np.ndarray, folds: Folds, scoring: str) -> Any:
@@ -167,7 +168,7 @@ def _scikit_scorer(tested: Part, rows: np.ndarray, folds: Folds, scoring: str) -
         from handgrad.scikit import scorer_means
     except ModuleNotFoundError:
         raise ValueError(
-            f"--scoring must be {LOG_LOSS} where scikit-learn is not installed; got {scoring!r}. "
+            f"--scoring must be {LOG_LOSS} or {ACCURACY} where scikit-learn is not installed; got {scoring!r}. "
             "pip install 'handgrad[sklearn]'"
         ) from None
     if scoring not in get_scorer_names():

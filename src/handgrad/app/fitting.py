@@ -68,7 +68,10 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         held_out, split = _hold_out(screen, settings, table)
         start = time.perf_counter()
         if held_out is not None:
-            choice, ended = _choose(screen, settings, table, held_out)
+            weights = _weights_of_classes(settings["class_weight"], table, held_out.train)
+            choice, ended = choose_watched(
+                screen, held_out, len(table.class_names), scoring=settings["scoring"], class_weights=weights
+            )
         seconds = time.perf_counter() - start
         l2 = 1 / len(split.rows.train) if choice is None else float(choice.l2s[choice.best])
         if choice is None:
@@ -96,6 +99,15 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         choice=choice,
     )
     return run, ended or stopped
+
+
+def choose_watched(screen: Screen, held_out: HeldOut, num_classes: int, **how: Any) -> tuple[Choice | None, bool]:
+    """`choose`, and whether it was ended by Ctrl-C, which ends all where there is nothing to keep."""
+    with _warnings_as_notes(screen), watching(screen, "choosing the penalty") as watch:
+        choice = choose(held_out, num_classes, watch=watch, **how)
+    if choice is None and watch.asked:
+        raise KeyboardInterrupt
+    return choice, watch.asked
 
 
 def fit_part(
@@ -168,22 +180,6 @@ def _hold_out(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[H
     except ValueError:  # no class has a row to spare
         held_out = None
     return None if held_out is None else HeldOut(split.train, held_out, None, f"{count} folds"), split
-
-
-def _choose(screen: Screen, settings: dict[str, Any], table: Table, held_out: HeldOut) -> tuple[Choice | None, bool]:
-    """The choice, and whether it was ended by Ctrl-C, which ends all where there is nothing to keep."""
-    weights = _weights_of_classes(settings["class_weight"], table, held_out.train)
-    with _warnings_as_notes(screen), watching(screen, "choosing the penalty") as watch:
-        choice = choose(
-            held_out,
-            len(table.class_names),
-            scoring=settings["scoring"],
-            class_weights=weights,
-            watch=watch,
-        )
-    if choice is None and watch.asked:
-        raise KeyboardInterrupt
-    return choice, watch.asked
 
 
 @contextlib.contextmanager

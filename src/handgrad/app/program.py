@@ -86,6 +86,44 @@ def fit(
     """
 
 
+@command("probing", example="handgrad probe features.npy labels.npy --preset dino --translate")
+def probe(
+    features: Annotated[
+        pathlib.Path, typer.Argument(help="Embeddings (N, P): .npy, .npz, .safetensors, .parquet, of any float.")
+    ],
+    labels: Annotated[
+        str, typer.Argument(help="Their classes: a file, or the name of an array or column in FEATURES.")
+    ],
+    test_features: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Embeddings to test on; a fifth of FEATURES if left out.", metavar="FILE"),
+    ] = None,
+    test_labels: Annotated[str | None, typer.Option(help="Their classes.", metavar="FILE|NAME")] = None,
+    name: Annotated[str | None, typer.Option(help="Of a file of arrays, the one with the features.")] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="How the penalty is chosen, on a tenth of the rows: dino tries 45 values of C from 1e-6 to 1e5, clip "
+            "searches 1e-6 to 1e6 in 96 steps, both by accuracy; path is what fit does, by log-loss."
+        ),
+    ] = "path",
+    l2: Annotated[float | None, typer.Option(min=0, help="A penalty instead of a preset.", metavar="L2")] = None,
+    standardize: Annotated[
+        bool, typer.Option("--standardize", help="Bring each feature to mean 0 and deviation 1, which no preset does.")
+    ] = False,
+    shows_translation: Annotated[
+        bool, typer.Option("--translate", help="Say what the penalty is in scikit-learn's C and alpha, and in PyTorch.")
+    ] = False,
+    seed: Seed = 0,
+    out: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit a linear probe of embeddings to its optimum, by a published protocol.
+
+    The penalty is chosen on a tenth of the rows to train on; then all of these are fitted at the same C.
+    """
+
+
 @command("training", reads="table", example="handgrad train --hidden 64 --epochs 30 --out runs/network")
 def train(
     data: Data = None,
