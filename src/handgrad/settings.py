@@ -43,6 +43,18 @@ def check_number(
             )
 
 
+def is_true(answer: Any) -> bool:
+    """Whether a callback says that it is enough: True of Python, NumPy or JAX, and nothing else that it may return."""
+    answer = np.asarray(answer)
+    return answer.dtype == bool and answer.shape == () and bool(answer)
+
+
+def check_callback(function: str, callback: Any) -> None:
+    """Check that a callback is a function, or None."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{function}: callback must be a function; got {show(callback)}.")
+
+
 def check_key(function: str, key: Any) -> None:
     """Check a JAX random key, such as of `jax.random.key(0)`, or of the older `jax.random.PRNGKey`."""
     if isinstance(key, jax.Array) and (
