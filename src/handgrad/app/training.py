@@ -71,7 +71,7 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
     start = time.perf_counter()
     with show_epochs(screen, settings["epochs"]) as show_epoch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
-        params, history = handgrad.train(
+        params, history, _ = handgrad.train(
             trained.X,
             trained.labels,
             optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(rate),
