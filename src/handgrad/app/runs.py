@@ -55,6 +55,7 @@ class Run(NamedTuple):
       seconds: that finding the parameters took, compiling included, the checks and the pages not.
       checks: of the gradient, at the first and at the last parameters.
       history: of gradient descent, an `Epoch` for each epoch.
+      best: of which epoch the parameters are, 0 for the start; None without gradient descent.
       fitted: what the certified solver returned.
       choice: how its penalty was chosen; None where it was given.
     """
@@ -69,6 +70,7 @@ class Run(NamedTuple):
     seconds: float
     checks: tuple[handgrad.GradientReport, ...] = ()
     history: tuple[handgrad.Epoch, ...] = ()
+    best: int | None = None
     fitted: FitResult | None = None
     choice: Choice | None = None
 
@@ -171,6 +173,7 @@ def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) 
         ],
     }
     if run.history:
+        metrics["best_epoch"] = run.best
         metrics["history"] = [epoch._asdict() for epoch in run.history]
     if fitted is not None:
         metrics |= {
@@ -238,6 +241,10 @@ def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list
     if run.fitted is not None:
         rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}", ""))
         rows.append(("certificate", run.fitted.message, "" if run.fitted.converged else "bold red"))
+    if run.best is not None:
+        rows.append(
+            ("parameters", f"those of epoch {run.best} of {len(run.history)}" if run.best else "the start's", "")
+        )
     if run.checks:
         style = "green" if passed else "bold red"
         rows.append(("gradient check", "passed" if passed else "FAILED", style))

@@ -51,7 +51,7 @@ def suitable_rate(
     Args:
       params: what is trained, of which only the number of layers counts.
       X: data, finite.
-      weights: of the rows, with mean 1.
+      weights: of the rows.
       batch_size: rows a step; None for all of them.
       l2: the penalty.
 
@@ -100,7 +100,9 @@ def _scheduled(first: Array, *, schedule: Callable[[Any], Any], num_steps: int) 
 def _curvatures(X: Array, weights: Array | None) -> tuple[Array, Array, Array]:
     """A unit, and in its square λ and the mean ‖x‖²; so that nothing overflows."""
     wide = wide_dtype(X.dtype)
-    w = jnp.ones(X.shape[0], wide) if weights is None else weights
+    w = jnp.ones(X.shape[0], wide) if weights is None else weights.astype(wide)
+    mean = jnp.mean(w)
+    w = w / jnp.where(mean > 0, mean, 1)
     unit = jnp.maximum(jnp.max(jnp.abs(X)).astype(wide), 1)
 
     def times(pair: tuple[Array, Array]) -> tuple[Array, Array]:
