@@ -47,7 +47,7 @@ def as_class_weights(text: str | None, part: Part, class_names: Sequence[Any]) -
     places = {str(name): place for place, name in enumerate(class_names)}
     each = np.ones(len(class_names))
     rest = text
-    while rest:
+    while True:
         # A name may have a comma or = in it; a number has none.
         found = re.match(r"(.+?)=([^=,]+)(?:,|$)", rest)
         if found is None or found[1] not in places:
@@ -64,7 +64,8 @@ def as_class_weights(text: str | None, part: Part, class_names: Sequence[Any]) -
             raise ValueError(f"--class-weight must have finite weights, 0 or more; got {found[2]!r} for {found[1]!r}.")
         each[places[found[1]]] = weight
         rest = rest[found.end() :]
-    return each
+        if not rest:
+            return each
 
 
 def as_widths(text: str) -> tuple[int, ...]:

@@ -214,7 +214,7 @@ def _say_kept(screen: Screen, history: tuple[handgrad.Epoch, ...], best: int, ep
         ended = " It was still falling: more --epochs may do better."
     loss = history[best - 1].validation_loss
     screen.say(
-        f"epoch {best} of {epochs} is kept, with the least loss of the {watched:,} rows to watch, {loss:.4f}.{ended}"
+        f"Epoch {best} of {epochs} is kept, with the least loss of the {watched:,} rows to watch, {loss:.4f}.{ended}"
     )
 
 
