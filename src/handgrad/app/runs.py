@@ -63,6 +63,7 @@ class Run(NamedTuple):
       seconds: that finding the parameters took, compiling included, the checks and the pages not.
       checks: of the gradient, at the first and at the last parameters.
       history: of gradient descent, an `Epoch` for each epoch.
+      best: of which epoch the parameters are, 0 for the start; None without gradient descent.
       fitted: what the certified solver returned.
       choice: how its penalty was chosen; None where it was given.
     """
@@ -77,6 +78,7 @@ class Run(NamedTuple):
     seconds: float
     checks: tuple[handgrad.GradientReport, ...] = ()
     history: tuple[handgrad.Epoch, ...] = ()
+    best: int | None = None
     fitted: FitResult | None = None
     choice: Choice | None = None
 
@@ -185,6 +187,7 @@ def metrics_of(
             for check in run.checks
         ]
     if run.history:
+        metrics["best_epoch"] = run.best
         metrics["history"] = [epoch._asdict() for epoch in run.history]
         watched = np.array([epoch.validation_loss for epoch in run.history], float)  # None becomes NaN
         if np.isfinite(watched).any():
@@ -284,6 +287,10 @@ def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list
     if run.fitted is not None:
         rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}{_in_words(run.choice)}", ""))
         rows.append(("certificate", run.fitted.message, "" if run.fitted.converged else "bold red"))
+    if run.best is not None:
+        rows.append(
+            ("parameters", f"those of epoch {run.best} of {len(run.history)}" if run.best else "the start's", "")
+        )
     if run.checks:
         style = "green" if passed else "bold red"
         rows.append(("gradient check", "passed" if passed else "FAILED", style))

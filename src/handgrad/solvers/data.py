@@ -100,12 +100,9 @@ def prepare(
     T = parts.of_rows(targets)
     T = T.astype(np.int64) if T.ndim == 1 else _normalised(T.astype(np.float64))
     if class_weights is not None:
-        each = _class_weights(function, class_weights, num_classes)
-        mass = each[T] if T.ndim == 1 else T @ each
-        w, more = _divided(parts, w * mass)
+        T, w = weigh_classes(function, class_weights, T, w, num_classes)
+        w, more = _divided(parts, w)
         unit *= more
-        if T.ndim == 2:
-            T = np.where(mass[:, None] > 0, _normalised(T * each), T)
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(parts.dtype))
     dtype = dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
     centre, scale = _centre_and_scale(function, parts, w, dtype, fit_intercept)
@@ -227,6 +224,17 @@ def _check_start(function: str, params: Params, X: Any, num_classes: int) -> Non
 
 def _widened(array: Any) -> Any:
     return np.asarray(array).astype(np.float64) if isinstance(array, jax.Array) else array
+
+
+def weigh_classes(
+    function: str, class_weights: Any, T: np.ndarray, weights: Float[np.ndarray, " N"], num_classes: int
+) -> tuple[np.ndarray, Float[np.ndarray, " N"]]:
+    """Targets and weights of the rows, multiplied by those of their classes: a distribution of several is tilted."""
+    each = _class_weights(function, class_weights, num_classes)
+    mass = each[T] if T.ndim == 1 else T @ each
+    if T.ndim == 2:
+        T = np.where(mass[:, None] > 0, _normalised(T * each), T)
+    return T, weights * mass
 
 
 def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.ndarray:
