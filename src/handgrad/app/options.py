@@ -52,18 +52,30 @@ _TO_LEARN: _Options = {
     "group": (str | None, "The column of which equal values stay together.", "COLUMN"),
     "time": (str | None, "The column by which the latest rows test.", "COLUMN"),
 }
-# What a command reads: a table to learn from, one to predict from, or nothing.
-READS = {"table": _TO_LEARN | _FOR_BOTH, "features": _FOR_BOTH, None: _Options()}
+_TO_JUDGE: _Options = {
+    "target": (str | None, "The column with the classes; that of the training if left out.", "COLUMN"),
+    **{name: _TO_LEARN[name] for name in ("labels", "weight")},
+}
+# What a command reads: a table to learn from, one to predict from, one to judge a model by, or nothing.
+READS = {
+    "table": _TO_LEARN | _FOR_BOTH,
+    "features": _FOR_BOTH,
+    "classes": _TO_JUDGE | _FOR_BOTH,
+    None: _Options(),
+}
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is asked for, and mistakes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]
 
 
-def command(app: typer.Typer, module: str, *, reads: str | None = None) -> Callable[[Callable[..., None]], Any]:
+def command(
+    app: typer.Typer, module: str, *, example: str, reads: str | None = None
+) -> Callable[[Callable[..., None]], Any]:
     """A command whose options and help are those of the function, and whose work is done elsewhere.
 
     That is the function of the same name in `handgrad.app`'s `module`, imported when the command runs, so that help
     comes at once. It gets the options as arguments, with `reading`, those given of how to read, and with a `screen`.
+    The example stands at the end of the help.
     """
 
     def declare(declaration: Callable[..., None]) -> Any:
@@ -95,7 +107,7 @@ def command(app: typer.Typer, module: str, *, reads: str | None = None) -> Calla
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
-        return app.command()(run)
+        return app.command(epilog=f"Example: {example}")(run)
 
     return declare
 

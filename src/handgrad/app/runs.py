@@ -1,5 +1,6 @@
 """A finished run: what it says of itself, on the screen, in metrics.json and in its report."""
 
+import hashlib
 import json
 import math
 import pathlib
@@ -17,7 +18,7 @@ from handgrad.app.findings import Finding, find
 from handgrad.app.report import write_report
 from handgrad.app.screen import Screen, to_json
 from handgrad.app.words import one_line
-from handgrad.data import Split, Table
+from handgrad.data import Split, Table, table_keys
 from handgrad.files import MODEL_FILE
 from handgrad.models import Model
 from handgrad.models.saving import write_model
@@ -41,6 +42,13 @@ class Choice(NamedTuple):
     held_out: str
     best: int
 
+    @property
+    def edge(self) -> str | None:
+        """At which end of the path the best is, "smallest" or "largest"; None where it is inside."""
+        if len(self.l2s) > 1 and self.best == 0:
+            return "largest"
+        return "smallest" if self.best == len(self.l2s) - 1 else None
+
 
 class Run(NamedTuple):
     """What `fit`, `train` or `probe` came to.
@@ -55,6 +63,7 @@ class Run(NamedTuple):
       seconds: that finding the parameters took, compiling included, the checks and the pages not.
       checks: of the gradient, at the first and at the last parameters.
       history: of gradient descent, an `Epoch` for each epoch.
+      best: of which epoch the parameters are, 0 for the start; None without gradient descent.
       fitted: what the certified solver returned.
       choice: how its penalty was chosen; None where it was given.
     """
@@ -69,6 +78,7 @@ class Run(NamedTuple):
     seconds: float
     checks: tuple[handgrad.GradientReport, ...] = ()
     history: tuple[handgrad.Epoch, ...] = ()
+    best: int | None = None
     fitted: FitResult | None = None
     choice: Choice | None = None
 
@@ -152,17 +162,14 @@ def metrics_of(
         "device": jax.devices()[0].device_kind,
         "findings": [finding._asdict() for finding in findings],
         "per_class": [
-            {"class": name, "precision": p, "recall": r, "f1": f, "rows": rows, "train_rows": train_rows}
-            for name, p, r, f, rows, train_rows in zip(
-                names,
-                evaluation.precision.tolist(),
-                evaluation.recall.tolist(),
-                evaluation.f1.tolist(),
-                evaluation.confusion.sum(axis=1).tolist(),
+            own | {"train_rows": count}
+            for own, count in zip(
+                per_class(evaluation, run.model),
                 np.bincount(run.split.train.labels, minlength=len(names)).tolist(),
                 strict=True,
             )
         ],
+        "test_fingerprint": fingerprint(run.table, run.split.rows.test),
         "calibration": {
             name: getattr(calibration, name).tolist() for name in ("confidence", "accuracy", "low", "high", "rows")
         },
@@ -180,6 +187,7 @@ def metrics_of(
             for check in run.checks
         ]
     if run.history:
+        metrics["best_epoch"] = run.best
         metrics["history"] = [epoch._asdict() for epoch in run.history]
         watched = np.array([epoch.validation_loss for epoch in run.history], float)  # None becomes NaN
         if np.isfinite(watched).any():
@@ -201,15 +209,35 @@ def metrics_of(
             "scoring": choice.scoring,
             "held_out": choice.held_out,
             "best": choice.best,
+            "edge": choice.edge,
         }
-    return _finite(metrics)
+    return finite(metrics)
 
 
-def _finite(value: Any) -> Any:
+def per_class(evaluation: Evaluation, model: Model) -> list[dict[str, Any]]:
+    """The numbers of each class."""
+    numbers = (each.tolist() for each in (evaluation.precision, evaluation.recall, evaluation.f1))
+    return [
+        {"class": name, "precision": p, "recall": r, "f1": f, "rows": int(row.sum())}
+        for name, p, r, f, row in zip(model.class_names, *numbers, evaluation.confusion, strict=True)
+    ]
+
+
+def fingerprint(table: Table, rows: np.ndarray) -> str:
+    """What is the same where the same rows are tested on, read in the same way, in whatever order."""
+    assert table.labels is not None
+    keys = table_keys(table)[rows]
+    order = np.lexsort((table.labels[rows], keys))
+    digest = hashlib.blake2b(keys[order].tobytes() + table.labels[rows][order].tobytes(), digest_size=8)
+    return digest.hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, in which a number that is none is null."""
     if isinstance(value, dict):
-        return {name: _finite(own) for name, own in value.items()}
+        return {name: finite(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(own) for own in value]
+        return [finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -231,6 +259,13 @@ def read_metrics(run: pathlib.Path) -> dict[str, Any]:
     return metrics
 
 
+def _in_words(choice: Choice | None) -> str:
+    if choice is None:
+        return ""
+    low, high = choice.l2s.min(), choice.l2s.max()
+    return f", the best of {len(choice.l2s)} from {low:.1g} to {high:.1g} by {choice.scoring} on {choice.held_out}"
+
+
 def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list[tuple[str, str, str]]:
     passed = run.gradient_check_passed
     low, high = evaluation.accuracy_interval
@@ -250,8 +285,12 @@ def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list
         ("train loss", f"{run.train_loss:.4f} nats", ""),
     ]
     if run.fitted is not None:
-        rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}", ""))
+        rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}{_in_words(run.choice)}", ""))
         rows.append(("certificate", run.fitted.message, "" if run.fitted.converged else "bold red"))
+    if run.best is not None:
+        rows.append(
+            ("parameters", f"those of epoch {run.best} of {len(run.history)}" if run.best else "the start's", "")
+        )
     if run.checks:
         style = "green" if passed else "bold red"
         rows.append(("gradient check", "passed" if passed else "FAILED", style))
