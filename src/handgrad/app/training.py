@@ -29,6 +29,7 @@ from handgrad.solvers.step import suitable_rate
 # How far a learning rate may be from the one that suits the data before a word is said: twice that rate no longer
 # lowers the loss for certain, and with a thousandth of it hundreds of epochs do what one should.
 TOO_LARGE, TOO_SMALL = 4.0, 1e-3
+COOLED = 0.1
 STILL_FALLING = 0.05  # the part of the epochs, at their end, among which the best is none that was passed
 
 
@@ -85,35 +86,17 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
     if watched is trained:
         screen.note(["no rows are left to watch: the best epoch is told by those that are trained on"])
     class_weights = as_class_weights(settings["class_weight"], trained, table.class_names)
-    epochs, patience = settings["epochs"], settings["patience"] or settings["epochs"]
+    epochs = settings["epochs"]
     params = _init((trained.X.shape[1], *settings["hidden"], len(table.class_names)), settings)
-    budget = budget_of_each(params, len(trained.labels), min(epochs, patience))
+    budget = budget_of_each(params, len(trained.labels), min(epochs, settings["patience"] or epochs))
     checks = [check_at(params, trained, budget=budget)]
     print_check(screen, "first", checks[0])
     start = time.perf_counter()
     rate, suits = _rate(screen, settings, params, trained, class_weights)
     settings = {**settings, "learning_rate": rate}
-    size = min(settings["batch_size"] or len(trained.labels), len(trained.labels))
-    schedule = _schedule(settings["schedule"], rate, epochs * math.ceil(len(trained.labels) / size))
-    is_explicit = settings["optimizer"] == "sgd"
     with show_epochs(screen, epochs) as show_epoch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
-        params, history, best = handgrad.train(
-            trained.X,
-            trained.labels,
-            optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(schedule),
-            learning_rate=schedule if is_explicit else None,
-            batch_size=settings["batch_size"],
-            epochs=epochs,
-            l2=settings["l2"],
-            weights=trained.weights,
-            class_weights=class_weights,
-            validation=watched,
-            patience=patience,
-            params=params,
-            key=jax.random.key(settings["seed"]),
-            callback=show_epoch,
-        )
+        params, history, best = _descend(settings, params, trained, watched, class_weights, show_epoch)
     seconds = time.perf_counter() - start
     _require_finite(history[-1], suits)
     _say_kept(screen, history, best, epochs, len(watched.labels))
@@ -132,6 +115,54 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
         history=history,
         best=best,
     )
+
+
+def _descend(
+    settings: dict[str, Any],
+    params: Any,
+    trained: Part,
+    watched: Part,
+    class_weights: np.ndarray | None,
+    callback: Callable[[Any, handgrad.Epoch], None],
+) -> handgrad.TrainResult:
+    """Train; on a plateau from the best epoch on a second time, at a tenth of the rate.
+
+    Where labels are noisy, the noise of the batches keeps a constant rate from coming nearer than that.
+    """
+    epochs, key = settings["epochs"], jax.random.key(settings["seed"])
+    size = min(settings["batch_size"] or len(trained.labels), len(trained.labels))
+    history: tuple[handgrad.Epoch, ...] = ()
+    best = 0
+    for cooled in (1.0, COOLED) if settings["schedule"] == "plateau" else (1.0,):
+        done = len(history)
+        rate = settings["learning_rate"] * cooled
+        schedule = _schedule(settings["schedule"], rate, epochs * math.ceil(len(trained.labels) / size))
+        is_explicit = settings["optimizer"] == "sgd"
+        result = handgrad.train(
+            trained.X,
+            trained.labels,
+            optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(schedule),
+            learning_rate=schedule if is_explicit else None,
+            batch_size=settings["batch_size"],
+            epochs=epochs - done,
+            l2=settings["l2"],
+            weights=trained.weights,
+            class_weights=class_weights,
+            validation=watched,
+            patience=settings["patience"] or epochs,
+            params=params,
+            key=jax.random.fold_in(key, done),
+            callback=lambda params, epoch, done=done: callback(params, _later(epoch, done)),  # type: ignore[misc]
+        )
+        params, history = result.params, (*history, *(_later(epoch, done) for epoch in result.history))
+        best = done + result.best if result.best else best
+        if len(history) == epochs or not math.isfinite(history[-1].loss):
+            break
+    return handgrad.TrainResult(params, history, best)
+
+
+def _later(epoch: handgrad.Epoch, done: int) -> handgrad.Epoch:
+    return epoch._replace(epoch=epoch.epoch + done)
 
 
 @contextlib.contextmanager
@@ -191,7 +222,7 @@ def _rate(
 
 def _schedule(name: str, rate: float, num_steps: int) -> Any:
     """The learning rate at each step."""
-    if name == "constant":
+    if name in ("plateau", "constant"):
         return rate
     return (
         optax.cosine_decay_schedule(rate, num_steps)
