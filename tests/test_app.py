@@ -1,9 +1,10 @@
 """The program through its entry point: what it prints, writes and returns, and what it says when something is wrong."""
 
 import csv
+import html
 import io
 import json
-import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad.app import plots
 from handgrad.app.cli import main
 from handgrad.app.runs import begin
 from handgrad.app.screen import make_screen
@@ -21,7 +21,7 @@ from handgrad.data import Table, encode, load_digits, read_table, split_and_scal
 from handgrad.data.splitting import VALIDATION
 from test_splitting import write_visits
 
-FILES = {"model.safetensors", "metrics.json", "loss.png", "confusion.png", "weights.png"}
+FILES = {"model.safetensors", "metrics.json", "report.html"}
 
 
 @pytest.fixture(autouse=True)
@@ -66,12 +66,6 @@ def fails(capsys, *arguments, status=2):
 def read_csv(text):
     header, *rows = csv.reader(io.StringIO(text))
     return header, rows
-
-
-def image_size(path):
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -129,13 +123,14 @@ def test_metrics_are_those_of_the_model_in_the_file(digits_run):
     assert metrics["train_loss"] == loss_and_accuracy(split.train)[0]
 
 
-def test_a_run_is_five_files_and_pictures_of_a_sane_size(digits_run, flowers):
+def test_a_run_is_three_files_and_its_report_repeats_the_command(digits_run, flowers):
     for run in (digits_run, flowers / "run"):
         assert {path.name for path in run.iterdir()} == FILES
-        for picture in run.glob("*.png"):
-            width, height = image_size(picture)
-            assert 400 <= width <= 3000
-            assert 400 <= height <= 3000
+    table, run = map(str, (flowers / "flowers.csv", flowers / "run"))
+    command = ["train", table, "--target", "$kind$", "--epochs", "20", "--out", run]
+    assert json.loads((flowers / "run" / "metrics.json").read_text())["arguments"] == command
+    page = html.unescape((flowers / "run" / "report.html").read_text())
+    assert f"<pre><code>{shlex.join(['handgrad', *command])}</code></pre>" in page
 
 
 def test_output_without_a_terminal_is_a_few_plain_lines(capsys):
@@ -177,6 +172,8 @@ def test_images_in_an_npz_are_learnt_and_drawn(tmp_path):
     model = handgrad.load(tmp_path / "run")
     assert model.encoding.image_shape == (8, 8)
     assert model.class_names == tuple(sorted(names.tolist()))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("data:image/png") >= 10
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_accuracy"] > 0.9
 
 
@@ -427,22 +424,6 @@ def test_an_interruption_that_was_dropped_comes_again(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "went on\n", "handgrad: interrupted\n")
-
-
-@pytest.mark.parametrize(
-    ("num_classes", "image_shape"), [(2, None), (150, None), pytest.param(150, (3, 2), marks=pytest.mark.slow)]
-)
-def test_pictures_of_few_and_of_many_classes_have_a_sane_size(tmp_path, num_classes, image_shape):
-    names = [f"class ${index}" for index in range(num_classes)]
-    W = np.random.default_rng(0).normal(size=(6, num_classes))
-    labels = np.arange(300) % num_classes
-    plots.plot_weights(tmp_path / "weights.png", W, names, None, image_shape)
-    plots.plot_confusion(tmp_path / "confusion.png", labels, labels[::-1], names)
-    plots.plot_history(tmp_path / "loss.png", [handgrad.Epoch(1, 1.0, 1.0, 0.5)])
-    for name in ("weights", "confusion", "loss"):
-        width, height = image_size(pathlib.Path(tmp_path / f"{name}.png"))
-        assert 300 <= width <= 4000
-        assert 300 <= height <= 4000
 
 
 def test_names_with_escapes_reach_the_terminal_written_out(capsys, tmp_path):

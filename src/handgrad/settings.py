@@ -41,6 +41,18 @@ def check_number(
             )
 
 
+def is_true(answer: Any) -> bool:
+    """Whether a callback says that it is enough: True of Python, NumPy or JAX, and nothing else that it may return."""
+    answer = np.asarray(answer)
+    return answer.dtype == bool and answer.shape == () and bool(answer)
+
+
+def check_callback(function: str, callback: Any) -> None:
+    """Check that a callback is a function, or None."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{function}: callback must be a function; got {show(callback)}.")
+
+
 def smallest_number(dtype: Any) -> float:
     """The smallest positive number of a floating dtype that is not taken for 0."""
     finfo = jax.numpy.finfo(dtype)

@@ -1,8 +1,9 @@
 """The entry point: what a person reads, and the exit status, when something is wrong.
 
-    0  done                              2    the user's mistake: one line, no traceback
-    1  the gradient check failed, or     128 + n  ended by signal n: 130 is Ctrl-C, 143 is kill
-       the loss became infinite
+    0  done, also where a fit is done that has not converged, which is said
+    1  the gradient check failed, or the loss became infinite
+    2  the user's mistake: one line, no traceback
+    128 + n  ended by signal n: 130 is Ctrl-C, 143 is kill; a fit that Ctrl-C has ended is kept all the same
 
 Any other exception is a mistake of ours and keeps its traceback.
 """
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from handgrad.app.caching import keep_compiled
 from handgrad.app.words import one_line
 
 # What asks a program to end: Ctrl-C, kill, a terminal that is closed. All are answered alike: what is half written is
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for number in signals:
             signal.signal(number, _end)
+        if is_program:
+            keep_compiled()
         status = _run(sys.argv[1:] if arguments is None else arguments, signals)
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -62,7 +66,8 @@ def _end(number: int, _: Any = None) -> None:
     os._exit(_fail_by(number))
 
 
-def _raise(number: int, _: Any) -> None:
+def raise_interrupt(number: int, _: Any) -> None:
+    """What a signal does while there may be files to remove."""
     received.append(number)
     raise KeyboardInterrupt
 
@@ -85,9 +90,9 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     if signals:  # from here on there may be files to remove
         sys.unraisablehook = _interrupt_again
         for number in signals:
-            signal.signal(number, _raise)
+            signal.signal(number, raise_interrupt)
     try:
-        status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False)
+        status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
         return status or 0
     except typer.Abort:

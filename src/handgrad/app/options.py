@@ -52,34 +52,49 @@ _TO_LEARN: _Options = {
     "group": (str | None, "The column of which equal values stay together.", "COLUMN"),
     "time": (str | None, "The column by which the latest rows test.", "COLUMN"),
 }
-# What a command reads: a table to learn from, one to predict from, or nothing.
-READS = {"table": _TO_LEARN | _FOR_BOTH, "features": _FOR_BOTH, None: _Options()}
+_TO_JUDGE: _Options = {
+    "target": (str | None, "The column with the classes; that of the training if left out.", "COLUMN"),
+    **{name: _TO_LEARN[name] for name in ("labels", "weight")},
+}
+# What a command reads: a table to learn from, one to predict from, one to judge a model by, or nothing.
+READS = {
+    "table": _TO_LEARN | _FOR_BOTH,
+    "features": _FOR_BOTH,
+    "classes": _TO_JUDGE | _FOR_BOTH,
+    None: _Options(),
+}
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what is asked for, and mistakes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]
 
 
-def command(app: typer.Typer, module: str, *, reads: str | None = None) -> Callable[[Callable[..., None]], Any]:
+def command(
+    app: typer.Typer, module: str, *, example: str, reads: str | None = None
+) -> Callable[[Callable[..., None]], Any]:
     """A command whose options and help are those of the function, and whose work is done elsewhere.
 
     That is the function of the same name in `handgrad.app`'s `module`, imported when the command runs, so that help
     comes at once. It gets the options as arguments, with `reading`, those given of how to read, and with a `screen`.
+    The example stands at the end of the help.
     """
 
     def declare(declaration: Callable[..., None]) -> Any:
         options = READS[reads]
 
         @functools.wraps(declaration)
-        def run(**arguments: Any) -> Any:
+        def run(context: typer.Context, **arguments: Any) -> Any:
             given = {name: arguments.pop(name) for name in options}
             if reads is not None:
                 arguments["reading"] = {name: value for name, value in given.items() if value}
             screen = importlib.import_module("handgrad.app.screen")
-            arguments["screen"] = screen.make_screen(quiet=arguments.pop("quiet"), as_json=arguments.pop("as_json"))
+            arguments["screen"] = screen.make_screen(
+                quiet=arguments.pop("quiet"), as_json=arguments.pop("as_json"), arguments=context.obj or ()
+            )
             work = importlib.import_module(f"handgrad.app.{module}")
             return getattr(work, declaration.__name__)(**arguments)
 
         parameters = [
+            inspect.Parameter("context", _KEYWORD, annotation=typer.Context),
             *(each.replace(kind=_KEYWORD) for each in inspect.signature(declaration).parameters.values()),
             *(
                 _parameter(
@@ -92,7 +107,7 @@ def command(app: typer.Typer, module: str, *, reads: str | None = None) -> Calla
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
-        return app.command()(run)
+        return app.command(epilog=f"Example: {example}")(run)
 
     return declare
 

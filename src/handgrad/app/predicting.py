@@ -10,7 +10,7 @@ from handgrad.app.screen import Screen
 from handgrad.app.words import one_line
 from handgrad.data import Table, read_features, write_table
 from handgrad.files import MODEL_FILE, new_file
-from handgrad.models import Model, answer, load
+from handgrad.models import Answers, Model, answer, load
 
 
 def predict(
@@ -23,6 +23,9 @@ def predict(
     if not screen.console.quiet:
         for note in answers.notes:
             print(f"note: {one_line(note)}", file=sys.stderr)
+    if screen.as_json and out is None:
+        screen.answer(lambda: _as_json(model, table, answers))
+        return
     if out is None:
         _write(sys.stdout, model, table, answers.Y)
         return
@@ -31,6 +34,18 @@ def predict(
             raise ValueError(f"{out}: --out is what is read here. Choose another name.")
     with new_file(out) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         _write(file, model, table, answers.Y)
+    screen.answer(lambda: {"rows": len(answers.Y), "out": str(out), "notes": list(answers.notes)})
+
+
+def _as_json(model: Model, table: Table, answers: Answers) -> dict[str, Any]:
+    names, has_none = list(model.class_names), np.isnan(answers.Y[:, 0]).tolist()
+    rows: list[dict[str, Any]] = []
+    for number, (Y, none) in enumerate(zip(answers.Y.tolist(), has_none, strict=True)):
+        row = {"class": None if none else names[int(np.argmax(Y))], "probabilities": None if none else Y}
+        if table.ids:
+            row["ids"] = {name: str(values[number]) for name, values in table.ids.items()}
+        rows.append(row)
+    return {"classes": names, "rows": rows, "notes": list(answers.notes)}
 
 
 def _write(file: Any, model: Model, table: Table, Y: np.ndarray) -> None:

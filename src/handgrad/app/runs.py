@@ -1,5 +1,6 @@
-"""A finished run: what it says of itself, on the screen, in metrics.json and in its pictures."""
+"""A finished run: what it says of itself, on the screen, in metrics.json and in its report."""
 
+import hashlib
 import json
 import math
 import pathlib
@@ -11,14 +12,14 @@ import jax
 import numpy as np
 
 import handgrad
-from handgrad.app import plots
+from handgrad.app import details
 from handgrad.app.evaluation import Evaluation, evaluate
 from handgrad.app.findings import Finding, find
+from handgrad.app.report import write_report
 from handgrad.app.screen import Screen, to_json
 from handgrad.app.words import one_line
-from handgrad.data import Split, Table
+from handgrad.data import Split, Table, table_keys
 from handgrad.files import MODEL_FILE
-from handgrad.formulas.network import layers_of
 from handgrad.models import Model
 from handgrad.models.saving import write_model
 from handgrad.solvers.results import FitResult
@@ -40,6 +41,13 @@ class Choice(NamedTuple):
     scoring: str
     held_out: str
     best: int
+
+    @property
+    def edge(self) -> str | None:
+        """At which end of the path the best is, "smallest" or "largest"; None where it is inside."""
+        if len(self.l2s) > 1 and self.best == 0:
+            return "largest"
+        return "smallest" if self.best == len(self.l2s) - 1 else None
 
 
 class Run(NamedTuple):
@@ -97,7 +105,7 @@ def conclude(screen: Screen, run: Run, folder: pathlib.Path | None, out: pathlib
     shares = class_shares(run.split.train.labels, run.split.train.weights, len(run.model.class_names))
     evaluation = evaluate(run.Y, run.split.test.labels, shares, run.split.test.weights)
     findings = find(run, evaluation)
-    metrics = metrics_of(run, evaluation, findings)
+    metrics = metrics_of(run, evaluation, findings, screen.arguments)
     if folder is not None:
         _write(folder, run, metrics)
     screen.show(_summary(run, evaluation, out))
@@ -114,71 +122,81 @@ def class_shares(labels: np.ndarray, weights: np.ndarray | None, num_classes: in
 
 
 def _write(folder: pathlib.Path, run: Run, metrics: Mapping[str, Any]) -> None:
-    model = run.model
-    write_model(folder / MODEL_FILE, model)
+    write_model(folder / MODEL_FILE, run.model)
     # A file's name may be no text; JSON writes what is none as it was written here.
     (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8", errors="backslashreplace")
-    if run.history:
-        plots.plot_history(folder / "loss.png", run.history)
-    plots.plot_confusion(folder / "confusion.png", run.split.test.labels, run.Y.argmax(axis=1), model.class_names)
-    first, *others = layers_of(model.params)
-    W = np.asarray(first.params.W)
-    plots.plot_weights(
-        folder / "weights.png",
-        W,
-        tuple(range(1, W.shape[1] + 1)) if others else model.class_names,
-        model.encoding.feature_names,
-        model.encoding.image_shape,
-        unit="unit of the first layer" if others else "class",
-    )
+    write_report(folder / "report.html", run, metrics)
 
 
-def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) -> dict[str, Any]:
-    """What metrics.json has: a number that there is none of is null."""
+def metrics_of(
+    run: Run, evaluation: Evaluation, findings: tuple[Finding, ...], arguments: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What metrics.json has, and the report shows: a number that there is none of is null."""
     train_rows, validation_rows, test_rows = map(len, run.split.rows)
     fitted, choice = run.fitted, run.choice
+    names, calibration = run.model.class_names, evaluation.calibration
     metrics = {
         "test_accuracy": evaluation.accuracy,
+        "test_right": evaluation.right,
         "test_accuracy_interval": list(evaluation.accuracy_interval),
         "test_loss": evaluation.loss,
         "test_loss_standard_error": evaluation.loss_error,
         "test_loss_bits": evaluation.loss / math.log(2),
         "train_loss": run.train_loss,
+        "majority_class": names[evaluation.majority],
         "majority_accuracy": evaluation.majority_accuracy,
         "baseline_loss": evaluation.baseline_loss,
-        "expected_calibration_error": evaluation.calibration.error,
+        "expected_calibration_error": calibration.error,
         "seconds": round(run.seconds, 3),
         "gradient_check_passed": run.gradient_check_passed,
         "command": run.command,
+        "arguments": list(arguments),
         **run.settings,
         "rows": train_rows + validation_rows + test_rows,
         "train_rows": train_rows,
         "validation_rows": validation_rows,
         "test_rows": test_rows,
         "features": run.split.train.X.shape[1],
-        "classes": len(run.model.class_names),
+        "classes": len(names),
         "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": jax.devices()[0].device_kind,
         "findings": [finding._asdict() for finding in findings],
         "per_class": [
-            {"class": name, "precision": p, "recall": r, "f1": f, "rows": int(row.sum())}
-            for name, p, r, f, row in zip(
-                run.model.class_names,
-                evaluation.precision.tolist(),
-                evaluation.recall.tolist(),
-                evaluation.f1.tolist(),
-                evaluation.confusion,
+            own | {"train_rows": count}
+            for own, count in zip(
+                per_class(evaluation, run.model),
+                np.bincount(run.split.train.labels, minlength=len(names)).tolist(),
                 strict=True,
             )
         ],
+        "test_fingerprint": fingerprint(run.table, run.split.rows.test),
+        "calibration": {
+            name: getattr(calibration, name).tolist() for name in ("confidence", "accuracy", "low", "high", "rows")
+        },
+        "confusions": details.list_confusions(evaluation, names),
+        "weights": details.list_weights(run.model),
+        "mistakes": details.list_mistakes(run, evaluation),
+        "columns": details.list_columns(run.model.encoding),
+        "columns_read": len(run.model.encoding.inputs or ()),
     }
+    if len(names) <= details.MOST_CLASSES:
+        metrics["confusion"] = evaluation.confusion.tolist()
+    if run.checks:
+        metrics["gradient_checks"] = [
+            {"checks": [each._asdict() for each in check.checks], "passed": check.passed, "diagnosis": check.diagnosis}
+            for check in run.checks
+        ]
     if run.history:
         metrics["best_epoch"] = run.best
         metrics["history"] = [epoch._asdict() for epoch in run.history]
+        watched = np.array([epoch.validation_loss for epoch in run.history], float)  # None becomes NaN
+        if np.isfinite(watched).any():
+            metrics.setdefault("best_epoch", int(np.nanargmin(watched)) + 1)
     if fitted is not None:
         metrics |= {
             "l2": fitted.l2,
             "gap": fitted.gap,
+            "gradient_norm": fitted.gradient_norm,
             "converged": fitted.converged,
             "loss": fitted.loss,
             "iterations": fitted.iterations,
@@ -190,15 +208,36 @@ def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) 
             "score": choice.scores.tolist(),
             "scoring": choice.scoring,
             "held_out": choice.held_out,
+            "best": choice.best,
+            "edge": choice.edge,
         }
-    return _finite(metrics)
+    return finite(metrics)
 
 
-def _finite(value: Any) -> Any:
+def per_class(evaluation: Evaluation, model: Model) -> list[dict[str, Any]]:
+    """The numbers of each class."""
+    numbers = (each.tolist() for each in (evaluation.precision, evaluation.recall, evaluation.f1))
+    return [
+        {"class": name, "precision": p, "recall": r, "f1": f, "rows": int(row.sum())}
+        for name, p, r, f, row in zip(model.class_names, *numbers, evaluation.confusion, strict=True)
+    ]
+
+
+def fingerprint(table: Table, rows: np.ndarray) -> str:
+    """What is the same where the same rows are tested on, read in the same way, in whatever order."""
+    assert table.labels is not None
+    keys = table_keys(table)[rows]
+    order = np.lexsort((table.labels[rows], keys))
+    digest = hashlib.blake2b(keys[order].tobytes() + table.labels[rows][order].tobytes(), digest_size=8)
+    return digest.hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, in which a number that is none is null."""
     if isinstance(value, dict):
-        return {name: _finite(own) for name, own in value.items()}
+        return {name: finite(own) for name, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(own) for own in value]
+        return [finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -220,6 +259,13 @@ def read_metrics(run: pathlib.Path) -> dict[str, Any]:
     return metrics
 
 
+def _in_words(choice: Choice | None) -> str:
+    if choice is None:
+        return ""
+    low, high = choice.l2s.min(), choice.l2s.max()
+    return f", the best of {len(choice.l2s)} from {low:.1g} to {high:.1g} by {choice.scoring} on {choice.held_out}"
+
+
 def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list[tuple[str, str, str]]:
     passed = run.gradient_check_passed
     low, high = evaluation.accuracy_interval
@@ -239,7 +285,7 @@ def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list
         ("train loss", f"{run.train_loss:.4f} nats", ""),
     ]
     if run.fitted is not None:
-        rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}", ""))
+        rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}{_in_words(run.choice)}", ""))
         rows.append(("certificate", run.fitted.message, "" if run.fitted.converged else "bold red"))
     if run.best is not None:
         rows.append(

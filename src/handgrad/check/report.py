@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+# Where the bins of errors, each divided by its tolerance, end: an entry without error is in the first, one beyond its
+# tolerance in one more.
+ERROR_EDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 UNDECIDED = (
     "undecided: rounding may be as large as the gradient there, or the dtype cannot hold the numbers. tamed: of a few "
     "rows, parameters scaled down, and moved, to logits of about 1."
@@ -21,6 +24,8 @@ class GradientCheck(NamedTuple):
       error_over_tolerance: the largest of the entries' errors, each divided by the tolerance of that entry.
       verdict: "FAILED" where error_over_tolerance is above 1; "passed"; or "undecided", where the tolerances are so
         large beside the gradient that a wrong one could hide in them.
+      error_counts: how many entries' errors, divided by their tolerances, are 0, at most 1e-5, 1e-4, 1e-3, 1e-2, 1e-1,
+        and 1, and above 1; empty where there was nothing to compare.
     """
 
     dtype: str
@@ -31,6 +36,7 @@ class GradientCheck(NamedTuple):
     max_relative_error: float
     error_over_tolerance: float
     verdict: str
+    error_counts: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -30,7 +30,7 @@ class Arrays(NamedTuple):
 
 
 def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_inputs: int | None = None) -> Table:
-    """The table of arrays; sparse rows to predict from may have fewer columns than the model knows.
+    """The table of arrays; for a model of so many inputs sparse rows may have fewer columns, and classes may be any.
 
     Raises:
       ValueError: with all that is wrong.
@@ -63,6 +63,8 @@ def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_
             problems.append(missing_problem("the features", lacking))
         elif missing == "drop-rows":
             table = keep_rows(table, ~lacking, problems)
+    if num_inputs is not None:
+        classes.allow_any(problems)
     if problems:
         raise ValueError(say(data.name, problems))
     return table

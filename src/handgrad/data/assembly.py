@@ -97,6 +97,8 @@ def assemble(
     if needs_classes and encoding is None:
         table = _without_missing(table, problems)
         table = table._replace(notes=(*table.notes, *review(table, problems)))
+    elif needs_classes:
+        classes.allow_any(problems)
     if problems:
         raise ValueError(say(data.name, problems))
     return table

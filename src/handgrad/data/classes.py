@@ -84,6 +84,11 @@ def index(names: list[ClassName], codes: np.ndarray) -> Classes:
     return Classes(tuple(in_order), places[codes])
 
 
+def allow_any(problems: list[Problem]) -> None:
+    """Take out what is wrong with classes only where they are to be learnt from: a model may be tried on any."""
+    problems[:] = [problem for problem in problems if problem.advice not in (ONE_CLASS, QUANTITY)]
+
+
 def check(classes: Classes, name: str, problems: list[Problem]) -> Classes:
     """Add what is wrong with the classes."""
     labels, where = classes.labels, printable(name)

@@ -64,7 +64,8 @@ def read_table(
       ids: columns (or arrays) that are passed through and are no features.
       group, time: the column (or array) that says which rows belong together, or when a row was.
       separator, decimal, quote, text_encoding: how text is written; found out where left out.
-      encoding: of a model that the table is for: columns are then taken as that needs them.
+      encoding: of a model that is to be tried on the table: columns are then taken as that needs them, and there may be
+        any classes, also a single one.
 
     Returns:
       Table.
@@ -83,7 +84,8 @@ def read_table(
         raise ValueError(f"read_table: missing must be one of {', '.join(MISSING)}; got {missing!r}.")
     with _open(source, _format(separator, decimal, quote, text_encoding)) as data:
         if not isinstance(data, arrow.Columns):
-            return assemble_arrays(_choose(data, roles, labels, features), roles, missing)
+            arrays_ = _choose(data, roles, labels, features)
+            return assemble_arrays(arrays_, roles, missing, num_inputs=_num_inputs(encoding))
         if features is not None or isinstance(labels, (str, os.PathLike)):
             raise ValueError(
                 f"{data.name}: --features and --labels name arrays, and this has columns: --target names one."
@@ -124,9 +126,13 @@ def read_features(
         if isinstance(data, arrow.Columns):
             with returning_memory():
                 return assemble(data, roles, None, encoding, needs_classes=False, ignored=target)
-        num_inputs = len(encoding.fill) if encoding is not None and encoding.inputs is None else None
         arrays_ = _choose(data, roles, None, features, is_labelled=False)
-        return assemble_arrays(arrays_, roles, None, num_inputs=num_inputs)
+        return assemble_arrays(arrays_, roles, None, num_inputs=_num_inputs(encoding))
+
+
+def _num_inputs(encoding: Encoding | None) -> int | None:
+    """How many entries of an array a model takes."""
+    return len(encoding.fill) if encoding is not None and encoding.inputs is None else None
 
 
 def _format(separator: str, decimal: str, quote: str, text_encoding: str) -> delimited.Format:

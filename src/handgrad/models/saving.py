@@ -73,7 +73,7 @@ def save(
     else:
         num_features, num_classes = layers_of(params)[0].params.W.shape[0], layers_of(params)[-1].params.W.shape[1]
         if encoding is None:
-            encoding = _plain_encoding(num_features, feature_names)
+            encoding = plain_encoding(num_features, feature_names)
         elif feature_names is not None:
             raise ValueError("save: an encoding has names of its own; leave out feature_names.")
         names = range(num_classes) if class_names is None else class_names
@@ -170,7 +170,7 @@ def _on_host(params: Any) -> Params:
     return Params(*(np.asarray(array) for array in params))
 
 
-def _plain_encoding(num_features: int, names: Sequence[str] | None) -> Encoding:
+def plain_encoding(num_features: int, names: Sequence[str] | None) -> Encoding:
     """Features as they are: a column, or an entry of an array, for each."""
     if names is not None and not (len(names) == num_features == len(set(names)) and all(type(n) is str for n in names)):
         raise ValueError(f"save: feature_names must be {num_features} texts that differ; got {show(list(names))}.")

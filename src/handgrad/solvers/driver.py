@@ -12,9 +12,10 @@ from handgrad.formulas import Params
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.certificate import Certified, certify
 from handgrad.solvers.data import Data, Folds, start_at
-from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, Problems
+from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, STOPPED, Problems
 from handgrad.solvers.penalty import L2
-from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, gradient_norm, place, solve
+from handgrad.solvers.sums import loss_and_gradient
+from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, place, solve
 
 # Lanes beyond this many columns of logits do not make a product more efficient, and a lane that waits for a slower one
 # costs more: 8 lanes of 10 classes cost 2.5 times one.
@@ -48,7 +49,7 @@ def solve_certified(
     *,
     tol: float,
     max_iterations: int,
-    callback: Callable[..., None] | None = None,
+    callback: Callable[[int, float, float, int], Any] | None = None,
 ) -> Answers:
     """Solve J problems until what is returned is proved to be within tol, or nothing more can be done.
 
@@ -60,7 +61,8 @@ def solve_certified(
       folds: the weights of the rows, the classes that there are, and where to start.
       fold: which fold each problem belongs to; problems in the order in which they are to be taken up.
       l2: the penalties.
-      tol, max_iterations, callback: as in `fit`.
+      tol, max_iterations: as in `fit`.
+      callback: called as callback(iteration, loss, gap, ended), the last being how many problems have ended.
     """
     # The rows' own devices are what counts, whatever mesh the caller has set.
     with jax.set_mesh(Mesh(np.empty((), object), ())):
@@ -74,7 +76,7 @@ def _solve_certified(
     l2: np.ndarray,
     tol: float,
     max_iterations: int,
-    callback: Callable[..., None] | None,
+    callback: Callable[[int, float, float, int], Any] | None,
 ) -> Answers:
     num_lanes = max(1, min(len(l2), COLUMNS // data.num_classes))
     compile_ahead(data.rows, data.num_classes, num_lanes)
@@ -87,7 +89,7 @@ def _solve_certified(
     norms = np.zeros(len(l2))
     for f in np.unique(fold[strength == 0]):
         at_zero = np.where(folds.present[f], 0, -ABSENT) * np.append(np.zeros(data.num_features), 1)[:, None]
-        norms[fold == f] = gradient_norm(placed, at_zero, f)
+        norms[fold == f] = _gradient_norm(placed, at_zero, f)
     run = functools.partial(_solve, data, folds, placed, num_lanes=num_lanes, l2=l2, strength=strength)
     everything = np.arange(len(l2))
     goal = Tolerance(MARGIN * tol, 0.0, max_iterations)
@@ -95,19 +97,31 @@ def _solve_certified(
     done = is_done(answers, l2, tol)
     for _ in range(1, ATTEMPTS):
         again = np.flatnonzero(~done & answers.converged & (answers.iterations < max_iterations))
-        if not len(again):
+        if not len(again) or (answers.status == STOPPED).any():
             break
         missed = float(np.max(how_far(answers, l2, tol)[again]))
         smaller = goal.tol * min(max(MARGIN / missed, LEAST), MOST)
         goal = Tolerance(smaller, 0.0, max_iterations)
         starts = _within(answers.certified.V[again], folds.present[fold[again]], data.dtype)
-        new = run(again, fold[again], starts, norms[again], answers.iterations[again], goal, callback=callback)
+        counting = None if callback is None else functools.partial(_count, callback, len(l2) - len(again))
+        new = run(again, fold[again], starts, norms[again], answers.iterations[again], goal, callback=counting)
         new = new._replace(passes=new.passes + answers.passes[again])
         for old, newer in zip(jax.tree.leaves(answers), jax.tree.leaves(new), strict=True):
             old[again] = newer
         done = is_done(answers, l2, tol)
     unproven = np.where(answers.converged, PRECISION, answers.status)
     return answers._replace(status=np.where(done, CONVERGED, unproven))
+
+
+def _count(callback: Callable[..., Any], before: int, iteration: int, loss: float, gap: float, ended: int) -> Any:
+    """What the callback answers, told also of those that have ended before."""
+    return callback(iteration, loss, gap, before + ended)
+
+
+def _gradient_norm(data: Placed, V: Float[np.ndarray, "P+1 C"], fold: int) -> float:
+    """‖∇‖ of the mean loss at V, over W and b."""
+    sums = data.sum(loss_and_gradient, V[None].astype(data.rows.dtype), np.full(1, fold, np.int32))
+    return float(np.linalg.norm(np.asarray(sums.gradient, np.float64)))
 
 
 def _within(V: Float[np.ndarray, "J P+1 C"], present: Bool[np.ndarray, "J C"], dtype: np.dtype) -> np.ndarray:

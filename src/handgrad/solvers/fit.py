@@ -9,12 +9,13 @@ import numpy as np
 
 from handgrad import arguments
 from handgrad.formulas import Params
+from handgrad.settings import check_callback
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import Data, make_folds, prepare
 from handgrad.solvers.driver import Answers, begin_at, is_done, solve_certified
 from handgrad.solvers.existence import Verdict, check_affordable, decide
 from handgrad.solvers.inference import target_sums
-from handgrad.solvers.lanes import CONVERGED, PRECISION
+from handgrad.solvers.lanes import CONVERGED, PRECISION, STOPPED
 from handgrad.solvers.results import Ending, FitResult, describe
 
 
@@ -31,7 +32,7 @@ def fit(
     max_iterations: int = 2000,
     fit_intercept: bool = True,
     mesh: Any = None,
-    callback: Callable[[int, float, float], None] | None = None,
+    callback: Callable[[int, float, float], Any] | None = None,
 ) -> FitResult:
     """Minimise F(W, b) = mean cross-entropy + (l2/2)‖W‖², the bias not penalised, to a certified optimum.
 
@@ -62,7 +63,8 @@ def fit(
       max_iterations: of L-BFGS.
       fit_intercept: whether there is a bias; without one b is 0, and the features are not centred.
       mesh: a `jax.sharding.Mesh` over whose devices the rows of a dense X on the host are dealt out.
-      callback: called as callback(iteration, loss, gap) after each iteration.
+      callback: called as callback(iteration, loss, gap) after each iteration; where it returns True the fit ends there,
+        with what is certified of that point.
 
     Returns:
       FitResult; `converged` is whether gap ≤ tol · loss was proved. With l2=0 it is whether a minimum exists, which is
@@ -113,12 +115,12 @@ def fit_in_silence(
     max_iterations: int,
     fit_intercept: bool = True,
     mesh: Any = None,
-    callback: Callable[[int, float, float], None] | None = None,
+    callback: Callable[[int, float, float], Any] | None = None,
 ) -> FitResult:
     """`fit` without its warning."""
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit", X, targets, weights, class_weights, params, num_classes, **about)
-    check_settings("fit", tol, max_iterations)
+    check_settings("fit", tol, max_iterations, callback)
     arguments.check_number("fit", "l2", l2)
     if l2 == 0:
         check_affordable("fit", data)
@@ -126,9 +128,10 @@ def fit_in_silence(
     if params is not None:
         folds = begin_at(data, params, folds, l2)
     l2s, fold = np.full(1, float(l2)), np.zeros(1, int)
-    answers = solve_certified(data, folds, fold, l2s, tol=tol, max_iterations=max_iterations, callback=callback)
+    watch = None if callback is None else (lambda *of_lane: callback(*of_lane[:3]))
+    answers = solve_certified(data, folds, fold, l2s, tol=tol, max_iterations=max_iterations, callback=watch)
     verdict = None
-    if l2 == 0:
+    if l2 == 0 and answers.status[0] != STOPPED:
         verdict = decide(data, folds, answers.certified.V[0])
         if verdict.V is not None:
             answers = answers._replace(certified=certify(data, verdict.V[None], folds, fold, l2s))
@@ -165,7 +168,8 @@ def as_result(
     )
 
 
-def check_settings(function: str, tol: float, max_iterations: int) -> None:
+def check_settings(function: str, tol: float, max_iterations: int, callback: Any = None) -> None:
     """Check what ends a fit."""
+    check_callback(function, callback)
     arguments.check_number(function, "tol", tol)
     arguments.check_positive_integer(function, "max_iterations", max_iterations)

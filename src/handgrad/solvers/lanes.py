@@ -10,7 +10,7 @@ from handgrad.solvers.penalty import L2
 
 ABSENT = 1e4  # −bias of a class that is left out: exp underflows to 0 there
 
-RUNNING, CONVERGED, PRECISION, ITERATIONS = range(4)
+RUNNING, CONVERGED, PRECISION, ITERATIONS, STOPPED = range(5)
 
 
 class Problems(NamedTuple):

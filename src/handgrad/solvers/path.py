@@ -1,7 +1,7 @@
 """`fit_path`: every penalty of a path, and every fold, side by side."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from handgrad import arguments as checks
 from handgrad.formulas import Params
 from handgrad.frames import as_held_out
-from handgrad.rows import Parts, locate
+from handgrad.rows import Parts, locate, open_source
 from handgrad.shapes import Float
 from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
@@ -32,6 +32,7 @@ def fit_path(
     max_iterations: int = 2000,
     fit_intercept: bool = True,
     mesh: Any = None,
+    callback: Callable[[int, int], Any] | None = None,
 ) -> PathResult:
     """Fit every penalty of a path, each to its certificate, side by side.
 
@@ -45,6 +46,8 @@ def fit_path(
         dealt into k folds, class by class, and each penalty is fitted k more times, without a fold. A row of a class
         that was not trained on has an infinite loss with every penalty: it is left out of the loss, with a warning, and
         so is a fold whose rows all weigh 0.
+      callback: called as callback(done, fits) as the fits go on, with how many of them have ended; where it returns
+        True the others end where they are.
 
     Returns:
       PathResult; with validation its `best` and `best_params`.
@@ -68,7 +71,7 @@ def fit_path(
         validation = as_held_out("fit_path", validation, X, "a pair (X, targets) or a number of folds")
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit_path", X, targets, weights, class_weights, None, num_classes, **about)
-    check_settings("fit_path", tol, max_iterations)
+    check_settings("fit_path", tol, max_iterations, callback)
     l2s = _check_l2s(l2s)
     kept = np.ones((data.parts.num_rows, 1), bool)
     if num_folds is not None:
@@ -81,7 +84,8 @@ def fit_path(
     elif validation is not None:
         rows, labels = _check_validation(data, validation)
         scored = prepare_scores("fit_path", rows, labels, np.ones((len(labels), 1)), folds.present)
-    fitted = solve_folds(data, folds, np.broadcast_to(l2s, (len(folds.present), l2s.size)), tol, max_iterations)
+    each = np.broadcast_to(l2s, (len(folds.present), l2s.size))
+    fitted = solve_folds(data, folds, each, tol, max_iterations, callback)
     converged = fitted.converged.reshape(-1, l2s.size)
     if not converged.all():
         failed = np.flatnonzero(~converged.all(axis=0))
@@ -111,13 +115,20 @@ def fit_path(
     )
 
 
-def solve_folds(data: Data, folds: Folds, l2s: Float[np.ndarray, "F J"], tol: float, max_iterations: int) -> Answers:
-    """Fit l2s[f] to fold f, for every f; the answers are fold by fold."""
+def solve_folds(
+    data: Data,
+    folds: Folds,
+    l2s: Float[np.ndarray, "F J"],
+    tol: float,
+    max_iterations: int,
+    callback: Callable[[int, int], Any] | None = None,
+) -> Answers:
+    """Fit l2s[f] to fold f, for every f; the answers are fold by fold. The callback is that of `fit_path`."""
+    watch = None if callback is None else (lambda *of_lane: callback(of_lane[3], l2s.size))
     # From the strongest penalty down, all of a fold after another: a fold starts where all rows have ended.
     order = np.concatenate([fold * l2s.shape[1] + np.argsort(-row, kind="stable") for fold, row in enumerate(l2s)])
-    found = solve_certified(
-        data, folds, order // l2s.shape[1], l2s.ravel()[order], tol=tol, max_iterations=max_iterations
-    )
+    problems = order // l2s.shape[1], l2s.ravel()[order]
+    found = solve_certified(data, folds, *problems, tol=tol, max_iterations=max_iterations, callback=watch)
     return jax.tree.map(lambda array: array[np.argsort(order)], found)
 
 
@@ -132,6 +143,7 @@ def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
 def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     """(X, targets) not trained on."""
     X, targets = given
+    X, targets, _ = open_source("fit_path", X, targets, None)
     X = check_data("fit_path", "validation X", X)
     if X.shape[1] != data.num_features:
         raise ValueError(f"fit_path: validation X must have {data.num_features} columns, as X; got {tuple(X.shape)}.")

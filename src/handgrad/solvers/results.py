@@ -9,7 +9,7 @@ from handgrad.formulas.network import layers_of
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.existence import Verdict
 from handgrad.solvers.inference import Coefficients, standard_errors
-from handgrad.solvers.lanes import CONVERGED, ITERATIONS
+from handgrad.solvers.lanes import CONVERGED, ITERATIONS, STOPPED
 
 
 def describe_sizes(params: Any) -> str:
@@ -162,6 +162,8 @@ def describe(end: Ending) -> str:
     if end.status == CONVERGED:
         return state + "."
     wanted = f"tol={end.tol:g} asks for less"
+    if end.status == STOPPED:
+        return f"the fit was ended before its time: {state}, and {wanted}."
     if end.status == ITERATIONS:
         advice = "Allow more iterations, or a larger tol or l2."
         return f"max_iterations={end.limit} are used up: {state}, and {wanted}. {advice}"

@@ -17,9 +17,10 @@ import numpy as np
 
 from handgrad.formulas.by_row import one_hot
 from handgrad.rows import Rows
+from handgrad.settings import is_true
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.kronecker import Curvature, factor_features, invert_blocks, takes_blocks, takes_features
-from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, Problems, Solutions
+from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, STOPPED, Problems, Solutions
 from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move, programs
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.search import POINTS, Line
@@ -99,12 +100,6 @@ def _memory(width: int, num_classes: int) -> int:
     return MEMORY if width * num_classes <= LARGE else MEMORY_OF_LARGE
 
 
-def gradient_norm(data: Placed, V: Float[np.ndarray, "P+1 C"], fold: int) -> float:
-    """‖∇‖ of the mean loss at V, over W and b."""
-    sums = data.sum(loss_and_gradient, V[None].astype(data.rows.dtype), np.full(1, fold, np.int32))
-    return float(np.linalg.norm(np.asarray(sums.gradient, np.float64)))
-
-
 class _Lane:
     """What the host keeps of a lane."""
 
@@ -169,11 +164,12 @@ def solve(
     tolerance: Tolerance,
     *,
     num_lanes: int,
-    callback: Callable[[int, float, float], Any] | None = None,
+    callback: Callable[[int, float, float, int], Any] | None = None,
 ) -> Solutions:
     """Solve every problem, so many of them at a time; the first ones are begun at their starts.
 
-    `callback` gets iteration, loss and gap of the first lane, after each of its iterations.
+    `callback` gets iteration, loss and gap of the first lane after each iteration of its, and how many problems have
+    ended; where it answers True the others end where they are.
     """
     solver = _Solver(data, problems, tolerance, num_lanes)
     with np.errstate(all="ignore"):  # what has left the dtype's range is a trial that is not accepted
@@ -181,14 +177,16 @@ def solve(
     return solver.solutions
 
 
-def _run(solver: "_Solver", callback: Callable[[int, float, float], Any] | None) -> None:
-    while solver.busy():
-        iterations = solver.lanes[0].iterations if solver.lanes[0] is not None else 0
+def _run(solver: "_Solver", callback: Callable[[int, float, float, int], Any] | None) -> None:
+    while busy := solver.busy():
+        first = busy[0][1]
+        iterations, stops = first.iterations, False
         solver.sweep()
-        first = solver.lanes[0]
-        if callback is not None and first is not None and first.iterations > iterations:
-            callback(first.iterations, first.loss, first.measure)
+        if callback is not None and first.iterations > iterations:
+            stops = is_true(callback(first.iterations, first.loss, first.measure, solver.count_ended()))
         solver.settle()
+        if stops:
+            solver.stop()
         solver.look_along()
 
 
@@ -211,7 +209,7 @@ class _Solver:
         self._load([None if lane is None else lane.start for lane in self.lanes])
 
     def busy(self) -> list[tuple[int, _Lane]]:
-        """The lanes that have a problem, and their numbers."""
+        """The lanes with a problem, and their numbers."""
         return [(k, lane) for k, lane in enumerate(self.lanes) if lane is not None]
 
     def sweep(self) -> None:
@@ -260,19 +258,33 @@ class _Solver:
             return
         V = np.array(self.state.V)
         starts: list[Any] = [None] * len(self.lanes)
-        for k, lane in ended + anew:
-            starts[k] = V[k] if math.isfinite(lane.loss) else lane.start
         for k, lane in ended:
-            self.solutions.V[lane.problem] = starts[k]
-            self.solutions.iterations[lane.problem] = lane.iterations
-            self.solutions.passes[lane.problem] = lane.passes
-            self.solutions.status[lane.problem] = status[k]
-        for _, lane in anew:
+            self._store(lane, V[k], status[k])
+        for k, lane in anew:
+            starts[k] = V[k] if math.isfinite(lane.loss) else lane.start
             lane.begin_anew()
         for k, _ in ended:
             self.lanes[k] = following = self._next()
             starts[k] = None if following is None else following.start
         self._load(starts)
+
+    def stop(self) -> None:
+        """Store the lanes as they are; what waits stays where it would have begun."""
+        V = np.array(self.state.V)
+        for k, lane in self.busy():
+            self._store(lane, V[k], STOPPED)
+        self.solutions.status[self.solutions.status == RUNNING] = STOPPED
+        self.lanes = [None] * len(self.lanes)
+
+    def count_ended(self) -> int:
+        """How many problems have ended."""
+        return int(np.count_nonzero(self.solutions.status))
+
+    def _store(self, lane: _Lane, V: Float[np.ndarray, "P+1 C"], status: int) -> None:
+        self.solutions.V[lane.problem] = V if math.isfinite(lane.loss) else lane.start
+        self.solutions.iterations[lane.problem] = lane.iterations
+        self.solutions.passes[lane.problem] = lane.passes
+        self.solutions.status[lane.problem] = status
 
     def look_along(self) -> None:
         """Where a line is hard to search, the slopes at many of its points, from one reading of X."""

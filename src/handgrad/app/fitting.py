@@ -1,0 +1,221 @@
+"""`handgrad fit`: the certified solver, its penalty chosen on rows that are not trained on."""
+
+import contextlib
+import math
+import pathlib
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from handgrad.app.checking import check_at
+from handgrad.app.choosing import LOG_LOSS, HeldOut, choose, deal
+from handgrad.app.progress import watching
+from handgrad.app.runs import Choice, Run, begin, conclude
+from handgrad.app.screen import Screen
+from handgrad.app.tables import read
+from handgrad.data import Part, Split, Table, split_and_scale
+from handgrad.data.naming import join
+from handgrad.data.splitting import VALIDATION
+from handgrad.files import new_run
+from handgrad.models import Model, probabilities
+from handgrad.rows import locate
+from handgrad.solvers.fit import fit_in_silence
+from handgrad.solvers.held_out import mean_scores, prepare_scores
+from handgrad.solvers.results import FitResult
+
+FOLDS = 5
+FEW = 10_000  # rows, of which a validation part would be so small that it chooses badly: folds cost little there
+LEAST_VALIDATION = 20
+TOL, MAX_ITERATIONS = 1e-5, 2000
+
+
+def fit(
+    *,
+    screen: Screen,
+    reading: dict[str, Any],
+    data: pathlib.Path | None,
+    l2: float | None,
+    folds: int | None,
+    scoring: str,
+    class_weight: str | None,
+    seed: int,
+    out: pathlib.Path | None,
+    overwrite: bool,
+) -> int:
+    """See `handgrad.app.program`."""
+    if l2 is not None and (folds is not None or scoring != LOG_LOSS):
+        raise ValueError(f"--l2 is a penalty, and --folds and --scoring choose one; got --l2 {l2:g} and one of these.")
+    settings = {"data": str(data or "digits"), "class_weight": class_weight, "seed": seed}
+    if l2 is None:
+        settings |= {"scoring": scoring, "folds": folds}
+    with contextlib.ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
+        table = read(data, reading)
+        run, ended = _fit(screen, settings, table, l2)
+        status = conclude(screen, run, folder, out)
+    if ended:  # what is done is kept, and who asked for the end is told of it as ever
+        raise KeyboardInterrupt
+    return status
+
+
+def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | None) -> tuple[Run, bool]:
+    seed, choice, ended, seconds = settings["seed"], None, False, 0.0
+    if l2 is None:
+        settings["folds"] = _count_folds(table, settings["folds"])
+        held_out, split = _hold_out(screen, settings, table)
+        start = time.perf_counter()
+        if held_out is not None:
+            weights = _weights_of_classes(settings["class_weight"], table, held_out.train)
+            choice, ended = choose_watched(
+                screen, held_out, len(table.class_names), scoring=settings["scoring"], class_weights=weights
+            )
+        seconds = time.perf_counter() - start
+        l2 = 1 / len(split.rows.train) if choice is None else float(choice.l2s[choice.best])
+        if choice is None:
+            screen.note([f"there are too few rows to choose a penalty by; l2 is 1/{len(split.rows.train)}"])
+        if len(split.rows.validation):
+            del held_out
+            split = split_and_scale(table, seed=seed)
+    else:
+        split = split_and_scale(table, seed=seed)
+        begin(screen, settings["data"], table, split)
+    start = time.perf_counter()
+    fitted, stopped = fit_part(screen, split.train, len(table.class_names), l2, _class_weights(settings, table, split))
+    seconds += time.perf_counter() - start
+    run = Run(
+        command="fit",
+        settings=settings,
+        table=table,
+        split=split,
+        model=Model(fitted.params, split.encoding, table.class_names, table.target),
+        Y=probabilities(fitted.params, split.test.X),
+        train_loss=mean_loss(fitted, split.train),
+        seconds=seconds,
+        checks=(check_at(fitted.params, split.train),),
+        fitted=fitted,
+        choice=choice,
+    )
+    return run, ended or stopped
+
+
+def choose_watched(screen: Screen, held_out: HeldOut, num_classes: int, **how: Any) -> tuple[Choice | None, bool]:
+    """`choose`, and whether it was ended by Ctrl-C, which ends all where there is nothing to keep."""
+    with _warnings_as_notes(screen), watching(screen, "choosing the penalty") as watch:
+        choice = choose(held_out, num_classes, watch=watch, **how)
+    if choice is None and watch.asked:
+        raise KeyboardInterrupt
+    return choice, watch.asked
+
+
+def fit_part(
+    screen: Screen, part: Part, num_classes: int, l2: float, class_weights: np.ndarray | None = None
+) -> tuple[FitResult, bool]:
+    """A certified fit of some rows, and whether it was ended by Ctrl-C."""
+    with watching(screen, "fitting") as watch:
+        fitted = fit_in_silence(
+            part.X,
+            part.labels,
+            l2=l2,
+            weights=part.weights,
+            class_weights=class_weights,
+            params=None,
+            num_classes=num_classes,
+            tol=TOL,
+            max_iterations=MAX_ITERATIONS,
+            callback=watch.of_gap(TOL),
+        )
+    return fitted, watch.asked
+
+
+def mean_loss(fitted: FitResult, part: Part) -> float:
+    """The mean cross-entropy of rows, weighted as they are, without the penalty, in float64."""
+    W, b = map(np.asarray, fitted.params)
+    weights = np.ones((len(part.labels), 1)) if part.weights is None else part.weights[:, None]
+    if not weights.any():
+        return 0.0
+    if weights[~np.isfinite(b[0])[part.labels]].any():  # of a class that is left out
+        return math.inf
+    scored = prepare_scores("fit", locate("fit", part.X), part.labels, weights, np.isfinite(b))
+    return float(mean_scores(scored, [fitted.params._replace(W=W[None], b=b[None])])[0][0])
+
+
+# --- What a penalty is chosen by --------------------------------------------------------------------------------------
+
+
+def _count_folds(table: Table, folds: int | None) -> int:
+    """How many folds there are, 0 for a validation part."""
+    if table.times is not None:
+        if folds:
+            raise ValueError(
+                f"--folds deals the rows whatever their --time, and later ones would be trained on; got {folds}. Leave "
+                "it out: the penalty is then chosen by the latest rows before those that test."
+            )
+        return 0
+    if folds == 1:
+        raise ValueError("--folds must be 2 or more, or 0 for a validation part; got 1.")
+    if folds is None:
+        return FOLDS if table.num_rows < FEW else 0
+    return folds
+
+
+def _hold_out(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[HeldOut | None, Split]:
+    """The rows that a penalty is judged by, None where there are too few; and the split of which they are."""
+    if not settings["folds"]:
+        split = split_and_scale(table, validation=VALIDATION, seed=settings["seed"])
+        rows = len(split.rows.validation)
+        if table.times is not None or rows >= LEAST_VALIDATION:
+            begin(screen, settings["data"], table, split)
+            return HeldOut(split.train, None, split.validation, "the validation rows"), split
+        settings["folds"] = FOLDS
+        screen.note([f"a validation part of {rows} rows would choose badly; {FOLDS} folds choose"])
+    split = split_and_scale(table, seed=settings["seed"])
+    begin(screen, settings["data"], table, split)
+    units = len(split.rows.train) if table.groups is None else len(np.unique(table.groups[split.rows.train]))
+    settings["folds"] = count = min(settings["folds"], units)
+    try:
+        held_out = deal(table, split.rows.train, count, settings["seed"]) if count > 1 else None
+    except ValueError:  # no class has a row to spare
+        held_out = None
+    return None if held_out is None else HeldOut(split.train, held_out, None, f"{count} folds"), split
+
+
+@contextlib.contextmanager
+def _warnings_as_notes(screen: Screen) -> Iterator[None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        yield
+    screen.note(dict.fromkeys(str(each.message).partition(": ")[2] for each in caught))
+
+
+# --- Weights of classes -----------------------------------------------------------------------------------------------
+
+
+def _class_weights(settings: dict[str, Any], table: Table, split: Split) -> np.ndarray | None:
+    return _weights_of_classes(settings["class_weight"], table, split.train)
+
+
+def _weights_of_classes(text: str | None, table: Table, part: Part) -> np.ndarray | None:
+    """What --class-weight says: (C,); balanced gives the classes that are there the same weight in all."""
+    if text is None:
+        return None
+    names = [str(name) for name in table.class_names]
+    if text == "balanced":
+        counts = np.bincount(part.labels, part.weights, len(names))
+        there = counts > 0
+        return np.where(there, counts.sum() / (there.sum() * np.where(there, counts, 1)), 1.0)
+    weights = np.ones(len(names))
+    for each in text.split(","):
+        name, _, number = each.rpartition("=")
+        try:
+            weights[names.index(name.strip())] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"--class-weight must be balanced, or NAME=WEIGHT with commas between, of the classes "
+                f"{join(names, 10)}; got {each!r}."
+            ) from None
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError(f"--class-weight must have finite weights of 0 or more; got {text!r}.")
+    return weights

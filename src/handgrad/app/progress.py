@@ -1,0 +1,92 @@
+"""How far a command is, with the time that is left, and what Ctrl-C means while there is something to keep."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from handgrad.app import cli
+from handgrad.app.screen import Screen
+from handgrad.app.words import duration
+
+PATIENCE = 1.0  # seconds before anything is said
+RARER = 3  # without a terminal each line comes after so many times the seconds of the one before
+
+
+class Watch:
+    """Called as watch(share, words), it shows how much is done, and answers whether the user has asked to end it."""
+
+    def __init__(self, screen: Screen, what: str):
+        self.screen, self.what, self.start = screen, what, time.monotonic()
+        self.share, self.next = 0.0, PATIENCE
+        self.asked = False
+        bar = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+        self.bar = Progress(*bar, console=screen.console, transient=True) if screen.console.is_terminal else None
+
+    def __call__(self, share: float, words: str = "") -> bool:
+        """Whether to end it."""
+        self.share = min(max(self.share, share), 1.0)
+        spent = time.monotonic() - self.start
+        if spent >= self.next:
+            left = f"{duration(spent * (1 - self.share) / self.share)} left" if self.share > 0 else ""
+            self._show(", ".join(filter(None, (words, left))), spent)
+        return self.asked
+
+    def _show(self, words: str, spent: float) -> None:
+        if self.bar is None:
+            self.next = spent * RARER
+            self.screen.say(f"{self.what}: {words}")
+            return
+        if not self.bar.task_ids:
+            self.bar.add_task(self.what, total=1.0, words=words)
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], completed=self.share, words=words)
+
+    def of_gap(self, tol: float) -> Callable[[int, float, float], bool]:
+        """The callback of a fit that goes to a gap of tol times the loss; the gap falls by about as much each time."""
+        first: list[float] = []
+
+        def watch(iteration: int, loss: float, gap: float) -> bool:
+            first.append(gap)
+            wanted = tol * loss
+            share = 0.0
+            if 0 < wanted < first[0] < math.inf and gap > 0:
+                share = math.log(first[0] / gap) / math.log(first[0] / wanted)
+            return self(share, f"iteration {iteration:,}, within {gap:.1g} nats of the optimum")
+
+        return watch
+
+
+@contextlib.contextmanager
+def watching(screen: Screen, what: str) -> Iterator[Watch]:
+    """A watch, shown from a second on. Ctrl-C asks it to end; a second Ctrl-C ends the program at once.
+
+    Where another thread than the main one runs this, or something else answers Ctrl-C, that stays so.
+    """
+    watch = Watch(screen, what)
+
+    def ask(number: int, _: Any) -> None:
+        cli.received.append(number)
+        watch.asked = True
+        signal.signal(signal.SIGINT, before)
+        screen.say("interrupted: what is done is kept; once more ends it at once", style="yellow")
+
+    before = signal.getsignal(signal.SIGINT)
+    is_ours = threading.current_thread() is threading.main_thread() and before in (
+        signal.default_int_handler,
+        cli.raise_interrupt,
+    )
+    if is_ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield watch
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, before)
+        if watch.bar is not None and watch.bar.task_ids:
+            watch.bar.stop()
