@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import handgrad
 from handgrad.app.checking import budget_of_each, check_at, print_check
 from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
+from handgrad.app.progress import watching
 from handgrad.app.runs import Run, begin, conclude
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read
@@ -75,10 +76,15 @@ def train(
     }
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        return conclude(screen, _train(screen, settings, read(data, reading)), folder, out)
+        run, ended = _train(screen, settings, read(data, reading))
+        status = conclude(screen, run, folder, out)
+    if ended:  # what is done is kept, and who asked for the end is told of it as ever
+        raise KeyboardInterrupt
+    return status
 
 
-def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
+def _train(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[Run, bool]:
+    """The run, and whether it was ended by Ctrl-C."""
     split = split_and_scale(table, validation=VALIDATION, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
     trained, validated, tested = map(dense, (split.train, split.validation, split.test))
@@ -94,15 +100,20 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
     start = time.perf_counter()
     rate, suits = _rate(screen, settings, params, trained, class_weights)
     settings = {**settings, "learning_rate": rate}
-    with show_epochs(screen, epochs) as show_epoch, warnings.catch_warnings():
+    with show_epochs(screen, epochs) as show_epoch, watching(screen, "training") as watch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
-        params, history, best = _descend(settings, params, trained, watched, class_weights, show_epoch)
+
+        def callback(epoch: handgrad.Epoch) -> bool:
+            show_epoch(epoch)
+            return watch.asked
+
+        params, history, best = _descend(settings, params, trained, watched, class_weights, callback)
     seconds = time.perf_counter() - start
     _require_finite(history[-1], suits)
-    _say_kept(screen, history, best, epochs, len(watched.labels))
+    _say_kept(screen, history, best, epochs, len(watched.labels), watch.asked)
     checks.append(check_at(params, trained, budget=budget))
     print_check(screen, "last", checks[1])
-    return Run(
+    run = Run(
         command="train",
         settings=settings,
         table=table,
@@ -115,6 +126,7 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
         history=history,
         best=best,
     )
+    return run, watch.asked
 
 
 def _descend(
@@ -123,16 +135,24 @@ def _descend(
     trained: Part,
     watched: Part,
     class_weights: np.ndarray | None,
-    callback: Callable[[Any, handgrad.Epoch], None],
+    callback: Callable[[handgrad.Epoch], bool],
 ) -> handgrad.TrainResult:
-    """Train; on a plateau from the best epoch on a second time, at a tenth of the rate.
+    """Train, until the callback answers True; on a plateau from the best epoch on once more, at a tenth of the rate.
 
     Where labels are noisy, the noise of the batches keeps a constant rate from coming nearer than that.
     """
     epochs, key = settings["epochs"], jax.random.key(settings["seed"])
     size = min(settings["batch_size"] or len(trained.labels), len(trained.labels))
-    history: tuple[handgrad.Epoch, ...] = ()
-    best = 0
+    patience = settings["patience"] or epochs
+    history: list[handgrad.Epoch] = []
+    best, ended = 0, False
+
+    def add(_: Any, epoch: handgrad.Epoch) -> bool:
+        nonlocal ended
+        history.append(epoch._replace(epoch=len(history) + 1))
+        ended = callback(history[-1])
+        return ended
+
     for cooled in (1.0, COOLED) if settings["schedule"] == "plateau" else (1.0,):
         done = len(history)
         rate = settings["learning_rate"] * cooled
@@ -149,25 +169,23 @@ def _descend(
             weights=trained.weights,
             class_weights=class_weights,
             validation=watched,
-            patience=settings["patience"] or epochs,
+            patience=patience,
             params=params,
             key=jax.random.fold_in(key, done),
-            callback=lambda params, epoch, done=done: callback(params, _later(epoch, done)),  # type: ignore[misc]
+            callback=add,
         )
-        params, history = result.params, (*history, *(_later(epoch, done) for epoch in result.history))
-        best = done + result.best if result.best else best
-        if len(history) == epochs or not math.isfinite(history[-1].loss):
+        params, best = result.params, done + result.best if result.best else best
+        if len(result.history) > len(history) - done:  # it has diverged, and the callback was not called
+            history.append(result.history[-1]._replace(epoch=len(history) + 1))
             break
-    return handgrad.TrainResult(params, history, best)
-
-
-def _later(epoch: handgrad.Epoch, done: int) -> handgrad.Epoch:
-    return epoch._replace(epoch=epoch.epoch + done)
+        if ended or len(history) == epochs:
+            break
+    return handgrad.TrainResult(params, tuple(history), best)
 
 
 @contextlib.contextmanager
-def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[Any, handgrad.Epoch], None]]:
-    """The callback for `handgrad.train`: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
+def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[handgrad.Epoch], None]]:
+    """What shows each epoch: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
     progress = Progress(
         TextColumn("epoch"),
         MofNCompleteColumn(),
@@ -179,7 +197,7 @@ def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[Any, handgrad
     )
     task = progress.add_task("", total=epochs, loss=math.nan, accuracy=math.nan)
 
-    def show_epoch(_: Any, epoch: handgrad.Epoch) -> None:
+    def show_epoch(epoch: handgrad.Epoch) -> None:
         progress.update(task, completed=epoch.epoch, loss=epoch.loss, accuracy=epoch.validation_accuracy)
         if progress.disable and (epoch.epoch in (1, epochs) or epoch.epoch % math.ceil(epochs / 10) == 0):
             screen.say(
@@ -231,9 +249,12 @@ def _schedule(name: str, rate: float, num_steps: int) -> Any:
     )
 
 
-def _say_kept(screen: Screen, history: tuple[handgrad.Epoch, ...], best: int, epochs: int, watched: int) -> None:
+def _say_kept(
+    screen: Screen, history: tuple[handgrad.Epoch, ...], best: int, epochs: int, watched: int, interrupted: bool
+) -> None:
     """Which epoch is kept, and why the training ended before its time."""
-    ended = "" if len(history) == epochs else f" The training ended after {len(history)}, for want of a better one."
+    why = "as it was asked to" if interrupted else "for want of a better one"
+    ended = "" if len(history) == epochs else f" The training ended after {len(history)}, {why}."
     if not best:
         screen.say(
             f"No epoch of {epochs} was better on the {watched:,} rows to watch than the start, which is kept: nothing "
