@@ -13,7 +13,7 @@ from handgrad.app.options import FORMATS, Data, command
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
 OPTAX_LEARNING_RATE = 0.01
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("plateau", "constant", "cosine", "linear")
 ACTIVATIONS = "identity, relu, leaky_relu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu, softmax"
 
 app = typer.Typer(
@@ -144,14 +144,19 @@ def train(
         ),
     ] = None,
     schedule: Annotated[
-        str, typer.Option(help=f"{', '.join(SCHEDULES)}: how η goes on, in all epochs, the last two down to 0.")
-    ] = "constant",
+        str,
+        typer.Option(
+            help=f"How η goes on: {', '.join(SCHEDULES)}. plateau: when patience ends for the first time, on from the "
+            "best epoch at a tenth. The last two go down to 0 in all epochs.",
+            metavar="NAME",
+        ),
+    ] = "plateau",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="How often to go over the rows, at most.")] = 200,
     patience: Annotated[
         int, typer.Option(min=0, help="Epochs without a better validation loss that end the training; 0 for no end.")
-    ] = 30,
+    ] = 20,
     class_weight: ClassWeight = None,
     l2: Annotated[float, typer.Option(min=0, help="Penalty (l2/2)‖W‖² added to the mean loss.")] = 0.0,
     seed: Seed = 0,
