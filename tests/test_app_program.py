@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad.app import caching, checking, fitting, probing, training
+from handgrad.app import benching, caching, checking, fitting, probing, training
 from handgrad.app.cli import main
 from handgrad.app.evaluating import mcnemar
 from handgrad.app.program import app
@@ -112,6 +112,7 @@ def test_the_examples_of_the_help_run(capsys, tmp_path, monkeypatch):
     for path in (pathlib.Path("flowers.csv"), pathlib.Path("new.csv")):  # without the numbers of the rows
         path.write_text("\n".join(row.partition(",")[2] for row in path.read_text().splitlines()))
     prepare_examples()
+    trivial_bench(monkeypatch, np.ones(2))
     for command in app.registered_commands:
         _, *arguments = shlex.split(command.epilog.removeprefix("Example: "))
         assert main(arguments) == 0, command.epilog
@@ -273,3 +274,38 @@ def test_mcnemar_s_p_value_is_that_of_the_binomial_test():
     for wins, losses in ((0, 0), (0, 5), (3, 9), (40, 60), (1000, 1200)):
         expected = scipy_stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
         assert mcnemar(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_bench_is_a_ratio_of_what_agrees(capsys, monkeypatch):
+    times = iter([1.0, 2.0, 1.0, 9.0, 3.0, 3.0] * 4)  # ours and theirs in turn
+    monkeypatch.setattr(benching, "REPEATS", 3)
+    monkeypatch.setattr(benching, "_call", lambda _: next(times))
+    trivial_bench(monkeypatch, np.ones(2))
+    found = printed(capsys, "bench")["comparisons"]
+    assert len(found) == 2
+    assert found[0] == {
+        "what": "what", "other": "other", "seconds": 1.0, "other_seconds": 3.0, "ratio": 2.0, "repeats": 3,
+    }  # fmt: skip
+    assert main(["bench"]) == 0
+    output = capsys.readouterr().out
+    assert "what  handgrad  against  its time  times as long  repeats\n" in output
+    assert "note: scikit-learn is not installed" in output
+    trivial_bench(monkeypatch, np.zeros(2))
+    with pytest.raises(AssertionError, match="the two do not agree"):
+        main(["bench"])
+
+
+def trivial_bench(monkeypatch, theirs):
+    comparison = benching.Comparison("what", "other", lambda: np.ones(2), lambda: theirs, benching._close)
+    for name in ("_value_and_gradient", "_head"):
+        monkeypatch.setattr(benching, name, lambda: comparison)
+    monkeypatch.setattr(benching, "_fits", lambda: [])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_a_bench_compares_agrees(capsys):
+    pytest.importorskip("sklearn")
+    found = printed(capsys, "bench", "--seconds", "1")["comparisons"]
+    assert len(found) == 4
+    assert all(each["ratio"] > 0 and each["repeats"] >= 3 for each in found)
