@@ -124,7 +124,7 @@ def probe(
     """
 
 
-@command("training", reads="table", example="handgrad train --hidden 64 --epochs 30 --out runs/network")
+@command("training", reads="table", example="handgrad train --epochs 30 --out runs/digits")
 def train(
     data: Data = None,
     hidden: Hidden = "",
@@ -147,7 +147,7 @@ def train(
     """Train on 70 % of the rows, watch another 10 %, test on the rest, and check the gradient at both ends."""
 
 
-@command("checking", reads="table", example="handgrad check --hidden 32,16 --activation gelu")
+@command("checking", reads="table", example="handgrad check --hidden 32 --activation gelu")
 def check(
     data: Data = None,
     hidden: Hidden = "",
