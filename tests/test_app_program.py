@@ -1,6 +1,7 @@
 """The program as a shell sees it: help and completion at once, examples that run, one JSON object, the cache."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -129,17 +131,27 @@ def prepare_examples():
 
 
 def test_what_is_compiled_is_kept_in_the_user_s_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     for name in ("JAX_COMPILATION_CACHE_DIR", *caching.SETTINGS):
         monkeypatch.setenv(name, "")  # put back at the end
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     caching.keep_compiled()
+    assert isinstance(warnings.showwarning, functools.partial)
     folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     assert folder.parent == tmp_path / "handgrad" / "programs"
     program = "import sys, jax; assert jax.jit(lambda x: x + 1)(1) == 2"
     subprocess.run([sys.executable, "-c", program], check=True)
-    kept = {path.name for path in folder.iterdir()}
-    assert any(name.startswith("jit_") for name in kept)
+    kept = [path for path in folder.iterdir() if path.name.startswith("jit_")]
+    assert kept
+    # What was cut short is removed without a word, and then kept anew; other warnings are shown.
+    seen: list[str] = []
+    show = functools.partial(caching._forget_damaged, folder, lambda message, *_: seen.append(str(message)))
+    for name in ("read", "writ"):
+        show(f"Error {name}ing persistent compilation cache entry for '{kept[0].name.partition('-')[0]}': error: x")
+    show("another")
+    assert seen == ["another"]
+    assert not kept[0].exists()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
     caching.keep_compiled()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
