@@ -187,4 +187,8 @@ def _warnings_as_notes(screen: Screen) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         yield
-    screen.note(dict.fromkeys(str(each.message).partition(": ")[2] for each in caught))
+    ours = [each for each in caught if issubclass(each.category, RuntimeWarning)]
+    screen.note(dict.fromkeys(str(each.message).partition(": ")[2] for each in ours))
+    for other in caught:
+        if other not in ours:
+            warnings.showwarning(other.message, other.category, other.filename, other.lineno)
