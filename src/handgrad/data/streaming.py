@@ -133,6 +133,38 @@ def needs_streaming(path: Any) -> bool:
     return size > available_memory() / 2
 
 
+def read_rows(table: Table, rows: np.ndarray) -> Table:
+    """Some rows of a table in its file, ascending, in memory."""
+    assert table.file is not None
+    blocks = list(table.file.begin(rows))
+    if table.file.kinds is None:
+        some = Table(np.concatenate([block.X for block in blocks]), image_shape=table.image_shape)
+    else:
+        some = Table(
+            columns={name: _joined([(block.columns or {})[name] for block in blocks]) for name in table.file.kinds}
+        )
+    return some._replace(
+        labels=None if table.labels is None else table.labels[rows],
+        weights=None if table.weights is None else table.weights[rows],
+        ids={name: values[rows] for name, values in table.ids.items()},
+        groups=None if table.groups is None else table.groups[rows],
+        times=None if table.times is None else table.times[rows],
+        **{name: getattr(table, name) for name in ("class_names", "target", "missing", "left_out", "notes")},
+    )
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    """Columns of one kind, one after the other."""
+    if columns[0].kind != "text":
+        return columns[0]._replace(values=np.concatenate([column.values for column in columns]))
+    place: dict[str, int] = {}
+    codes = [
+        np.array([*(place.setdefault(word, len(place)) for word in column.words), -1], np.int32)[column.values]
+        for column in columns
+    ]
+    return Column("text", np.concatenate(codes), tuple(place))
+
+
 def _pass(name: str, blocks: Iterator[Any]) -> Iterator[Any]:
     """The blocks; whatever reading them raises as one line."""
     while True:
