@@ -87,7 +87,7 @@ def few_test_rows(facts: Facts) -> Finding | None:
         f"{evaluation.rows} rows test the model, and say no more of its accuracy than that it is between {low:.0%} and "
         f"{high:.0%}.",
         {"test_rows": evaluation.rows, "interval": [low, high]},
-        "Collect more rows, or judge by cross-validation: handgrad.SoftmaxRegression in scikit-learn's cross_val_score.",
+        "Collect more rows, or judge by cross-validation, as scikit-learn's cross_val_score does of SoftmaxRegression.",
     )
 
 
