@@ -190,6 +190,11 @@ def test_constant_and_duplicated_features_are_named():
     found = findings_of(run_of(table_of(columns, labels)))
     assert found["constant-features"].evidence == {"features": ["still"], "count": 1}
     assert found["duplicated-features"].evidence == {"pairs": [["x1", "in inches"]], "count": 1}
+    digits = load_digits()
+    X = np.asarray(digits.X).copy()
+    X[:, 20] = X[:, 21]
+    assert "duplicated-features" not in findings_of(run_of(digits._replace(X=X), l2=1e-3))
+    assert "duplicated-features" in findings_of(run_of(digits._replace(X=X, image_shape=None), l2=1e-3))
 
 
 def test_entries_of_an_array_that_are_constant_are_counted_but_for_pixels_and_words():

@@ -127,7 +127,8 @@ def constant_features(facts: Facts) -> Finding | None:
 def duplicated_features(facts: Facts) -> Finding | None:
     """Columns of which one follows from the other on a straight line."""
     encoding, X = facts.run.split.encoding, facts.run.split.train.X
-    if X.shape[1] > MOST_COMPARED or X.shape[0] < 3:
+    # Neighbours in a picture, at its edges above all, are alike by right.
+    if encoding.image_shape is not None or X.shape[1] > MOST_COMPARED or X.shape[0] < 3:
         return None
     X = X[:: -(-X.shape[0] // COMPARED_ROWS)]
     X = np.asarray(X if isinstance(X, np.ndarray) else X.toarray(), np.float64)

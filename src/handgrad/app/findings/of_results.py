@@ -182,13 +182,16 @@ def miscalibrated(facts: Facts) -> Finding | None:
         return None
     confidence, accuracy = float(share @ calibration.confidence), float(share @ calibration.accuracy)
     is_over = confidence > accuracy
+    advice = "Take a larger l2, or stop earlier." if is_over else "Take a smaller l2, or train longer."
+    if facts.run.choice is not None:
+        advice = "The penalty was chosen by few rows, or by another score: --folds 10, or --scoring log-loss."
     return Finding(
         "miscalibrated",
         f"The model is {'surer' if is_over else 'less sure'} than it is right: its answers have a probability of "
         f"{confidence:.1%} in the mean and are right in {accuracy:.1%}; the expected calibration error is "
         f"{calibration.error:.1%}.",
         {"error": calibration.error, "by_chance": by_chance, "confidence": confidence, "accuracy": accuracy},
-        "Take a larger l2, or stop earlier." if is_over else "Take a smaller l2, or train longer.",
+        advice,
     )
 
 
