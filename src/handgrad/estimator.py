@@ -71,8 +71,8 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
       n_features_in_, feature_names_in_: as in scikit-learn.
 
     From scikit-learn 1.9 on `set_callbacks` takes its callbacks, such as `sklearn.callback.ProgressBar`: each
-    iteration, or with Cs each fit of a fold, is a task, after which a callback that answers True ends all; the fitted estimator
-    is given to them at the end.
+    iteration, or with Cs each fit of a fold, is a task, after which a callback that answers True ends all. They get the
+    fitted estimator at the end.
 
     Example:
       >>> from sklearn.datasets import load_iris
