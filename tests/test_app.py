@@ -90,8 +90,8 @@ def test_metrics_say_what_was_run(digits_run):
         "test_rows": 359,
         "features": 64,
         "classes": 10,
-        "schedule": "constant",
-        "patience": 30,
+        "schedule": "plateau",
+        "patience": 20,
         "class_weight": None,
         "l2": 0.0,
         "seed": 0,
@@ -218,7 +218,7 @@ def test_a_failed_gradient_check_is_exit_status_1(monkeypatch, capsys, tmp_path)
     ("arguments", "message"),
     [
         (["--optimizer", "sdg"], "--optimizer must be one of sgd, adagrad, adam"),
-        (["--schedule", "cosin"], "--schedule must be one of constant, cosine, linear; got 'cosin'."),
+        (["--schedule", "cosin"], "--schedule must be one of plateau, constant, cosine, linear; got 'cosin'."),
         (["--patience", "-1"], "'--patience'"),
         (["--learning-rate", "nan"], "--learning-rate must be positive and finite; got nan."),
         (["--learning-rate", "0"], "--learning-rate must be positive and finite; got 0.0."),
@@ -379,22 +379,15 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
 def test_the_program_runs_as_a_process(tmp_path):
     command = [sys.executable, "-m", "handgrad", "train", "--epochs", "2", "--out", "runs/digits"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("runs/digits/\n")
+    assert "model, report    runs/digits/\n" in done.stdout
     assert {path.name for path in (tmp_path / "runs" / "digits").iterdir()} == FILES
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.startswith("handgrad: runs/digits: holds a run already. Choose another folder, or pass --over")
 
 
-@pytest.mark.parametrize(
-    ("number", "line", "words"),
-    [
-        (signal.SIGINT, "the imports begin", "interrupted"),
-        (signal.SIGINT, "epoch ", "interrupted"),
-        (signal.SIGTERM, "epoch ", "ended by SIGTERM"),
-    ],
-)
-def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, number, line, words):
+def interrupt(folder, number, line):
+    """Train, and send a signal as soon as there is such a line; the exit status and what is on standard error."""
     # SIGINT is ignored in what a shell runs in the background, and in its children. A lost interruption would be seen
     # by the number of epochs coming to its end: no clock, which a busy machine would break.
     program = (
@@ -404,13 +397,29 @@ def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, number, line,
         "        if name == 'jax':\n            print('the imports begin')\n"
         "sys.meta_path.insert(0, Announcing)\nsys.exit(main())"
     )
-    command = [sys.executable, "-u", "-c", program, "train", "--epochs", "20000", "--out", "run"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-u", "-c", program, "train", "--epochs", "20000", "--patience", "0", "--out", "run"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert any(printed.startswith(line) for printed in process.stdout)
         process.send_signal(number)
         _, error = process.communicate()
-    assert (process.returncode, error) == (128 + number, f"handgrad: {words}\n")
+    return process.returncode, error
+
+
+@pytest.mark.parametrize(
+    ("number", "line", "words"),
+    [(signal.SIGINT, "the imports begin", "interrupted"), (signal.SIGTERM, "epoch ", "ended by SIGTERM")],
+)
+def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, number, line, words):
+    assert interrupt(tmp_path, number, line) == (128 + number, f"handgrad: {words}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_epochs_that_are_done_when_it_is_interrupted_are_kept(tmp_path):
+    assert interrupt(tmp_path, signal.SIGINT, "epoch ") == (130, "handgrad: interrupted\n")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 1 <= metrics["best_epoch"] <= len(metrics["history"]) < 20_000
+    assert metrics["test_accuracy"] > 0.5
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
 
 
 def test_an_interruption_that_was_dropped_comes_again(tmp_path):

@@ -41,19 +41,33 @@ def test_breast_cancer_ends_as_good_as_at_its_best_epoch(tmp_path, capsys):
     losses = [epoch["validation_loss"] for epoch in metrics["history"]]
     best = metrics["best_epoch"]
     assert best == np.argmin(losses) + 1
-    assert len(losses) == best + 30 < metrics["epochs"] == 200
+    assert best + 20 <= len(losses) < metrics["epochs"] == 200
     assert metrics["test_loss"] < 0.1
     printed = train(capsys, path, "--target", target)
     assert f"Epoch {best} of 200 is kept, with the least loss of the 57 rows to watch, {min(losses):.4f}." in printed
-    assert f"The training ended after {best + 30}, for want of a better one." in printed
-    assert f"parameters       those of epoch {best} of {best + 30}" in printed
+    assert f"The training ended after {len(losses)}, for want of a better one." in printed
+    assert f"parameters       those of epoch {best} of {len(losses)}" in printed
     assert f"test loss        {metrics['test_loss']:.4f}" in printed
 
 
 def test_patience_0_goes_on_to_the_end_and_others_end_before(capsys):
     settings = ["--epochs", "9", "--learning-rate", "1e6", "--json"]
     assert len(train(capsys, *settings, "--patience", "0")["history"]) == 9
-    assert len(train(capsys, *settings, "--patience", "4")["history"]) == 4
+    assert len(train(capsys, *settings, "--patience", "4", "--schedule", "constant")["history"]) == 4
+
+
+def test_a_plateau_is_left_from_the_best_epoch_on_at_a_tenth_of_the_rate(capsys):
+    settings = ["--epochs", "40", "--learning-rate", "5", "--patience", "2", "--json"]
+    first = train(capsys, *settings, "--schedule", "constant")
+    both = train(capsys, *settings)
+    history, turn = both["history"], len(first["history"])
+    assert first["best_epoch"] + 2 == turn < len(history)
+    assert history[:turn] == first["history"]
+    assert [epoch["epoch"] for epoch in history] == list(range(1, len(history) + 1))
+    losses = [epoch["validation_loss"] for epoch in history]
+    assert both["best_epoch"] == np.argmin(losses) + 1 > turn
+    # The first epoch after the turn begins at the best of those before, not at the last.
+    assert history[turn]["loss"] < first["history"][first["best_epoch"]]["loss"]
 
 
 def test_a_learning_rate_that_is_absurd_is_said_and_what_it_comes_to_is_not_kept(capsys):
@@ -71,7 +85,7 @@ def test_a_learning_rate_that_is_absurd_is_said_and_what_it_comes_to_is_not_kept
 
 def test_a_schedule_goes_down_to_nothing_in_all_epochs(capsys):
     drops = []
-    for schedule in ("constant", "linear"):
+    for schedule in ("plateau", "linear"):
         metrics = train(capsys, "--schedule", schedule, "--epochs", "4", "--json")
         assert metrics["schedule"] == schedule
         drops.append(-np.diff([epoch["validation_loss"] for epoch in metrics["history"]])[-1])

@@ -222,7 +222,9 @@ CASES = {
         "train: patience must be a positive integer; got 0.",
     ),
     "a schedule that goes below 0": (
-        lambda: handgrad.train(X, t, learning_rate=lambda step: 0.15 - 0.1 * step, batch_size=10),
+        lambda: handgrad.train(
+            X, t, learning_rate=lambda step: 0.15 - 0.1 * step.astype(float), batch_size=10, epochs=2
+        ),
         "train: learning_rate must give finite numbers, 0 or more, at every step; got -0.05 at step 2.",
     ),
     "a class weight too many": (

@@ -15,9 +15,8 @@ from handgrad.app.choosing import LOG_LOSS, HeldOut, choose, deal
 from handgrad.app.progress import watching
 from handgrad.app.runs import Choice, Run, begin, conclude
 from handgrad.app.screen import Screen
-from handgrad.app.tables import read
+from handgrad.app.tables import as_class_weights, read
 from handgrad.data import Part, Split, Table, split_and_scale
-from handgrad.data.naming import join
 from handgrad.data.splitting import VALIDATION
 from handgrad.files import new_run
 from handgrad.models import Model, probabilities
@@ -68,7 +67,7 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         held_out, split = _hold_out(screen, settings, table)
         start = time.perf_counter()
         if held_out is not None:
-            weights = _weights_of_classes(settings["class_weight"], table, held_out.train)
+            weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
             choice, ended = choose_watched(
                 screen, held_out, len(table.class_names), scoring=settings["scoring"], class_weights=weights
             )
@@ -83,7 +82,8 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         split = split_and_scale(table, seed=seed)
         begin(screen, settings["data"], table, split)
     start = time.perf_counter()
-    fitted, stopped = fit_part(screen, split.train, len(table.class_names), l2, _class_weights(settings, table, split))
+    weights = as_class_weights(settings["class_weight"], split.train, table.class_names)
+    fitted, stopped = fit_part(screen, split.train, len(table.class_names), l2, weights)
     seconds += time.perf_counter() - start
     run = Run(
         command="fit",
@@ -187,35 +187,8 @@ def _warnings_as_notes(screen: Screen) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         yield
-    screen.note(dict.fromkeys(str(each.message).partition(": ")[2] for each in caught))
-
-
-# --- Weights of classes -----------------------------------------------------------------------------------------------
-
-
-def _class_weights(settings: dict[str, Any], table: Table, split: Split) -> np.ndarray | None:
-    return _weights_of_classes(settings["class_weight"], table, split.train)
-
-
-def _weights_of_classes(text: str | None, table: Table, part: Part) -> np.ndarray | None:
-    """What --class-weight says: (C,); balanced gives the classes that are there the same weight in all."""
-    if text is None:
-        return None
-    names = [str(name) for name in table.class_names]
-    if text == "balanced":
-        counts = np.bincount(part.labels, part.weights, len(names))
-        there = counts > 0
-        return np.where(there, counts.sum() / (there.sum() * np.where(there, counts, 1)), 1.0)
-    weights = np.ones(len(names))
-    for each in text.split(","):
-        name, _, number = each.rpartition("=")
-        try:
-            weights[names.index(name.strip())] = float(number)
-        except ValueError:
-            raise ValueError(
-                f"--class-weight must be balanced, or NAME=WEIGHT with commas between, of the classes "
-                f"{join(names, 10)}; got {each!r}."
-            ) from None
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise ValueError(f"--class-weight must have finite weights of 0 or more; got {text!r}.")
-    return weights
+    ours = [each for each in caught if issubclass(each.category, RuntimeWarning)]
+    screen.note(dict.fromkeys(str(each.message).partition(": ")[2] for each in ours))
+    for other in caught:
+        if other not in ours:
+            warnings.showwarning(other.message, other.category, other.filename, other.lineno)

@@ -13,7 +13,7 @@ from handgrad.app.options import FORMATS, Data, command
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
 OPTAX_LEARNING_RATE = 0.01
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("plateau", "constant", "cosine", "linear")
 ACTIVATIONS = "identity, relu, leaky_relu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu, softmax"
 
 app = typer.Typer(
@@ -127,7 +127,7 @@ def probe(
     """
 
 
-@command("training", reads="table", example="handgrad train --hidden 64 --epochs 30 --out runs/network")
+@command("training", reads="table", example="handgrad train --epochs 30 --out runs/digits")
 def train(
     data: Data = None,
     hidden: Hidden = "",
@@ -144,14 +144,19 @@ def train(
         ),
     ] = None,
     schedule: Annotated[
-        str, typer.Option(help=f"{', '.join(SCHEDULES)}: how η goes on, in all epochs, the last two down to 0.")
-    ] = "constant",
+        str,
+        typer.Option(
+            help=f"How η goes on: {', '.join(SCHEDULES)}. plateau: when patience ends for the first time, on from the "
+            "best epoch at a tenth. The last two go down to 0 in all epochs.",
+            metavar="NAME",
+        ),
+    ] = "plateau",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
     full_batch: Annotated[bool, typer.Option("--full-batch", help="All rows in one step.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="How often to go over the rows, at most.")] = 200,
     patience: Annotated[
         int, typer.Option(min=0, help="Epochs without a better validation loss that end the training; 0 for no end.")
-    ] = 30,
+    ] = 20,
     class_weight: ClassWeight = None,
     l2: Annotated[float, typer.Option(min=0, help="Penalty (l2/2)‖W‖² added to the mean loss.")] = 0.0,
     seed: Seed = 0,
@@ -164,7 +169,7 @@ def train(
     """
 
 
-@command("checking", reads="table", example="handgrad check --hidden 32,16 --activation gelu")
+@command("checking", reads="table", example="handgrad check --hidden 32 --activation gelu")
 def check(
     data: Data = None,
     hidden: Hidden = "",
@@ -223,3 +228,29 @@ def compare(
     ] = None,
 ) -> None:
     """Show runs side by side: what they came to, and the settings in which they differ."""
+
+
+@command("exporting", example="handgrad export runs/flowers --to npz --out flowers.npz")
+def export(
+    run: RunFolder,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="onnx, from a table's columns to the class; npz, arrays with the formula; sklearn, a Pipeline in a "
+            "file of joblib, which runs code when it is loaded."
+        ),
+    ],
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="File to write to; named as the run, and beside it, if left out.", metavar="FILE"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a stored model for other programs: ONNX, NumPy's arrays, scikit-learn."""
+
+
+@command("benching", example="handgrad bench --seconds 5")
+def bench(
+    seconds: Annotated[float, typer.Option(min=1, help="What the comparisons may take, compiling apart.")] = 10.0,
+) -> None:
+    """Time handgrad on this machine against autograd, the plain form of a head, and scikit-learn where installed."""

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import handgrad
 from handgrad.app.checking import budget_of_each, check_at, print_check
 from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
+from handgrad.app.progress import watching
 from handgrad.app.runs import Run, begin, conclude
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read
@@ -29,6 +30,7 @@ from handgrad.solvers.step import suitable_rate
 # How far a learning rate may be from the one that suits the data before a word is said: twice that rate no longer
 # lowers the loss for certain, and with a thousandth of it hundreds of epochs do what one should.
 TOO_LARGE, TOO_SMALL = 4.0, 1e-3
+COOLED = 0.1
 STILL_FALLING = 0.05  # the part of the epochs, at their end, among which the best is none that was passed
 
 
@@ -74,10 +76,15 @@ def train(
     }
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        return conclude(screen, _train(screen, settings, read(data, reading)), folder, out)
+        run, ended = _train(screen, settings, read(data, reading))
+        status = conclude(screen, run, folder, out)
+    if ended:  # what is done is kept, and who asked for the end is told of it as ever
+        raise KeyboardInterrupt
+    return status
 
 
-def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
+def _train(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[Run, bool]:
+    """The run, and whether it was ended by Ctrl-C."""
     split = split_and_scale(table, validation=VALIDATION, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
     trained, validated, tested = map(dense, (split.train, split.validation, split.test))
@@ -85,41 +92,28 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
     if watched is trained:
         screen.note(["no rows are left to watch: the best epoch is told by those that are trained on"])
     class_weights = as_class_weights(settings["class_weight"], trained, table.class_names)
-    epochs, patience = settings["epochs"], settings["patience"] or settings["epochs"]
+    epochs = settings["epochs"]
     params = _init((trained.X.shape[1], *settings["hidden"], len(table.class_names)), settings)
-    budget = budget_of_each(params, len(trained.labels), min(epochs, patience))
+    budget = budget_of_each(params, len(trained.labels), min(epochs, settings["patience"] or epochs))
     checks = [check_at(params, trained, budget=budget)]
     print_check(screen, "first", checks[0])
     start = time.perf_counter()
     rate, suits = _rate(screen, settings, params, trained, class_weights)
     settings = {**settings, "learning_rate": rate}
-    size = min(settings["batch_size"] or len(trained.labels), len(trained.labels))
-    schedule = _schedule(settings["schedule"], rate, epochs * math.ceil(len(trained.labels) / size))
-    is_explicit = settings["optimizer"] == "sgd"
-    with show_epochs(screen, epochs) as show_epoch, warnings.catch_warnings():
+    with show_epochs(screen, epochs) as show_epoch, watching(screen, "training") as watch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
-        params, history, best = handgrad.train(
-            trained.X,
-            trained.labels,
-            optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(schedule),
-            learning_rate=schedule if is_explicit else None,
-            batch_size=settings["batch_size"],
-            epochs=epochs,
-            l2=settings["l2"],
-            weights=trained.weights,
-            class_weights=class_weights,
-            validation=watched,
-            patience=patience,
-            params=params,
-            key=jax.random.key(settings["seed"]),
-            callback=show_epoch,
-        )
+
+        def callback(epoch: handgrad.Epoch) -> bool:
+            show_epoch(epoch)
+            return watch.asked
+
+        params, history, best = _descend(settings, params, trained, watched, class_weights, callback)
     seconds = time.perf_counter() - start
     _require_finite(history[-1], suits)
-    _say_kept(screen, history, best, epochs, len(watched.labels))
+    _say_kept(screen, history, best, epochs, len(watched.labels), watch.asked)
     checks.append(check_at(params, trained, budget=budget))
     print_check(screen, "last", checks[1])
-    return Run(
+    run = Run(
         command="train",
         settings=settings,
         table=table,
@@ -132,11 +126,66 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
         history=history,
         best=best,
     )
+    return run, watch.asked
+
+
+def _descend(
+    settings: dict[str, Any],
+    params: Any,
+    trained: Part,
+    watched: Part,
+    class_weights: np.ndarray | None,
+    callback: Callable[[handgrad.Epoch], bool],
+) -> handgrad.TrainResult:
+    """Train, until the callback answers True; on a plateau from the best epoch on once more, at a tenth of the rate.
+
+    Where labels are noisy, the noise of the batches keeps a constant rate from coming nearer than that.
+    """
+    epochs, key = settings["epochs"], jax.random.key(settings["seed"])
+    size = min(settings["batch_size"] or len(trained.labels), len(trained.labels))
+    patience = settings["patience"] or epochs
+    history: list[handgrad.Epoch] = []
+    best, ended = 0, False
+
+    def add(_: Any, epoch: handgrad.Epoch) -> bool:
+        nonlocal ended
+        history.append(epoch._replace(epoch=len(history) + 1))
+        ended = callback(history[-1])
+        return ended
+
+    for cooled in (1.0, COOLED) if settings["schedule"] == "plateau" else (1.0,):
+        done = len(history)
+        rate = settings["learning_rate"] * cooled
+        schedule = _schedule(settings["schedule"], rate, epochs * math.ceil(len(trained.labels) / size))
+        is_explicit = settings["optimizer"] == "sgd"
+        result = handgrad.train(
+            trained.X,
+            trained.labels,
+            optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(schedule),
+            learning_rate=schedule if is_explicit else None,
+            batch_size=settings["batch_size"],
+            epochs=epochs - done,
+            l2=settings["l2"],
+            weights=trained.weights,
+            class_weights=class_weights,
+            validation=watched,
+            patience=patience,
+            params=params,
+            key=jax.random.fold_in(key, done),
+            callback=add,
+        )
+        params, best = result.params, done + result.best if result.best else best
+        if len(result.history) > len(history) - done:  # it has diverged, and the callback was not called
+            history.append(result.history[-1]._replace(epoch=len(history) + 1))
+            break
+        if ended or len(history) == epochs:
+            break
+    return handgrad.TrainResult(params, tuple(history), best)
 
 
 @contextlib.contextmanager
-def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[Any, handgrad.Epoch], None]]:
-    """The callback for `handgrad.train`: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
+def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[handgrad.Epoch], None]]:
+    """What shows each epoch: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
     progress = Progress(
         TextColumn("epoch"),
         MofNCompleteColumn(),
@@ -148,7 +197,7 @@ def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[Any, handgrad
     )
     task = progress.add_task("", total=epochs, loss=math.nan, accuracy=math.nan)
 
-    def show_epoch(_: Any, epoch: handgrad.Epoch) -> None:
+    def show_epoch(epoch: handgrad.Epoch) -> None:
         progress.update(task, completed=epoch.epoch, loss=epoch.loss, accuracy=epoch.validation_accuracy)
         if progress.disable and (epoch.epoch in (1, epochs) or epoch.epoch % math.ceil(epochs / 10) == 0):
             screen.say(
@@ -191,7 +240,7 @@ def _rate(
 
 def _schedule(name: str, rate: float, num_steps: int) -> Any:
     """The learning rate at each step."""
-    if name == "constant":
+    if name in ("plateau", "constant"):
         return rate
     return (
         optax.cosine_decay_schedule(rate, num_steps)
@@ -200,9 +249,12 @@ def _schedule(name: str, rate: float, num_steps: int) -> Any:
     )
 
 
-def _say_kept(screen: Screen, history: tuple[handgrad.Epoch, ...], best: int, epochs: int, watched: int) -> None:
+def _say_kept(
+    screen: Screen, history: tuple[handgrad.Epoch, ...], best: int, epochs: int, watched: int, interrupted: bool
+) -> None:
     """Which epoch is kept, and why the training ended before its time."""
-    ended = "" if len(history) == epochs else f" The training ended after {len(history)}, for want of a better one."
+    why = "as it was asked to" if interrupted else "for want of a better one"
+    ended = "" if len(history) == epochs else f" The training ended after {len(history)}, {why}."
     if not best:
         screen.say(
             f"No epoch of {epochs} was better on the {watched:,} rows to watch than the start, which is kept: nothing "

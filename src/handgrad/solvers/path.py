@@ -10,6 +10,7 @@ import numpy as np
 from handgrad import arguments as checks
 from handgrad.formulas import Params
 from handgrad.frames import as_held_out
+from handgrad.progress import shown
 from handgrad.rows import Parts, locate, open_source
 from handgrad.shapes import Float
 from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, numbers, prepare
@@ -33,6 +34,7 @@ def fit_path(
     fit_intercept: bool = True,
     mesh: Any = None,
     callback: Callable[[int, int], Any] | None = None,
+    progress: bool = False,
 ) -> PathResult:
     """Fit every penalty of a path, each to its certificate, side by side.
 
@@ -40,7 +42,7 @@ def fit_path(
     next, which starts from the nearest that is solved. The answers are those of `fit`.
 
     Args:
-      X, targets, weights, class_weights, num_classes, tol, max_iterations, fit_intercept, mesh: as in `fit`.
+      X, targets, weights, class_weights, num_classes, tol, max_iterations, fit_intercept, mesh, progress: as in `fit`.
       l2s: the penalties, positive, in any order.
       validation: data and targets (X, targets) that are not trained on; or a number of folds k: the rows are then
         dealt into k folds, class by class, and each penalty is fitted k more times, without a fold. A row of a class
@@ -85,7 +87,8 @@ def fit_path(
         rows, labels = _check_validation(data, validation)
         scored = prepare_scores("fit_path", rows, labels, np.ones((len(labels), 1)), folds.present)
     each = np.broadcast_to(l2s, (len(folds.present), l2s.size))
-    fitted = solve_folds(data, folds, each, tol, max_iterations, callback)
+    with shown("fit_path", progress, callback, _share) as watch:
+        fitted = solve_folds(data, folds, each, tol, max_iterations, watch)
     converged = fitted.converged.reshape(-1, l2s.size)
     if not converged.all():
         failed = np.flatnonzero(~converged.all(axis=0))
@@ -130,6 +133,10 @@ def solve_folds(
     problems = order // l2s.shape[1], l2s.ravel()[order]
     found = solve_certified(data, folds, *problems, tol=tol, max_iterations=max_iterations, callback=watch)
     return jax.tree.map(lambda array: array[np.argsort(order)], found)
+
+
+def _share(done: int, fits: int) -> tuple[float, str]:
+    return done / fits, f"{done:,} of {fits:,} fits"
 
 
 def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:

@@ -20,6 +20,8 @@ from handgrad.formulas.softmax import most_probable
 from handgrad.frames import as_array, as_data, as_held_out, as_targets
 from handgrad.initialization import init_params
 from handgrad.precision import wide_dtype
+from handgrad.progress import shown
+from handgrad.settings import is_true
 from handgrad.solvers.data import weigh_classes
 from handgrad.solvers.results import describe_sizes
 from handgrad.solvers.step import rates, suitable_rate
@@ -82,6 +84,7 @@ def train(
     num_classes: int | None = None,
     key: jax.Array | None = None,
     callback: Callable[[Params | Network, Epoch], bool | None] | None = None,
+    progress: bool = False,
 ) -> TrainResult:
     """Gradient descent on the mean cross-entropy + (l2/2)‖W‖²: W ← W − η(dL/dW + l2·W), b ← b − η dL/db.
 
@@ -114,6 +117,7 @@ def train(
       num_classes: C; if None that of params, of distributions, or the largest label + 1.
       key: a JAX random key for the order of the rows; the same key gives the same result. `jax.random.key(0)` if None.
       callback: called after each epoch with the parameters and its `Epoch`; True, and nothing else, ends the training.
+      progress: whether to show a bar with the time that is left, as in `fit`.
 
     Returns:
       TrainResult(params, history, best), params in X's dtype (float32 where X is float64 and JAX has it not enabled).
@@ -156,13 +160,10 @@ def train(
         learning_rate, state = 0.0, _copy(optimizer.init(params))
     key = jax.random.key(0) if key is None else key
     checks.check_key("train", key)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"train: callback must be a function of the parameters and an Epoch; got {callback!r}.")
     num_steps = -(-X.shape[0] // min(batch_size or X.shape[0], X.shape[0]))
-    history: list[Epoch] = []
-    best = None if patience is None else _Best(0, float(_evaluate(params, validation)[0]), _copy(params))
-    for epoch in range(1, epochs + 1):
-        params, state, metrics = _run_epoch(
+
+    def run(params, state, epoch):
+        return _run_epoch(
             params,
             state,
             jax.random.fold_in(key, epoch),
@@ -173,6 +174,22 @@ def train(
             optimizer=optimizer,
             batch_size=batch_size,
         )
+
+    best = None if patience is None else _Best(0, float(_evaluate(params, validation)[0]), _copy(params))
+    with shown("train", progress, callback, lambda _, epoch: (epoch.epoch / epochs, _in_words(epoch))) as watch:
+        return _descend(run, params, state, epochs, best, patience, watch)
+
+
+def _in_words(epoch: Epoch) -> str:
+    validation = "" if epoch.validation_loss is None else f", validation loss {epoch.validation_loss:.4g}"
+    return f"epoch {epoch.epoch:,}, loss {epoch.loss:.4g}{validation}"
+
+
+def _descend(run, params, state, epochs, best, patience, callback):
+    """Run the epochs until their number, patience, divergence or the callback ends them."""
+    history = []
+    for epoch in range(1, epochs + 1):
+        params, state, metrics = run(params, state, epoch)
         now = Epoch(epoch, *jax.tree.map(float, metrics))
         history.append(now)
         if not math.isfinite(now.loss) or not all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(params)):
@@ -181,18 +198,15 @@ def train(
                 "finite, and training ended there. Try a smaller "
                 "learning rate, or features scaled to about 1.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
             break
         # The next epoch takes the buffers of params for its own: what is kept, here or by the callback, is a copy.
-        if best is not None and now.validation_loss is not None and now.validation_loss < best.loss:
+        if best is not None and now.validation_loss < best.loss:
             best = _Best(epoch, now.validation_loss, _copy(params))
-        if callback is not None:
-            answer = np.asarray(callback(_copy(params), now))
-            # True of Python, NumPy or JAX. Whatever else a callback happens to return is no answer.
-            if answer.dtype == bool and answer.shape == () and answer:
-                break
-        if best is not None and patience is not None and epoch - best.epoch >= patience:
+        if callback is not None and is_true(callback(_copy(params), now)):
+            break
+        if best is not None and epoch - best.epoch >= patience:
             break
     best = _Best(len(history), math.nan, params) if best is None else best
     return TrainResult(best.params, tuple(history), best.epoch)
