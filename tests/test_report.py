@@ -251,6 +251,16 @@ def test_a_wrong_gradient_has_entries_beyond_their_tolerance():
     assert check.error_counts[0] >= 3
 
 
+@pytest.mark.parametrize(("best", "words"), [(0, "those of the start"), (1, "those after epoch"), (None, "")])
+def test_the_epoch_that_is_kept_is_said(best, words):
+    run = report_runs.network()._replace(best=best)
+    page, *_ = page_of(run)
+    found = Page(page)
+    assert words in found.sections["curves"]
+    assert ("The weights kept" in found.sections["curves"]) == (best is not None)
+    assert [value for place, value, _ in found.numbers if place == "best_epoch"] == ([str(best)] if best else [])
+
+
 # --- What is at the edge ----------------------------------------------------------------------------------------------
 
 
