@@ -243,8 +243,8 @@ def mcnemar(wins: int, losses: int) -> float:
     """The two-sided exact p-value: 2·P(Binomial(n, ½) ≤ min), at most 1.
 
     Example:
-      >>> mcnemar(1, 9), mcnemar(3, 3)
-      (0.021484375, 1.0)
+      >>> round(mcnemar(1, 9), 6), mcnemar(3, 3)
+      (0.021484, 1.0)
     """
     n, least = wins + losses, min(wins, losses)
     logs = [
