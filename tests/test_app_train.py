@@ -37,6 +37,7 @@ def write_table(path, X, classes):
 # --- The epoch that is kept -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_breast_cancer_ends_as_good_as_at_its_best_epoch(tmp_path, capsys):
     path, target, _ = known_tables.write("breast_cancer", tmp_path)
     metrics = train(capsys, path, "--target", target, "--json")
@@ -129,9 +130,9 @@ def test_why_a_training_ended_and_a_loss_above_that_of_the_start_are_said(capsys
     history = tuple(handgrad.Epoch(epoch, 1.0, 0.5, 1.0) for epoch in (1, 2, 3))
     for interrupted, words in ((True, "as it was asked to."), (False, "for want of a better one.")):
         say_kept(make_screen(), history, 1, 9, 6, (0.7, 0.6), interrupted=interrupted)
-        assert capsys.readouterr().out == (
-            f"Epoch 1 of 9 is kept, with the least loss of the 6 rows to watch, 0.5000. The training ended after 3, {words}\n"
-        )
+        said = capsys.readouterr().out
+        assert said.startswith("Epoch 1 of 9 is kept, with the least loss of the 6 rows to watch, 0.5000. The training")
+        assert said.endswith(f" ended after 3, {words}\n")
     # A row to watch may be right by chance however absurd the parameters are.
     say_kept(make_screen(), history, 2, 9, 6, (0.6931, 1e30), interrupted=False)
     assert (
@@ -223,7 +224,7 @@ def test_a_check_costs_what_is_counted(monkeypatch, classes):
     assert report.passed
     entries = sum(check.entries for check in report.checks if check.reference == "differences")
     done = seen[0] * features * classes * (4 * entries + OF_AUTOGRAD)
-    assert done <= 1.01 * budget
+    assert done <= multiplications(params, seen[0]) <= budget
     assert seen[0] >= 16
     if classes == 3000:
         assert 2 * done <= 0.1 * 3 * 6000 * epochs * features * classes

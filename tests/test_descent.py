@@ -35,8 +35,13 @@ def expected_rate(X, weights, batch_size, l2):
 # --- The learning rate ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [None, "floating"])
-def test_the_rate_that_suits_is_one_over_the_curvature(weights, dtype):
+@pytest.mark.parametrize(("weights", "wide"), [(None, True), ("floating", False)])
+def test_the_rate_that_suits_is_one_over_the_curvature(weights, wide):
+    with jax.enable_x64(wide):
+        _check_rates(weights, "float64" if wide else "float32")
+
+
+def _check_rates(weights, dtype):
     X, _, w = data(weights=weights, dtype=dtype)
     mean_one = None if w is None else jnp.asarray(w / w.mean())
     for batch_size in (None, 50, 60, 1, 7):
