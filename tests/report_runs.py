@@ -87,7 +87,8 @@ def digits_trained():
         split.train.X, split.train.labels, learning_rate=0.5, batch_size=32, epochs=12, validation=validation
     )[:2]
     checks = (first, check_at(params, split.train))
-    return run_of(table, params, command="train", split=split, history=history, checks=checks)
+    best = int(np.argmin([epoch.validation_loss for epoch in history])) + 1
+    return run_of(table, params, command="train", split=split, history=history, checks=checks, best=best)
 
 
 @functools.cache
@@ -104,7 +105,7 @@ def network():
     split = split_and_scale(table, validation=VALIDATION)
     params = handgrad.init_network(jax.random.key(0), (64, 16, 10), "relu")
     history = (handgrad.Epoch(1, 1.5, 1.25, 0.75),)
-    return run_of(table, params, command="train", split=split, history=history)
+    return run_of(table, params, command="train", split=split, history=history, best=1)
 
 
 def columns(num_rows=400, num_classes=2, seed=0, class_names=None):

@@ -16,6 +16,7 @@ from handgrad.app.cli import main
 from handgrad.app.progress import Watch, watching
 from handgrad.app.screen import make_screen
 from handgrad.data import Table, read_table, split_and_scale
+from handgrad.data.splitting import VALIDATION
 from test_app import fails
 
 L2S = np.array([1.0, 0.1, 0.01])
@@ -226,6 +227,28 @@ def test_few_rows_choose_by_folds_and_fewer_choose_nothing(capsys, tmp_path):
     assert "note: there are too few rows to choose a penalty by; l2 is 1/2\n" in capsys.readouterr().out
 
 
+def test_a_path_of_which_nothing_converges_is_said(capsys, points, monkeypatch):
+    monkeypatch.setattr(choosing, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(fitting, "LEAST_VALIDATION", 5)
+    assert main(["fit", str(points), "--target", "kind", "--drop", "group", "--folds", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "note: no fit of the path has converged; l2 is 1/96\n" in output
+    assert output.count(" to test") == 1
+
+
+def test_a_validation_part_chooses_where_it_is_asked_for_and_all_is_fitted_then(capsys, monkeypatch, points):
+    monkeypatch.setattr(fitting, "LEAST_VALIDATION", 5)
+    metrics = run_fit(capsys, points, "--target", "kind", "--keep", "a", "--folds", "0")
+    assert metrics["path"]["held_out"] == "the validation rows"
+    assert (metrics["folds"], metrics["train_rows"], metrics["validation_rows"]) == (0, 96, 0)
+    table = read_table(points, target="kind", keep=["a"])
+    expected = handgrad.fit(*split_and_scale(table).train[:2], l2=metrics["l2"])
+    assert metrics["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    split = split_and_scale(table, validation=VALIDATION)
+    choice = choose(HeldOut(split.train, None, split.validation, "the validation rows"), 2)
+    np.testing.assert_allclose(metrics["path"]["score"], choice.scores)
+
+
 def test_a_fit_that_does_not_converge_says_so_and_is_exit_status_0(capsys, monkeypatch):
     monkeypatch.setattr(fitting, "MAX_ITERATIONS", 2)
     metrics = run_fit(capsys, "--l2", "0.001")
@@ -304,6 +327,7 @@ def test_what_is_done_is_kept_at_an_interruption(capsys, monkeypatch, tmp_path, 
     assert np.isfinite(model.params.W).all()
 
 
+@pytest.mark.slow
 def test_an_interruption_before_anything_is_done_leaves_nothing(tmp_path):
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -1,6 +1,7 @@
 """The program as a shell sees it: help and completion at once, examples that run, one JSON object, the cache."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -8,12 +9,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 
 import handgrad
-from handgrad.app import caching, checking, fitting, probing, training
+from handgrad.app import benching, caching, checking, fitting, probing, training
 from handgrad.app.cli import main
 from handgrad.app.evaluating import mcnemar
 from handgrad.app.program import app
@@ -33,7 +35,7 @@ def wide_terminal(monkeypatch):
 def unchecked(monkeypatch):
     """No check of the gradient, which compiles for seconds, for each shape of the data."""
     for module in (checking, fitting, probing, training):
-        monkeypatch.setattr(module, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
+        monkeypatch.setattr(module, "check_at", lambda *_, **__: handgrad.GradientReport((), True, ""))
 
 
 def write_flowers(path, rows=range(150), seed=0):
@@ -53,7 +55,7 @@ def flowers(tmp_path_factory):
     write_flowers(folder / "flowers.csv")
     write_flowers(folder / "new.csv", range(60), seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
+        patch.setattr(fitting, "check_at", lambda *_, **__: handgrad.GradientReport((), True, ""))
         for name, l2 in (("run", "0.01"), ("strong", "3")):
             arguments = ["--target", "species", "--drop", "nr", "--l2", l2, "--out", str(folder / name)]
             assert main(["fit", str(folder / "flowers.csv"), *arguments]) == 0
@@ -112,6 +114,7 @@ def test_the_examples_of_the_help_run(capsys, tmp_path, monkeypatch):
     for path in (pathlib.Path("flowers.csv"), pathlib.Path("new.csv")):  # without the numbers of the rows
         path.write_text("\n".join(row.partition(",")[2] for row in path.read_text().splitlines()))
     prepare_examples()
+    trivial_bench(monkeypatch, np.ones(2))
     for command in app.registered_commands:
         _, *arguments = shlex.split(command.epilog.removeprefix("Example: "))
         assert main(arguments) == 0, command.epilog
@@ -128,17 +131,27 @@ def prepare_examples():
 
 
 def test_what_is_compiled_is_kept_in_the_user_s_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     for name in ("JAX_COMPILATION_CACHE_DIR", *caching.SETTINGS):
         monkeypatch.setenv(name, "")  # put back at the end
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     caching.keep_compiled()
+    assert isinstance(warnings.showwarning, functools.partial)
     folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     assert folder.parent == tmp_path / "handgrad" / "programs"
     program = "import sys, jax; assert jax.jit(lambda x: x + 1)(1) == 2"
     subprocess.run([sys.executable, "-c", program], check=True)
-    kept = {path.name for path in folder.iterdir()}
-    assert any(name.startswith("jit_") for name in kept)
+    kept = [path for path in folder.iterdir() if path.name.startswith("jit_")]
+    assert kept
+    # What was cut short is removed without a word, and then kept anew; other warnings are shown.
+    seen: list[str] = []
+    show = functools.partial(caching._forget_damaged, folder, lambda message, *_: seen.append(str(message)))
+    for name in ("read", "writ"):
+        show(f"Error {name}ing persistent compilation cache entry for '{kept[0].name.partition('-')[0]}': error: x")
+    show("another")
+    assert seen == ["another"]
+    assert not kept[0].exists()
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
     caching.keep_compiled()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "mine"
@@ -273,3 +286,38 @@ def test_mcnemar_s_p_value_is_that_of_the_binomial_test():
     for wins, losses in ((0, 0), (0, 5), (3, 9), (40, 60), (1000, 1200)):
         expected = scipy_stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
         assert mcnemar(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_bench_is_a_ratio_of_what_agrees(capsys, monkeypatch):
+    times = iter([1.0, 2.0, 1.0, 9.0, 3.0, 3.0] * 4)  # ours and theirs in turn
+    monkeypatch.setattr(benching, "REPEATS", 3)
+    monkeypatch.setattr(benching, "_call", lambda _: next(times))
+    trivial_bench(monkeypatch, np.ones(2))
+    found = printed(capsys, "bench")["comparisons"]
+    assert len(found) == 2
+    assert found[0] == {
+        "what": "what", "other": "other", "seconds": 1.0, "other_seconds": 3.0, "ratio": 2.0, "repeats": 3,
+    }  # fmt: skip
+    assert main(["bench"]) == 0
+    output = capsys.readouterr().out
+    assert "what  handgrad  against  its time  times as long  repeats\n" in output
+    assert "note: scikit-learn is not installed" in output
+    trivial_bench(monkeypatch, np.zeros(2))
+    with pytest.raises(AssertionError, match="the two do not agree"):
+        main(["bench"])
+
+
+def trivial_bench(monkeypatch, theirs):
+    comparison = benching.Comparison("what", "other", lambda: np.ones(2), lambda: theirs, benching._close)
+    for name in ("_value_and_gradient", "_head"):
+        monkeypatch.setattr(benching, name, lambda: comparison)
+    monkeypatch.setattr(benching, "_fits", lambda: [])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_a_bench_compares_agrees(capsys):
+    pytest.importorskip("sklearn")
+    found = printed(capsys, "bench", "--seconds", "1")["comparisons"]
+    assert len(found) == 4
+    assert all(each["ratio"] > 0 and each["repeats"] >= 3 for each in found)

@@ -10,6 +10,7 @@ import scipy.sparse
 
 import handgrad
 import report_runs
+from handgrad.app.report.page import FORMS
 from handgrad.app.screen import to_json
 from handgrad.data import Table, split_and_scale
 from handgrad.formulas import Params
@@ -58,13 +59,35 @@ def test_every_number_is_that_of_metrics_json(made, name):
             assert (value, text) in {("", "–"), ("", "infinite"), ("", "no number")}
             continue
         assert float(value) == expected
-        shown = as_number(text)
+        shown = as_number(text.lstrip("<> "))
         digits = (
             6e-4 if text.endswith("%") or "/weight" in place else 6e-5 if "loss" in place or "score" in place else 0
         )
         assert shown == pytest.approx(expected, rel=6e-3, abs=digits), place
         assert shown != 1 or round(expected, 9) == 1, "100 % is said of all of them, and of no fewer"
         assert shown != 0 or round(expected, 9) == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        ("percent", 0.9996, "99.96 %"),
+        ("percent", 1 - 1e-5, "> 99.99 %"),
+        ("percent", 0.00004, "< 0.01 %"),
+        ("percent", 1 - 1e-12, "100.0 %"),
+        ("percent", 0.125, "12.5 %"),
+        ("plain", 1.5e-7, "1.5·10⁻⁷"),
+        ("plain", 0.01, "0.01"),
+        ("plain", 1234.0, "1,234"),
+        ("plain", -2.345, "−2.35"),
+        ("signed", 0.4, "+0.400"),
+        ("signed", -4e-5, "−4·10⁻⁵"),
+        ("nats", 0.00012, "1.2·10⁻⁴"),
+        ("count", 12345, "12,345"),
+    ],
+)
+def test_numbers_are_written_as_people_read_them(form, value, text):
+    assert FORMS[form](value).replace("\N{NARROW NO-BREAK SPACE}", " ") == text
 
 
 def test_no_other_number_stands_on_the_page(made):
@@ -213,7 +236,8 @@ def test_the_histogram_of_the_check_counts_every_entry(made):
 
 
 def test_a_wrong_gradient_has_entries_beyond_their_tolerance():
-    X, labels = np.eye(4, 3) + 0.5, np.array([0, 1, 2, 1])
+    X, labels = np.eye(4, 3) + 0.5, np.array([0, 1, 0, 1])
+    X[:, 2] = 0  # its gradient is 0, without any error
     params = Params(np.eye(3), np.zeros((1, 3)))
 
     def wrong(params, X, targets):
@@ -224,6 +248,17 @@ def test_a_wrong_gradient_has_entries_beyond_their_tolerance():
     report = handgrad.check_gradients(params, X, labels, gradient=wrong, dtypes=("float64",))
     check = report.checks[0]
     assert (check.parameter, check.error_counts[-1], sum(check.error_counts)) == ("W", 1, 9)
+    assert check.error_counts[0] >= 3
+
+
+@pytest.mark.parametrize(("best", "words"), [(0, "those of the start"), (1, "those after epoch"), (None, "")])
+def test_the_epoch_that_is_kept_is_said(best, words):
+    run = report_runs.network()._replace(best=best)
+    page, *_ = page_of(run)
+    found = Page(page)
+    assert words in found.sections["curves"]
+    assert ("The weights kept" in found.sections["curves"]) == (best is not None)
+    assert [value for place, value, _ in found.numbers if place == "best_epoch"] == ([str(best)] if best else [])
 
 
 # --- What is at the edge ----------------------------------------------------------------------------------------------

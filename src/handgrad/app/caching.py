@@ -5,11 +5,17 @@ JAX_ENABLE_COMPILATION_CACHE=0 turns it off.
 """
 
 import contextlib
+import functools
+import glob
 import hashlib
 import os
 import pathlib
 import platform
+import re
 import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 MOST_BYTES = 256 * 2**20
 # What JAX is told by its environment: to keep the small programs too, of which there are many.
@@ -33,6 +39,7 @@ def keep_compiled() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
+        warnings.showwarning = functools.partial(_forget_damaged, folder, warnings.showwarning)
 
 
 def cache_folder() -> pathlib.Path:
@@ -55,6 +62,19 @@ def _machine() -> str:
             line for line in file.read(2**14).splitlines() if line.startswith(("flags", "Features", "model name"))
         ][:2]
     return hashlib.blake2b("\n".join(about).encode(), digest_size=8).hexdigest()
+
+
+def _forget_damaged(
+    folder: pathlib.Path, show: Callable[..., None], message: Warning | str, *where: Any, **more: Any
+) -> None:
+    """Show a warning; but what a process left that was killed as it wrote is removed, of which JAX warns for ever."""
+    found = re.match(r"Error (?:reading|writing) persistent compilation cache entry for '([\w.<>-]+)'", str(message))
+    if found is None:
+        show(message, *where, **more)
+        return
+    for path in folder.glob(f"{glob.escape(found[1])}-*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _bound(folder: pathlib.Path) -> None:

@@ -5,7 +5,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.table import Table as Grid
 
 from handgrad.app.evaluation import Evaluation
 from handgrad.app.evaluation import evaluate as evaluate_rows
@@ -65,7 +64,7 @@ def evaluate(*, screen: Screen, reading: dict[str, Any], run: pathlib.Path, data
     screen.note(judged.notes)
     screen.show(_numbers(found))
     classes = per_class(found, judged.model)
-    screen.console.print(_grid_of_classes(classes))
+    screen.table(("class", "rows", "precision", "recall", "F1"), _rows_of_classes(classes))
     screen.answer(
         lambda: finite(
             {
@@ -145,18 +144,16 @@ def _numbers(found: Evaluation) -> list[tuple[str, str, str]]:
     ]
 
 
-def _grid_of_classes(classes: list[dict[str, Any]]) -> Grid:
-    """The classes with the worst F1 first, where there are many."""
-    grid = Grid(box=None, pad_edge=False)
-    for name in ("class", "rows", "precision", "recall", "F1"):
-        grid.add_column(name, justify="left" if name == "class" else "right")
+def _rows_of_classes(classes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The classes; where there are many those with the worst F1."""
     if len(classes) > SHOWN:
         there = [each for each in classes if each["rows"]]
         classes = sorted(there, key=lambda each: 0 if math.isnan(each["f1"]) else each["f1"])[:SHOWN]
+    rows = []
     for each in classes:
         numbers = ["–" if math.isnan(each[name]) else f"{each[name]:.3f}" for name in ("precision", "recall", "f1")]
-        grid.add_row(one_line(str(each["class"])), f"{each['rows']:,}", *numbers)
-    return grid
+        rows.append((str(each["class"]), f"{each['rows']:,}", *numbers))
+    return rows
 
 
 # --- Several runs -----------------------------------------------------------------------------------------------------
@@ -169,17 +166,13 @@ def compare(*, screen: Screen, reading: dict[str, Any], runs: list[pathlib.Path]
     if reading and data is None:
         raise ValueError("compare: options of reading need --data, rows to try all runs on.")
     metrics = [read_metrics(run) for run in runs]
-    names = [one_line(str(run)) for run in runs]
-    grid = Grid(box=None, pad_edge=False)
-    for name in ("", *names):
-        grid.add_column(name, justify="right" if name else "left")
+    rows = []
     for key, title, form in RESULTS:
         values = [each.get(key) for each in metrics]
-        grid.add_row(title, *("–" if value is None else form.format(value) for value in values))
+        rows.append((title, *("–" if value is None else form.format(value) for value in values)))
     differing = [key for key in SETTINGS if len({str(each.get(key)) for each in metrics}) > 1]
-    for key in differing:
-        grid.add_row(key, *(one_line(str(each.get(key, "–"))) for each in metrics), style="cyan")
-    screen.console.print(grid)
+    rows += [(key, *(str(each.get(key, "–")) for each in metrics)) for key in differing]
+    screen.table(("", *map(str, runs)), rows)
     prints = {each.get("test_fingerprint") for each in metrics}
     same = len(prints) == 1 and None not in prints
     if not same:
@@ -250,8 +243,8 @@ def mcnemar(wins: int, losses: int) -> float:
     """The two-sided exact p-value: 2·P(Binomial(n, ½) ≤ min), at most 1.
 
     Example:
-      >>> mcnemar(1, 9), mcnemar(3, 3)
-      (0.021484375, 1.0)
+      >>> round(mcnemar(1, 9), 6), mcnemar(3, 3)
+      (0.021484, 1.0)
     """
     n, least = wins + losses, min(wins, losses)
     logs = [

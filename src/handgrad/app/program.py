@@ -127,7 +127,7 @@ def probe(
     """
 
 
-@command("training", reads="table", example="handgrad train --hidden 64 --epochs 30 --out runs/network")
+@command("training", reads="table", example="handgrad train --epochs 30 --out runs/digits")
 def train(
     data: Data = None,
     hidden: Hidden = "",
@@ -169,7 +169,7 @@ def train(
     """
 
 
-@command("checking", reads="table", example="handgrad check --hidden 32,16 --activation gelu")
+@command("checking", reads="table", example="handgrad check --hidden 32 --activation gelu")
 def check(
     data: Data = None,
     hidden: Hidden = "",
@@ -228,3 +228,29 @@ def compare(
     ] = None,
 ) -> None:
     """Show runs side by side: what they came to, and the settings in which they differ."""
+
+
+@command("exporting", example="handgrad export runs/flowers --to npz --out flowers.npz")
+def export(
+    run: RunFolder,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="onnx, from a table's columns to the class; npz, arrays with the formula; sklearn, a Pipeline in a "
+            "file of joblib, which runs code when it is loaded."
+        ),
+    ],
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="File to write to; named as the run, and beside it, if left out.", metavar="FILE"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a stored model for other programs: ONNX, NumPy's arrays, scikit-learn."""
+
+
+@command("benching", example="handgrad bench --seconds 5")
+def bench(
+    seconds: Annotated[float, typer.Option(min=1, help="What the comparisons may take, compiling apart.")] = 10.0,
+) -> None:
+    """Time handgrad on this machine against autograd, the plain form of a head, and scikit-learn where installed."""

@@ -189,9 +189,6 @@ def metrics_of(
     if run.history:
         metrics["best_epoch"] = run.best
         metrics["history"] = [epoch._asdict() for epoch in run.history]
-        watched = np.array([epoch.validation_loss for epoch in run.history], float)  # None becomes NaN
-        if np.isfinite(watched).any():
-            metrics.setdefault("best_epoch", int(np.nanargmin(watched)) + 1)
     if fitted is not None:
         metrics |= {
             "l2": fitted.l2,

@@ -1,7 +1,7 @@
 """What a person sees while a command runs, and the one JSON object that a program reads instead."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -32,6 +32,14 @@ class Screen(NamedTuple):
         """A line for each (name, value, style)."""
         for name, value, style in rows:
             self.say(f"{name:17}{value}", style=style)
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """A line for each row, in columns as wide as what stands in them, the first to the left."""
+        cells = [list(map(one_line, row)) for row in (header, *rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for number, (first, *others) in enumerate(cells):
+            right = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+            self.say("  ".join([first.ljust(widths[0]), *right]).rstrip(), style="" if number else "bold")
 
     def answer(self, value: Callable[[], Mapping[str, Any]]) -> None:
         """The object for a program, which is made only where it is asked for."""
