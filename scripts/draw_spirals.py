@@ -36,7 +36,7 @@ def main(path):
     FigureCanvasAgg(figure)
     for axes, (name, hidden) in zip(figure.subplots(1, 3), NETWORKS.items(), strict=True):
         params = handgrad.init_network(jax.random.key(1), (2, *hidden, 3), "tanh")
-        params, _ = handgrad.train(X, t, params=params, optimizer=optax.adam(0.02), batch_size=64, epochs=400)
+        params = handgrad.train(X, t, params=params, optimizer=optax.adam(0.02), batch_size=64, epochs=400).params
         accuracy = np.mean(handgrad.predict(params, X) == t)
         Y = np.asarray(handgrad.predict_proba(params, grid))
         # A class's colour where the network is sure of it, and a mixture where it is not.

@@ -21,6 +21,30 @@ def sharded(X, axis_type):
     return jax.device_put(X, NamedSharding(mesh(axis_type), PartitionSpec("rows")))
 
 
+class Blocks:
+    """A source of blocks of many sizes, of no rows too, all of them in one buffer."""
+
+    SIZES = 3, 0, 1, 40, 7
+
+    def __init__(self, X, *by_row):
+        self.arrays, self.dtype, self.passes = (X, *by_row), X.dtype, 0
+
+    def __iter__(self):
+        self.passes += 1
+        buffers = [np.empty((max(self.SIZES), *array.shape[1:]), array.dtype) for array in self.arrays]
+        start, number = 0, 0
+        while start < len(self.arrays[0]):
+            size = min(self.SIZES[number % len(self.SIZES)], len(self.arrays[0]) - start)
+            number += 1
+            for buffer, array in zip(buffers, self.arrays, strict=True):
+                buffer[:size] = array[start : start + size]
+            block = [buffer[:size] for buffer in buffers]
+            yield block[0] if len(block) == 1 else tuple(block)
+            start += size
+            for buffer in buffers:
+                buffer[...] = 77  # of no use to who has not copied it
+
+
 # What `fit` is given for X. A kind that does not hold X exactly is none that its data come in.
 KINDS = {
     "dense": lambda X: X,
@@ -36,10 +60,13 @@ KINDS = {
     "bcoo": lambda X: sparse.BCOO((jnp.asarray(X[X != 0]), jnp.asarray(np.argwhere(X))), shape=X.shape),
     "bcsr": lambda X: sparse.BCSR.from_scipy_sparse(scipy.sparse.csr_matrix(X)),
     "mesh": lambda X: X,
+    "streamed": Blocks,
+    "streamed, mesh": Blocks,
     "auto": lambda X: sharded(X, AxisType.Auto),
     "explicit": lambda X: sharded(X, AxisType.Explicit),
 }
 SHARDED = "auto", "explicit"
+STREAMED = "streamed", "streamed, mesh"
 SPARSE = "csr", "csc", "coo", "bcoo", "bcsr"
 NARROW = "float16", "bfloat16", "int8", "uint16"
 
@@ -48,12 +75,12 @@ def to_kind(kind, X):
     """X as this kind, and the arguments that go with it; the test is skipped where the kind does not hold X."""
     with np.errstate(all="ignore"):
         converted = KINDS[kind](X)
-        same = kind in SPARSE or np.array_equal(np.asarray(converted).astype(X.dtype), X)
+        same = kind in SPARSE or kind in STREAMED or np.array_equal(np.asarray(converted).astype(X.dtype), X)
     wide = jax.dtypes.canonicalize_dtype(X.dtype) == np.float64
     as_precise = not wide if kind in NARROW else converted.dtype == X.dtype
     if not (same and as_precise):
         pytest.skip(f"{kind} does not hold these data")
-    return converted, {"mesh": mesh()} if kind == "mesh" else {}
+    return converted, {"mesh": mesh()} if "mesh" in kind else {}
 
 
 def on_kind(kind, function):

@@ -13,6 +13,7 @@ port, number, out = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
 
 import handgrad  # noqa: E402
+from kinds import Blocks  # noqa: E402
 
 
 def problem():
@@ -28,8 +29,13 @@ if __name__ == "__main__":
     result = handgrad.fit(*arrays[:2], l2=1e-2, weights=arrays[2])
     whole = handgrad.fit(arrays[0], problem()[1], l2=1e-2, weights=problem()[2], class_weights=[1, 2, 1])
     path = handgrad.fit_path(*arrays[:2], l2s=[1e-2, 1.0], weights=arrays[2])
+    rows = slice(0, 41) if number == "0" else slice(41, 64)  # each process has its own
+    source = Blocks(*(array[rows] for array in problem()))
+    streamed = handgrad.fit(source, None, l2=1e-2, mesh=jax.make_mesh((4,), ("rows",)))
     np.savez(
         out,
+        streamed=streamed.loss,
+        streamed_gap=streamed.gap,
         W=result.params.W,
         b=result.params.b,
         loss=result.loss,

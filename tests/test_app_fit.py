@@ -273,9 +273,7 @@ def test_a_fit_that_does_not_converge_says_so_and_is_exit_status_0(capsys, monke
         (["--l2", "0.1", "--folds", "3"], "--l2 is a penalty, and --folds and --scoring choose one"),
         (["--folds", "1"], "--folds must be 2 or more, or 0 for a validation part; got 1."),
         (["--scoring", "best"], "--scoring must be log-loss or one of scikit-learn's scores; got 'best'."),
-        (["--class-weight", "ten=2"], "--class-weight must be balanced, or NAME=WEIGHT with commas between, of the cl"),
-        (["--class-weight", "1=x"], "got '1=x'."),
-        (["--class-weight", "1=-1"], "--class-weight must have finite weights of 0 or more"),
+        (["--class-weight", "ten=2"], "--class-weight must be balanced, or CLASS=WEIGHT with commas between them; got"),
         (["--l2", "-1"], "'--l2'"),
     ],
 )

@@ -35,7 +35,7 @@ def wide_terminal(monkeypatch):
 def unchecked(monkeypatch):
     """No check of the gradient, which compiles for seconds, for each shape of the data."""
     for module in (checking, fitting, probing, training):
-        monkeypatch.setattr(module, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
+        monkeypatch.setattr(module, "check_at", lambda *_, **__: handgrad.GradientReport((), True, ""))
 
 
 def write_flowers(path, rows=range(150), seed=0):
@@ -55,7 +55,7 @@ def flowers(tmp_path_factory):
     write_flowers(folder / "flowers.csv")
     write_flowers(folder / "new.csv", range(60), seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
+        patch.setattr(fitting, "check_at", lambda *_, **__: handgrad.GradientReport((), True, ""))
         for name, l2 in (("run", "0.01"), ("strong", "3")):
             arguments = ["--target", "species", "--drop", "nr", "--l2", l2, "--out", str(folder / name)]
             assert main(["fit", str(folder / "flowers.csv"), *arguments]) == 0

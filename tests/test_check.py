@@ -38,7 +38,7 @@ def test_the_tolerance_follows_the_scale_of_the_features(scale):
 
 
 def test_the_tolerance_is_far_below_the_gradient_and_far_above_the_error():
-    largest = {"float64": 1e-7, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
+    largest = {"float64": 1e-7, "float32": 2e-5, "bfloat16": 0.1, "float16": 0.02}
     for row in check().checks:
         assert row.max_relative_error / row.error_over_tolerance < largest[row.dtype]
         assert row.error_over_tolerance < 0.2
@@ -204,3 +204,14 @@ def test_a_small_feature_is_held_to_its_own_tolerance(monkeypatch):
     W, b, X, t, _ = oracles.problem(60, 7, 4)
     X[:, 0] *= 1e-6
     assert not handgrad.check_gradients(Params(W, b), X, t, dtypes=("float32",)).passed
+
+
+def test_many_rows_that_are_rounded_the_same_way_fail_no_right_gradient():
+    # A standardised column that is 0 but for a few rows, W = 0: by far most terms of XᵀD are one number.
+    t = np.arange(400) % 10
+    X = np.tile([-0.05355009, -0.0712, -0.1], (400, 1))
+    X[[7, 107, 300], [0, 1, 2]] = 22.4
+    report = handgrad.check_gradients(handgrad.init_params(3, 10), X.astype(np.float32), t)
+    assert report.passed
+    of_rows = [check for check in report.checks if check.parameter == "W" and check.reference == "autograd"]
+    assert all(check.error_over_tolerance < 0.5 for check in of_rows)

@@ -91,3 +91,13 @@ def test_mistakes_come_by_confidence_and_majority_is_that_of_the_training_rows()
     assert found.mistakes.tolist() == [0, 3, 1]
     assert (found.majority, found.majority_accuracy) == (0, 0.0)
     assert found.baseline_loss == pytest.approx(-math.log(0.2))
+
+
+def test_each_bin_has_the_interval_of_its_own_rows():
+    confidence = np.linspace(0.3, 0.9, 25)
+    is_right = np.arange(25) % 3 > 0
+    found = calibrate(confidence, is_right)
+    assert found.rows.sum() == 25
+    ends = np.cumsum(found.rows)
+    for low, high, rows, end in zip(found.low, found.high, found.rows, ends, strict=True):
+        assert (low, high) == wilson(int(is_right[end - rows : end].sum()), int(rows))

@@ -7,6 +7,7 @@ import pytest
 
 import handgrad
 import known_tables
+import table_quality
 from handgrad.data import read_table, split_and_scale
 
 pd = pytest.importorskip("pandas")
@@ -114,3 +115,12 @@ def test_a_fit_of_a_real_table_is_as_good_as_the_pipeline(tmp_path, name):
     ours, theirs = (-np.log(each[np.arange(len(labels)), labels]).mean() for each in (Y, reference))
     np.testing.assert_allclose(ours, theirs, rtol=5e-3)
     assert (Y.argmax(axis=1) == reference.argmax(axis=1)).mean() >= 1 - 1 / len(labels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", known_tables.NAMES)
+def test_by_their_defaults_fit_and_train_are_as_good_as_a_cross_validated_regression(tmp_path, name):
+    found = table_quality.measure(name, tmp_path)
+    assert found.fit <= found.reference + found.error
+    assert found.train <= found.reference + found.error
+    assert max(found.fit, found.train) < found.shares

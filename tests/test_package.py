@@ -39,7 +39,8 @@ LAYERS = [
     ["head"],
     ["formulas", "compiled", "lowering"],
     ["data", "arguments"],
-    ["files", "frames", "precision", "settings", "shapes"],
+    ["progress"],
+    ["files", "frames", "precision", "settings", "shapes", "showing"],
 ]
 
 

@@ -305,6 +305,8 @@ def test_two_processes_find_what_one_does(tmp_path):
     np.testing.assert_allclose(first["loss"], one.loss, rtol=2e-5)
     np.testing.assert_allclose(first["whole"], weighted.loss, rtol=2e-5)
     np.testing.assert_allclose(first["path"], path.loss, rtol=2e-5)
+    np.testing.assert_allclose(first["streamed"], one.loss, rtol=2e-5)
+    assert first["streamed_gap"] <= 1e-5 * first["streamed"]
     loss, _, _ = oracles_fit.objective(first["W"], first["b"], X, np.eye(3)[t], 1e-2, w)
     np.testing.assert_allclose(first["loss"], loss, rtol=1e-6)
     assert oracles_fit.relative_gap(first["W"], first["b"], X, t, 1e-2, w) * loss <= 1.05 * first["gap"]

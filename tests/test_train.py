@@ -213,13 +213,39 @@ CASES = {
         lambda: handgrad.train(X, t, params=handgrad.init_params(4, 3), num_classes=4),
         "train: num_classes must be that of params, 3, or None; got 4.",
     ),
+    "patience without rows to watch": (
+        lambda: handgrad.train(X, t, patience=3),
+        "train: patience needs rows to tell the best epoch by; got none. Pass validation=(X, targets).",
+    ),
+    "no patience": (
+        lambda: handgrad.train(X, t, validation=(X, t), patience=0),
+        "train: patience must be a positive integer; got 0.",
+    ),
+    "a schedule that goes below 0": (
+        lambda: handgrad.train(
+            X, t, learning_rate=lambda step: 0.15 - 0.1 * step.astype(float), batch_size=10, epochs=2
+        ),
+        "train: learning_rate must give finite numbers, 0 or more, at every step; got -0.05 at step 2.",
+    ),
+    "a class weight too many": (
+        lambda: handgrad.train(X, t, class_weights=[1.0] * 4),
+        "train: class_weights must be 3 finite non-negative numbers, or a dictionary from class",
+    ),
+    "a negative weight to validate": (
+        lambda: handgrad.train(X, t, validation=(X, t, -w)),
+        "train (validation): weights must be finite and non-negative; got",
+    ),
+    "features that are too large for any learning rate": (
+        lambda: handgrad.train(X * np.float32(1e25), t),
+        "train: no learning rate of float32 suits features as large as",
+    ),
     "validation of other features": (
         lambda: handgrad.train(X, t, validation=(X[:, :2], t)),
         "train (validation): X must have P = 4 columns for W (4, 3); got (20, 2).",
     ),
     "validation without targets": (
         lambda: handgrad.train(X, t, validation=(X,)),
-        "train: validation must be a pair (X, targets); got a tuple of 1.",
+        "train: validation must be a pair (X, targets), or (X, targets, weights); got a tuple of 1.",
     ),
 }
 

@@ -4,8 +4,10 @@ The loss here shares no code with the formulas: it is naive, in float64, and its
 
 The rounding error of the gradient is followed through the network, forward and backward. Let u be the rounding error
 of the dtype, and v that of its sums. A sum of n terms is off by about √n·v·Σ|terms|; where n·v > 1/2, v being that of a
-narrow dtype, it may stop growing, and is off by n·v·Σ|terms|. Both are written γ_n below. Each stored result is off by
-u times itself. So, E being the error of Z and e that of A,
+narrow dtype, it may stop growing, and is off by n·v·Σ|terms|. Both are written γ_n below. A sum over the rows may be
+off by N·v·Σ|terms|: where many rows have the same entry, as in a column that is mostly 0, and W = 0 gives them the same
+Y, all these terms are rounded the same way. Each stored result is off by u times itself. So, E being the error of Z and
+e that of A,
 
     E_l = e_{l−1}|W| + γ_P·(|A||W| + |b|) + u·(|AW| + |Z|)        e_l = 1.13·E_l + u·|A_l|        e_0 = 0
 
@@ -15,7 +17,7 @@ from the logits adds γ_C·Y, and D = Y − T takes on both. On the way back G =
 that of its own sum; passing f, G is multiplied by f′, which is off by at most 2.5·E, or, where |Z| ≤ E may be on the
 wrong side of a kink, by 1. And AᵀD/N is off by
 
-    (|A|ᵀ error(D) + eᵀ|D| + (γ_N + u)·|A|ᵀ|D| + u·|AᵀD|) / N
+    (|A|ᵀ error(D) + eᵀ|D| + (N·v + u)·|A|ᵀ|D| + u·|AᵀD|) / N
 
 A number that leaves the range of the dtype is off without limit.
 
@@ -163,7 +165,7 @@ def _rounding_errors(
     errors: list[Params] = []
     for number in reversed(range(len(network))):
         A, e = inputs[number], input_errors[number]
-        own = _growth(v, len(A)) + u
+        own = len(A) * v + u
         sizes = Params(W=jnp.abs(A).T @ jnp.abs(D), b=jnp.sum(jnp.abs(D), axis=0, keepdims=True))
         dW = jnp.abs(A).T @ error + e.T @ jnp.abs(D) + own * sizes.W + u * jnp.abs(A.T @ D) + tiny
         db = (

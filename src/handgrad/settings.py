@@ -33,12 +33,10 @@ def check_number(
         limit = f" and at most {most:g}" if most < math.inf else ""
         raise ValueError(f"{function}: {argument} must be a finite number, {least}{limit}; got {show(value)}.")
     if dtype is not None and number != 0:
-        finfo = jax.numpy.finfo(dtype)
-        # XLA's CPU takes subnormal numbers for 0, but not those of float16, which it computes with in float32.
-        smallest = float(finfo.smallest_subnormal if np.dtype(dtype) == np.float16 else finfo.smallest_normal)
-        if not smallest <= number <= float(finfo.max):
+        smallest, largest = smallest_number(dtype), float(jax.numpy.finfo(dtype).max)
+        if not smallest <= number <= largest:
             raise ValueError(
-                f"{function}: {argument} must be 0, or from {smallest:.2g} to {float(finfo.max):.2g} for data of "
+                f"{function}: {argument} must be 0, or from {smallest:.2g} to {largest:.2g} for data of "
                 f"{np.dtype(dtype)}; got {show(value)}."
             )
 
@@ -53,6 +51,13 @@ def check_callback(function: str, callback: Any) -> None:
     """Check that a callback is a function, or None."""
     if callback is not None and not callable(callback):
         raise TypeError(f"{function}: callback must be a function; got {show(callback)}.")
+
+
+def smallest_number(dtype: Any) -> float:
+    """The smallest positive number of a floating dtype that is not taken for 0."""
+    finfo = jax.numpy.finfo(dtype)
+    # XLA's CPU takes subnormal numbers for 0, but not those of float16, which it computes with in float32.
+    return float(finfo.smallest_subnormal if np.dtype(dtype) == np.float16 else finfo.smallest_normal)
 
 
 def check_key(function: str, key: Any) -> None:

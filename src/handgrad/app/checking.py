@@ -11,13 +11,15 @@ import handgrad
 from handgrad.app.functions import load_function
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_widths, dense, read
+from handgrad.check.gradients import MAX_DIFFERENCES, MAX_MULTIPLICATIONS, MIN_DIFFERENCES
 from handgrad.data import Part, split_and_scale
 from handgrad.formulas.network import layers_of
 
-# Rows that the gradient check looks at: enough to see every mistake, and little beside the training. Many weights leave
-# fewer, so that a check takes about as long as a few steps of training.
-MIN_CHECKED_ROWS, MAX_CHECKED_ROWS = 32, 512
-MAX_CHECKED_PRODUCTS = 2**24
+# What a check may cost, in multiplications: 2**27 of them take about a tenth of a second. Its rows follow from that.
+MOST, LEAST = 2**32, 2**27
+MAX_CHECKED_ROWS, MIN_CHECKED_ROWS = 512, 2  # of two rows on a mean is no sum
+OF_BOTH_CHECKS = 0.1  # of what the training costs
+OF_AUTOGRAD = 30  # products of a layer: in two dtypes autograd, the gradient, and what rounding does to each of them
 
 
 def check(
@@ -53,14 +55,33 @@ def check(
 
 
 def check_at(
-    params: handgrad.Params | tuple[handgrad.Layer, ...], part: Part, gradient: Callable[..., Any] | None = None
+    params: handgrad.Params | tuple[handgrad.Layer, ...],
+    part: Part,
+    gradient: Callable[..., Any] | None = None,
+    *,
+    budget: float = MOST,
 ) -> handgrad.GradientReport:
-    """The check of a gradient at these parameters, of some of the rows."""
-    weights = sum(layer.params.W.size for layer in layers_of(params))
-    most = max(MIN_CHECKED_ROWS, min(MAX_CHECKED_ROWS, MAX_CHECKED_PRODUCTS // weights))
+    """The check of a gradient at these parameters, of as many of the rows as so many multiplications allow."""
+    most = MAX_CHECKED_ROWS
+    while most > MIN_CHECKED_ROWS and multiplications(params, most) > budget:
+        most //= 2
     rows = slice(None, None, math.ceil(len(part.labels) / most))
     checked = dense(Part(part.X[rows], part.labels[rows], None))
     return handgrad.check_gradients(params, checked.X, checked.labels, gradient=gradient)
+
+
+def multiplications(params: handgrad.Params | tuple[handgrad.Layer, ...], rows: int) -> float:
+    """About how many a check of so many rows costs: most of them for the differences, four losses for each entry."""
+    layers = layers_of(params)
+    of_loss = float(rows) * sum(layer.params.W.size for layer in layers)
+    entries = min(max(MAX_MULTIPLICATIONS / (4 * of_loss), MIN_DIFFERENCES), MAX_DIFFERENCES)
+    return of_loss * (2 * len(layers) * 4 * entries + OF_AUTOGRAD)
+
+
+def budget_of_each(params: handgrad.Params | tuple[handgrad.Layer, ...], rows: int, epochs: int) -> float:
+    """What each of two checks may cost beside a training: three products a layer for each row and epoch."""
+    of_training = 3.0 * rows * epochs * sum(layer.params.W.size for layer in layers_of(params))
+    return max(LEAST, OF_BOTH_CHECKS * of_training / 2)
 
 
 def print_check(screen: Screen, which: str, report: handgrad.GradientReport) -> None:

@@ -92,7 +92,7 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
         for number in signals:
             signal.signal(number, raise_interrupt)
     try:
-        status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False)
+        status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
         return status or 0
     except typer.Abort:

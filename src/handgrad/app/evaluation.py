@@ -17,12 +17,15 @@ class Calibration(NamedTuple):
     Attributes:
       confidence, accuracy: the mean of the rows of each bin (B,).
       rows: how many each bin has (B,).
+      low, high: Wilson's 95 % interval of the accuracy in each bin (B,).
       error: the expected calibration error, Σ rows/N · |accuracy − confidence|.
     """
 
     confidence: Float[np.ndarray, " B"]
     accuracy: Float[np.ndarray, " B"]
     rows: Int[np.ndarray, " B"]
+    low: Float[np.ndarray, " B"]
+    high: Float[np.ndarray, " B"]
     error: float
 
 
@@ -133,7 +136,8 @@ def calibrate(confidence: Float[np.ndarray, " N"], is_right: np.ndarray) -> Cali
     rows = np.array([len(part) for part in bins])
     means = np.array([[confidence[part].mean(), is_right[part].mean()] for part in bins])
     error = float(np.sum(rows * np.abs(means[:, 1] - means[:, 0])) / rows.sum())
-    return Calibration(means[:, 0], means[:, 1], rows, error)
+    low, high = np.array([wilson(int(is_right[part].sum()), len(part)) for part in bins]).T
+    return Calibration(means[:, 0], means[:, 1], rows, low, high, error)
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

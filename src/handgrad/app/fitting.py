@@ -15,9 +15,8 @@ from handgrad.app.choosing import LOG_LOSS, HeldOut, choose, deal
 from handgrad.app.progress import watching
 from handgrad.app.runs import Choice, Run, begin, conclude
 from handgrad.app.screen import Screen
-from handgrad.app.tables import read
+from handgrad.app.tables import as_class_weights, read
 from handgrad.data import Part, Split, Table, split_and_scale
-from handgrad.data.naming import join
 from handgrad.data.splitting import VALIDATION
 from handgrad.files import new_run
 from handgrad.models import Model, probabilities
@@ -69,7 +68,7 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
     else:
         split = split_and_scale(table, seed=settings["seed"])
         begin(screen, settings["data"], table, split)
-    weights = _weights_of_classes(settings["class_weight"], table, split.train)
+    weights = as_class_weights(settings["class_weight"], split.train, table.class_names)
     fitted, stopped = fit_part(screen, split.train, len(table.class_names), l2, weights)
     seconds = time.perf_counter() - start
     run = Run(
@@ -99,7 +98,7 @@ def _choose_penalty(
     num_rows = len(split.rows.train) + len(split.rows.validation)
     choice, ended = None, False
     if held_out is not None:
-        weights = _weights_of_classes(settings["class_weight"], table, held_out.train)
+        weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
         how = {"scoring": settings["scoring"], "class_weights": weights}
         choice, ended = choose_watched(screen, held_out, len(table.class_names), **how)
     if choice is None:
@@ -209,30 +208,3 @@ def _warnings_as_notes(screen: Screen) -> Iterator[None]:
     for other in caught:
         if other not in ours:
             warnings.showwarning(other.message, other.category, other.filename, other.lineno)
-
-
-# --- Weights of classes -----------------------------------------------------------------------------------------------
-
-
-def _weights_of_classes(text: str | None, table: Table, part: Part) -> np.ndarray | None:
-    """What --class-weight says: (C,); balanced gives the classes that are there the same weight in all."""
-    if text is None:
-        return None
-    names = [str(name) for name in table.class_names]
-    if text == "balanced":
-        counts = np.bincount(part.labels, part.weights, len(names))
-        there = counts > 0
-        return np.where(there, counts.sum() / (there.sum() * np.where(there, counts, 1)), 1.0)
-    weights = np.ones(len(names))
-    for each in text.split(","):
-        name, _, number = each.rpartition("=")
-        try:
-            weights[names.index(name.strip())] = float(number)
-        except ValueError:
-            raise ValueError(
-                f"--class-weight must be balanced, or NAME=WEIGHT with commas between, of the classes "
-                f"{join(names, 10)}; got {each!r}."
-            ) from None
-    if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise ValueError(f"--class-weight must have finite weights of 0 or more; got {text!r}.")
-    return weights

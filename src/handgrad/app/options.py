@@ -82,16 +82,19 @@ def command(
         options = READS[reads]
 
         @functools.wraps(declaration)
-        def run(**arguments: Any) -> Any:
+        def run(context: typer.Context, **arguments: Any) -> Any:
             given = {name: arguments.pop(name) for name in options}
             if reads is not None:
                 arguments["reading"] = {name: value for name, value in given.items() if value}
             screen = importlib.import_module("handgrad.app.screen")
-            arguments["screen"] = screen.make_screen(quiet=arguments.pop("quiet"), as_json=arguments.pop("as_json"))
+            arguments["screen"] = screen.make_screen(
+                quiet=arguments.pop("quiet"), as_json=arguments.pop("as_json"), arguments=context.obj or ()
+            )
             work = importlib.import_module(f"handgrad.app.{module}")
             return getattr(work, declaration.__name__)(**arguments)
 
         parameters = [
+            inspect.Parameter("context", _KEYWORD, annotation=typer.Context),
             *(each.replace(kind=_KEYWORD) for each in inspect.signature(declaration).parameters.values()),
             *(
                 _parameter(

@@ -1,7 +1,6 @@
 """How far a command is, with the time that is left, and what Ctrl-C means while there is something to keep."""
 
 import contextlib
-import math
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from handgrad.app import cli
 from handgrad.app.screen import Screen
 from handgrad.app.words import duration
+from handgrad.progress import share_of_gap
 
 PATIENCE = 1.0  # seconds before anything is said
 RARER = 3  # without a terminal each line comes after so many times the seconds of the one before
@@ -48,18 +48,9 @@ class Watch:
         self.bar.update(self.bar.task_ids[0], completed=self.share, words=words)
 
     def of_gap(self, tol: float) -> Callable[[int, float, float], bool]:
-        """The callback of a fit that goes to a gap of tol times the loss; the gap falls by about as much each time."""
-        first: list[float] = []
-
-        def watch(iteration: int, loss: float, gap: float) -> bool:
-            first.append(gap)
-            wanted = tol * loss
-            share = 0.0
-            if 0 < wanted < first[0] < math.inf and gap > 0:
-                share = math.log(first[0] / gap) / math.log(first[0] / wanted)
-            return self(share, f"iteration {iteration:,}, within {gap:.1g} nats of the optimum")
-
-        return watch
+        """The callback of a fit that goes to a gap of tol times the loss."""
+        share = share_of_gap(tol)
+        return lambda iteration, loss, gap: self(*share(iteration, loss, gap))
 
 
 @contextlib.contextmanager

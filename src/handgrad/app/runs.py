@@ -1,4 +1,4 @@
-"""A finished run: what it says of itself, on the screen, in metrics.json and in its pictures."""
+"""A finished run: what it says of itself, on the screen, in metrics.json and in its report."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ import jax
 import numpy as np
 
 import handgrad
-from handgrad.app import plots
+from handgrad.app import details
 from handgrad.app.evaluation import Evaluation, evaluate
 from handgrad.app.findings import Finding, find
+from handgrad.app.report import write_report
 from handgrad.app.screen import Screen, to_json
 from handgrad.app.words import one_line
 from handgrad.data import Split, Table, table_keys
 from handgrad.files import MODEL_FILE
-from handgrad.formulas.network import layers_of
 from handgrad.models import Model
 from handgrad.models.saving import write_model
 from handgrad.solvers.results import FitResult
@@ -63,6 +63,7 @@ class Run(NamedTuple):
       seconds: that finding the parameters took, compiling included, the checks and the pages not.
       checks: of the gradient, at the first and at the last parameters.
       history: of gradient descent, an `Epoch` for each epoch.
+      best: of which epoch the parameters are, 0 for the start; None without gradient descent.
       fitted: what the certified solver returned.
       choice: how its penalty was chosen; None where it was given.
     """
@@ -77,6 +78,7 @@ class Run(NamedTuple):
     seconds: float
     checks: tuple[handgrad.GradientReport, ...] = ()
     history: tuple[handgrad.Epoch, ...] = ()
+    best: int | None = None
     fitted: FitResult | None = None
     choice: Choice | None = None
 
@@ -103,7 +105,7 @@ def conclude(screen: Screen, run: Run, folder: pathlib.Path | None, out: pathlib
     shares = class_shares(run.split.train.labels, run.split.train.weights, len(run.model.class_names))
     evaluation = evaluate(run.Y, run.split.test.labels, shares, run.split.test.weights)
     findings = find(run, evaluation)
-    metrics = metrics_of(run, evaluation, findings)
+    metrics = metrics_of(run, evaluation, findings, screen.arguments)
     if folder is not None:
         _write(folder, run, metrics)
     screen.show(_summary(run, evaluation, out))
@@ -120,61 +122,78 @@ def class_shares(labels: np.ndarray, weights: np.ndarray | None, num_classes: in
 
 
 def _write(folder: pathlib.Path, run: Run, metrics: Mapping[str, Any]) -> None:
-    model = run.model
-    write_model(folder / MODEL_FILE, model)
+    write_model(folder / MODEL_FILE, run.model)
     # A file's name may be no text; JSON writes what is none as it was written here.
     (folder / "metrics.json").write_text(to_json(metrics) + "\n", encoding="utf-8", errors="backslashreplace")
-    if run.history:
-        plots.plot_history(folder / "loss.png", run.history)
-    plots.plot_confusion(folder / "confusion.png", run.split.test.labels, run.Y.argmax(axis=1), model.class_names)
-    first, *others = layers_of(model.params)
-    W = np.asarray(first.params.W)
-    plots.plot_weights(
-        folder / "weights.png",
-        W,
-        tuple(range(1, W.shape[1] + 1)) if others else model.class_names,
-        model.encoding.feature_names,
-        model.encoding.image_shape,
-        unit="unit of the first layer" if others else "class",
-    )
+    write_report(folder / "report.html", run, metrics)
 
 
-def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) -> dict[str, Any]:
-    """What metrics.json has: a number that there is none of is null."""
+def metrics_of(
+    run: Run, evaluation: Evaluation, findings: tuple[Finding, ...], arguments: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What metrics.json has, and the report shows: a number that there is none of is null."""
     train_rows, validation_rows, test_rows = map(len, run.split.rows)
     fitted, choice = run.fitted, run.choice
+    names, calibration = run.model.class_names, evaluation.calibration
     metrics = {
         "test_accuracy": evaluation.accuracy,
+        "test_right": evaluation.right,
         "test_accuracy_interval": list(evaluation.accuracy_interval),
         "test_loss": evaluation.loss,
         "test_loss_standard_error": evaluation.loss_error,
         "test_loss_bits": evaluation.loss / math.log(2),
         "train_loss": run.train_loss,
+        "majority_class": names[evaluation.majority],
         "majority_accuracy": evaluation.majority_accuracy,
         "baseline_loss": evaluation.baseline_loss,
-        "expected_calibration_error": evaluation.calibration.error,
+        "expected_calibration_error": calibration.error,
         "seconds": round(run.seconds, 3),
         "gradient_check_passed": run.gradient_check_passed,
         "command": run.command,
+        "arguments": list(arguments),
         **run.settings,
         "rows": train_rows + validation_rows + test_rows,
         "train_rows": train_rows,
         "validation_rows": validation_rows,
         "test_rows": test_rows,
         "features": run.split.train.X.shape[1],
-        "classes": len(run.model.class_names),
+        "classes": len(names),
         "versions": {"handgrad": handgrad.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": jax.devices()[0].device_kind,
         "findings": [finding._asdict() for finding in findings],
-        "per_class": per_class(evaluation, run.model),
+        "per_class": [
+            own | {"train_rows": count}
+            for own, count in zip(
+                per_class(evaluation, run.model),
+                np.bincount(run.split.train.labels, minlength=len(names)).tolist(),
+                strict=True,
+            )
+        ],
         "test_fingerprint": fingerprint(run.table, run.split.rows.test),
+        "calibration": {
+            name: getattr(calibration, name).tolist() for name in ("confidence", "accuracy", "low", "high", "rows")
+        },
+        "confusions": details.list_confusions(evaluation, names),
+        "weights": details.list_weights(run.model),
+        "mistakes": details.list_mistakes(run, evaluation),
+        "columns": details.list_columns(run.model.encoding),
+        "columns_read": len(run.model.encoding.inputs or ()),
     }
+    if len(names) <= details.MOST_CLASSES:
+        metrics["confusion"] = evaluation.confusion.tolist()
+    if run.checks:
+        metrics["gradient_checks"] = [
+            {"checks": [each._asdict() for each in check.checks], "passed": check.passed, "diagnosis": check.diagnosis}
+            for check in run.checks
+        ]
     if run.history:
+        metrics["best_epoch"] = run.best
         metrics["history"] = [epoch._asdict() for epoch in run.history]
     if fitted is not None:
         metrics |= {
             "l2": fitted.l2,
             "gap": fitted.gap,
+            "gradient_norm": fitted.gradient_norm,
             "converged": fitted.converged,
             "loss": fitted.loss,
             "iterations": fitted.iterations,
@@ -186,6 +205,7 @@ def metrics_of(run: Run, evaluation: Evaluation, findings: tuple[Finding, ...]) 
             "score": choice.scores.tolist(),
             "scoring": choice.scoring,
             "held_out": choice.held_out,
+            "best": choice.best,
             "edge": choice.edge,
         }
     return finite(metrics)
@@ -264,6 +284,10 @@ def _summary(run: Run, evaluation: Evaluation, out: pathlib.Path | None) -> list
     if run.fitted is not None:
         rows.append(("penalty", f"l2 = {run.fitted.l2:.4g}{_in_words(run.choice)}", ""))
         rows.append(("certificate", run.fitted.message, "" if run.fitted.converged else "bold red"))
+    if run.best is not None:
+        rows.append(
+            ("parameters", f"those of epoch {run.best} of {len(run.history)}" if run.best else "the start's", "")
+        )
     if run.checks:
         style = "green" if passed else "bold red"
         rows.append(("gradient check", "passed" if passed else "FAILED", style))

@@ -10,10 +10,14 @@ from handgrad.app.words import one_line
 
 
 class Screen(NamedTuple):
-    """Where to print: text for a person, silent with --quiet and --json, or an object for a program with --json."""
+    """Where to print: text for a person, silent with --quiet and --json, or an object for a program with --json.
+
+    `arguments` are those of the command line, for a report to repeat.
+    """
 
     console: Console
     as_json: bool
+    arguments: tuple[str, ...] = ()
 
     def say(self, text: str, style: str = "") -> None:
         """A line, or several, for a person."""
@@ -43,9 +47,10 @@ class Screen(NamedTuple):
             print(to_json(value()), flush=True)
 
 
-def make_screen(*, quiet: bool = False, as_json: bool = False) -> Screen:
+def make_screen(*, quiet: bool = False, as_json: bool = False, arguments: Iterable[str] = ()) -> Screen:
     """A screen that prints text as it is: no markup, no guessed colours, no line breaks."""
-    return Screen(Console(markup=False, highlight=False, soft_wrap=True, quiet=quiet or as_json), as_json)
+    console = Console(markup=False, highlight=False, soft_wrap=True, quiet=quiet or as_json)
+    return Screen(console, as_json, tuple(arguments))
 
 
 def to_json(value: Mapping[str, Any]) -> str:

@@ -1,6 +1,9 @@
 """What the commands ask of the data and of the layers."""
 
+import math
 import pathlib
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +12,7 @@ from handgrad.app.options import flag_of
 from handgrad.data import Part, Table, load_digits, read_table
 from handgrad.data.sources import require_memory
 from handgrad.formulas.activations import ACTIVATIONS
+from handgrad.shapes import Float
 
 
 def read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
@@ -26,6 +30,42 @@ def dense(part: Part) -> Part:
         return part
     require_memory("the dense features", 4 * part.X.shape[0] * part.X.shape[1])
     return part._replace(X=part.X.toarray())
+
+
+def as_class_weights(text: str | None, part: Part, class_names: Sequence[Any]) -> Float[np.ndarray, " C"] | None:
+    """The weight of each class that --class-weight gives, or balances on the rows to train on: all then weigh alike.
+
+    Example:
+      >>> as_class_weights("b=2.5", Part(np.zeros((3, 1)), np.array([0, 0, 1]), None), ("a", "b")).tolist()
+      [1.0, 2.5]
+    """
+    if text is None:
+        return None
+    if text == "balanced":
+        counts = np.bincount(part.labels, part.weights, len(class_names))
+        return np.divide(counts.sum() / np.count_nonzero(counts), counts, out=np.ones(len(counts)), where=counts > 0)
+    places = {str(name): place for place, name in enumerate(class_names)}
+    each = np.ones(len(class_names))
+    rest = text
+    while True:
+        # A name may have a comma or = in it; a number has none.
+        found = re.match(r"(.+?)=([^=,]+)(?:,|$)", rest)
+        if found is None or found[1] not in places:
+            known = ", ".join(map(str, class_names[:10])) + (", …" if len(class_names) > 10 else "")
+            raise ValueError(
+                f"--class-weight must be balanced, or CLASS=WEIGHT with commas between them; got {text!r}, with "
+                f"{rest if found is None else found[1]!r} for a class of {known}."
+            )
+        try:
+            weight = float(found[2])
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"--class-weight must have finite weights, 0 or more; got {found[2]!r} for {found[1]!r}.")
+        each[places[found[1]]] = weight
+        rest = rest[found.end() :]
+        if not rest:
+            return each
 
 
 def as_widths(text: str) -> tuple[int, ...]:

@@ -9,19 +9,29 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import handgrad
-from handgrad.app.checking import check_at, print_check
-from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SGD_LEARNING_RATE
+from handgrad.app.checking import budget_of_each, check_at, print_check
+from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
+from handgrad.app.progress import watching
 from handgrad.app.runs import Run, begin, conclude
 from handgrad.app.screen import Screen
-from handgrad.app.tables import as_activation, as_widths, dense, read
-from handgrad.data import Table, split_and_scale
+from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read
+from handgrad.data import Part, Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from handgrad.files import new_run
 from handgrad.models import Model, probabilities
+from handgrad.solvers.step import suitable_rate
+
+# How far a learning rate may be from the one that suits the data before a word is said: twice that rate no longer
+# lowers the loss for certain, and with a thousandth of it hundreds of epochs do what one should.
+TOO_LARGE, TOO_SMALL = 4.0, 1e-3
+COOLED = 0.1
+STILL_FALLING = 0.05  # the part of the epochs, at their end, among which the best is none that was passed
 
 
 def train(
@@ -33,92 +43,161 @@ def train(
     activation: str | None,
     optimizer: str,
     learning_rate: float | None,
+    schedule: str,
     batch_size: int,
     full_batch: bool,
     epochs: int,
+    patience: int,
+    class_weight: str | None,
     l2: float,
     seed: int,
     out: pathlib.Path | None,
     overwrite: bool,
 ) -> int:
     """See `handgrad.app.program`."""
+    for option, value, choices in (("--optimizer", optimizer, OPTIMIZERS), ("--schedule", schedule, SCHEDULES)):
+        if value not in choices:
+            raise ValueError(f"{option} must be one of {', '.join(choices)}; got {value!r}.")
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        raise ValueError(f"--learning-rate must be positive and finite; got {learning_rate}.")
     settings = {
         "data": str(data or "digits"),
         "hidden": as_widths(hidden),
         "activation": as_activation(activation, hidden),
         "optimizer": optimizer,
-        "learning_rate": _learning_rate(optimizer, learning_rate),
+        "learning_rate": learning_rate,
+        "schedule": schedule,
         "batch_size": None if full_batch else batch_size,
         "epochs": epochs,
+        "patience": patience,
+        "class_weight": class_weight,
         "l2": l2,
         "seed": seed,
     }
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        return conclude(screen, _train(screen, settings, read(data, reading)), folder, out)
+        run, ended = _train(screen, settings, read(data, reading))
+        status = conclude(screen, run, folder, out)
+    if ended:  # what is done is kept, and who asked for the end is told of it as ever
+        raise KeyboardInterrupt
+    return status
 
 
-def _train(screen: Screen, settings: dict[str, Any], table: Table) -> Run:
+def _train(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[Run, bool]:
+    """The run, and whether it was ended by Ctrl-C."""
     split = split_and_scale(table, validation=VALIDATION, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
     trained, validated, tested = map(dense, (split.train, split.validation, split.test))
     watched = validated if len(validated.labels) else trained
+    if watched is trained:
+        screen.note(["no rows are left to watch: the best epoch is told by those that are trained on"])
+    class_weights = as_class_weights(settings["class_weight"], trained, table.class_names)
+    epochs = settings["epochs"]
     params = _init((trained.X.shape[1], *settings["hidden"], len(table.class_names)), settings)
-    checks = [check_at(params, trained)]
+    budget = budget_of_each(params, len(trained.labels), min(epochs, settings["patience"] or epochs))
+    checks = [check_at(params, trained, budget=budget)]
     print_check(screen, "first", checks[0])
-    is_explicit = settings["optimizer"] == "sgd"
-    rate = settings["learning_rate"]
     start = time.perf_counter()
-    with show_epochs(screen, settings["epochs"]) as show_epoch, warnings.catch_warnings():
+    rate, suits = _rate(screen, settings, params, trained, class_weights)
+    settings = {**settings, "learning_rate": rate}
+    with show_epochs(screen, epochs) as show_epoch, watching(screen, "training") as watch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
-        params, history = handgrad.train(
-            trained.X,
-            trained.labels,
-            optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(rate),
-            learning_rate=rate if is_explicit else None,
-            batch_size=settings["batch_size"],
-            epochs=settings["epochs"],
-            l2=settings["l2"],
-            weights=trained.weights,
-            validation=watched[:2],
-            params=params,
-            key=jax.random.key(settings["seed"]),
-            callback=show_epoch,
-        )
+
+        def callback(epoch: handgrad.Epoch) -> bool:
+            show_epoch(epoch)
+            return watch.asked
+
+        params, history, best = _descend(settings, params, trained, watched, class_weights, callback)
     seconds = time.perf_counter() - start
-    train_loss = float(handgrad.loss(params, *trained))
-    _require_finite(history[-1], train_loss)
-    checks.append(check_at(params, trained))
+    _require_finite(history[-1], suits)
+    _say_kept(screen, history, best, epochs, len(watched.labels), watch.asked)
+    checks.append(check_at(params, trained, budget=budget))
     print_check(screen, "last", checks[1])
-    return Run(
+    run = Run(
         command="train",
         settings=settings,
         table=table,
         split=split,
         model=Model(params, split.encoding, table.class_names, table.target),
         Y=probabilities(params, tested.X),
-        train_loss=train_loss,
+        train_loss=float(handgrad.loss(params, *trained)),
         seconds=seconds,
         checks=tuple(checks),
         history=history,
+        best=best,
     )
+    return run, watch.asked
+
+
+def _descend(
+    settings: dict[str, Any],
+    params: Any,
+    trained: Part,
+    watched: Part,
+    class_weights: np.ndarray | None,
+    callback: Callable[[handgrad.Epoch], bool],
+) -> handgrad.TrainResult:
+    """Train, until the callback answers True; on a plateau from the best epoch on once more, at a tenth of the rate.
+
+    Where labels are noisy, the noise of the batches keeps a constant rate from coming nearer than that.
+    """
+    epochs, key = settings["epochs"], jax.random.key(settings["seed"])
+    size = min(settings["batch_size"] or len(trained.labels), len(trained.labels))
+    patience = settings["patience"] or epochs
+    history: list[handgrad.Epoch] = []
+    best, ended = 0, False
+
+    def add(_: Any, epoch: handgrad.Epoch) -> bool:
+        nonlocal ended
+        history.append(epoch._replace(epoch=len(history) + 1))
+        ended = callback(history[-1])
+        return ended
+
+    for cooled in (1.0, COOLED) if settings["schedule"] == "plateau" else (1.0,):
+        done = len(history)
+        rate = settings["learning_rate"] * cooled
+        schedule = _schedule(settings["schedule"], rate, epochs * math.ceil(len(trained.labels) / size))
+        is_explicit = settings["optimizer"] == "sgd"
+        result = handgrad.train(
+            trained.X,
+            trained.labels,
+            optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(schedule),
+            learning_rate=schedule if is_explicit else None,
+            batch_size=settings["batch_size"],
+            epochs=epochs - done,
+            l2=settings["l2"],
+            weights=trained.weights,
+            class_weights=class_weights,
+            validation=watched,
+            patience=patience,
+            params=params,
+            key=jax.random.fold_in(key, done),
+            callback=add,
+        )
+        params, best = result.params, done + result.best if result.best else best
+        if len(result.history) > len(history) - done:  # it has diverged, and the callback was not called
+            history.append(result.history[-1]._replace(epoch=len(history) + 1))
+            break
+        if ended or len(history) == epochs:
+            break
+    return handgrad.TrainResult(params, tuple(history), best)
 
 
 @contextlib.contextmanager
-def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[Any, handgrad.Epoch], None]]:
-    """The callback for `handgrad.train`: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
+def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[handgrad.Epoch], None]]:
+    """What shows each epoch: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
     progress = Progress(
         TextColumn("epoch"),
         MofNCompleteColumn(),
         BarColumn(),
         TextColumn("loss {task.fields[loss]:.4f}   validation accuracy {task.fields[accuracy]:.2%}"),
-        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         console=screen.console,
         disable=not screen.console.is_terminal,
     )
     task = progress.add_task("", total=epochs, loss=math.nan, accuracy=math.nan)
 
-    def show_epoch(_: Any, epoch: handgrad.Epoch) -> None:
+    def show_epoch(epoch: handgrad.Epoch) -> None:
         progress.update(task, completed=epoch.epoch, loss=epoch.loss, accuracy=epoch.validation_accuracy)
         if progress.disable and (epoch.epoch in (1, epochs) or epoch.epoch % math.ceil(epochs / 10) == 0):
             screen.say(
@@ -137,19 +216,65 @@ def _init(sizes: tuple[int, ...], settings: dict[str, Any]) -> handgrad.Params |
     return handgrad.init_network(jax.random.key(settings["seed"]), sizes, settings["activation"])
 
 
-def _learning_rate(optimizer: str, learning_rate: float | None) -> float:
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}; got {optimizer!r}.")
-    if learning_rate is None:
-        return SGD_LEARNING_RATE if optimizer == "sgd" else OPTAX_LEARNING_RATE
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"--learning-rate must be positive and finite; got {learning_rate}.")
-    return learning_rate
+def _rate(
+    screen: Screen, settings: dict[str, Any], params: Any, trained: Part, class_weights: np.ndarray | None
+) -> tuple[float, float | None]:
+    """The learning rate, and the one that suits the explicit update on these data."""
+    given = settings["learning_rate"]
+    if settings["optimizer"] != "sgd":
+        return OPTAX_LEARNING_RATE if given is None else given, None
+    weights = trained.weights
+    if class_weights is not None:
+        weights = class_weights[trained.labels] * (1 if weights is None else weights)
+    about = {"batch_size": settings["batch_size"], "l2": settings["l2"]}
+    suits = suitable_rate(params, jnp.asarray(trained.X), None if weights is None else jnp.asarray(weights), **about)
+    if given is None:
+        return suits, suits
+    if not TOO_SMALL <= given / suits <= TOO_LARGE:
+        what = "the loss may rise" if given > suits else "little will be learnt"
+        screen.note(
+            [f"--learning-rate {given:g} is {given / suits:.2g} times what suits these data, {suits:.2g}; {what}"]
+        )
+    return given, suits
 
 
-def _require_finite(last: handgrad.Epoch, train_loss: float) -> None:
-    for loss in (last.loss, last.validation_loss, train_loss):
+def _schedule(name: str, rate: float, num_steps: int) -> Any:
+    """The learning rate at each step."""
+    if name in ("plateau", "constant"):
+        return rate
+    return (
+        optax.cosine_decay_schedule(rate, num_steps)
+        if name == "cosine"
+        else optax.linear_schedule(rate, 0.0, num_steps)
+    )
+
+
+def _say_kept(
+    screen: Screen, history: tuple[handgrad.Epoch, ...], best: int, epochs: int, watched: int, interrupted: bool
+) -> None:
+    """Which epoch is kept, and why the training ended before its time."""
+    why = "as it was asked to" if interrupted else "for want of a better one"
+    ended = "" if len(history) == epochs else f" The training ended after {len(history)}, {why}."
+    if not best:
+        screen.say(
+            f"No epoch of {epochs} was better on the {watched:,} rows to watch than the start, which is kept: nothing "
+            f"is learnt.{ended} Try another --learning-rate, or other features.",
+            style="bold yellow",
+        )
+        return
+    if best > (1 - STILL_FALLING) * epochs:
+        ended = " It was still falling: more --epochs may do better."
+    loss = history[best - 1].validation_loss
+    screen.say(
+        f"Epoch {best} of {epochs} is kept, with the least loss of the {watched:,} rows to watch, {loss:.4f}.{ended}"
+    )
+
+
+def _require_finite(last: handgrad.Epoch, suits: float | None) -> None:
+    for loss in (last.loss, last.validation_loss):
         if loss is None or not math.isfinite(loss):
+            advice = "" if suits is None else f": left out, it is {suits:.2g}, which suits these data"
             raise FloatingPointError(
-                f"the loss became {loss} in epoch {last.epoch}, and nothing is written. Try a smaller --learning-rate."
+                f"the loss became {loss} in epoch {last.epoch}, and nothing is written. Try a smaller "
+                f"--learning-rate{advice}."
             )

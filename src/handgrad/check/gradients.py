@@ -22,7 +22,7 @@ from handgrad.check import answers
 from handgrad.check.diagnosis import explain
 from handgrad.check.evidence import Evidence
 from handgrad.check.points import FLOAT64, Point, problem_of, read_point, rounded_to, tamed
-from handgrad.check.report import GradientCheck, GradientReport
+from handgrad.check.report import ERROR_EDGES, GradientCheck, GradientReport
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, is_network
 
@@ -228,7 +228,9 @@ def _check(
     visible = RESOLVED_64 if dtype == FLOAT64 and against != "differences" else RESOLVED
     resolved = np.linalg.norm(tolerance) <= visible * np.linalg.norm(expected)
     verdict = "FAILED" if worst > 1 else "passed" if resolved else "undecided"
-    return GradientCheck(dtype.name, name, against, found.size, largest, relative, worst, verdict)
+    bins = np.searchsorted(ERROR_EDGES, ratio.ravel())  # a bin has its upper end
+    counts = tuple(np.bincount(bins, minlength=len(ERROR_EDGES) + 1).tolist())
+    return GradientCheck(dtype.name, name, against, found.size, largest, relative, worst, verdict, counts)
 
 
 def _with_differences(comparison: _Comparison, checks: list[GradientCheck]) -> list[GradientCheck]:

@@ -89,7 +89,8 @@ def read_point(params: Any, X: Any, targets: Any, weights: Any) -> Point:
 def problem_of(point: Point) -> tuple[Network, Problem]:
     """The point as the references take it."""
     if point.targets.ndim == 1:
-        T = np.eye(layers_of(point.params)[-1].params.W.shape[1])[point.targets]
+        T = np.zeros((len(point.targets), layers_of(point.params)[-1].params.W.shape[1]))
+        T[np.arange(len(T)), point.targets] = 1
     else:
         T = point.targets
     w = np.ones(len(point.X)) if point.weights is None else point.weights

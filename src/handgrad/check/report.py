@@ -2,6 +2,11 @@
 
 from typing import NamedTuple
 
+from handgrad.showing import as_table
+
+# Where the bins of errors, each divided by its tolerance, end: an entry without error is in the first, one beyond its
+# tolerance in one more.
+ERROR_EDGES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 UNDECIDED = (
     "undecided: rounding may be as large as the gradient there, or the dtype cannot hold the numbers. tamed: of a few "
     "rows, parameters scaled down, and moved, to logits of about 1."
@@ -21,6 +26,8 @@ class GradientCheck(NamedTuple):
       error_over_tolerance: the largest of the entries' errors, each divided by the tolerance of that entry.
       verdict: "FAILED" where error_over_tolerance is above 1; "passed"; or "undecided", where the tolerances are so
         large beside the gradient that a wrong one could hide in them.
+      error_counts: how many entries' errors, divided by their tolerances, are 0, at most 1e-5, 1e-4, 1e-3, 1e-2, 1e-1,
+        and 1, and above 1; empty where there was nothing to compare.
     """
 
     dtype: str
@@ -31,6 +38,7 @@ class GradientCheck(NamedTuple):
     max_relative_error: float
     error_over_tolerance: float
     verdict: str
+    error_counts: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -52,16 +60,8 @@ class GradientReport(NamedTuple):
     diagnosis: str = ""
 
     def __str__(self) -> str:
-        header = ("dtype", "gradient of", "against", "entries", "max abs error", "max rel error", "error/tolerance", "")
-        rows = [header]
-        for check in self.checks:
-            numbers = (
-                f"{check.max_absolute_error:.1e}",
-                f"{check.max_relative_error:.1e}",
-                f"{check.error_over_tolerance:.2g}",
-            )
-            rows.append((check.dtype, check.parameter, check.reference, str(check.entries), *numbers, check.verdict))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+        rows = self._rows()
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         numeric = range(3, 7)
         lines = [
             "  ".join(
@@ -70,6 +70,26 @@ class GradientReport(NamedTuple):
             ).rstrip()
             for row in rows
         ]
-        if any(check.verdict == "undecided" for check in self.checks):
-            lines.append(UNDECIDED)
-        return "\n".join([*lines, *self.diagnosis.splitlines()])
+        return "\n".join([*lines, *self._below()])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return as_table(self._rows(), *self._below())
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        head = ("dtype", "gradient of", "against", "entries", "max abs error", "max rel error", "error/tolerance", "")
+        rows: list[tuple[str, ...]] = [head]
+        for check in self.checks:
+            numbers = (
+                f"{check.max_absolute_error:.1e}",
+                f"{check.max_relative_error:.1e}",
+                f"{check.error_over_tolerance:.2g}",
+            )
+            rows.append((check.dtype, check.parameter, check.reference, str(check.entries), *numbers, check.verdict))
+        return rows
+
+    def _below(self) -> list[str]:
+        undecided = [UNDECIDED] if any(check.verdict == "undecided" for check in self.checks) else []
+        return [*undecided, *self.diagnosis.splitlines()]

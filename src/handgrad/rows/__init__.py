@@ -1,4 +1,4 @@
-"""Where X lies: dense or sparse, on one device or on many. The only code that touches a row of X."""
+"""Where X lies: dense or sparse, on one device, on many or on disk. The only code that touches a row of X."""
 
 from typing import Any
 
@@ -12,10 +12,15 @@ from handgrad.rows.parts import Parts as Parts
 from handgrad.rows.parts import is_sparse as is_sparse
 from handgrad.rows.parts import locate as locate
 from handgrad.rows.parts import to_csr as to_csr
+from handgrad.rows.streamed import StreamedRows
+from handgrad.rows.streams import Stream as Stream
+from handgrad.rows.streams import open_source as open_source
 
-Rows = DenseRows | HostRows
+Rows = DenseRows | HostRows | StreamedRows
 
 
 def place(parts: Parts, num_classes: int, *about: Any) -> Rows:
     """The rows about a centre and at a scale, for the sums of a solver."""
+    if parts.is_streamed:
+        return StreamedRows(parts, *about)
     return (HostRows if parts.is_sparse or are_few(parts, num_classes) else DenseRows)(parts, *about)

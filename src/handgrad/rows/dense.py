@@ -84,9 +84,9 @@ class DenseRows:
         shared, total = self._replicated(shared), None
         for index, X in enumerate(self._X):
             own = X, self._num_rows[index], *(array[index] for array in by_row)
-            rows = _block_rows(self._chunks[index].size, self.shape[1], columns, self.dtype, self._on_cpu)
-            part = _sum_chunk(of, static, rows, self.mesh, self._about, own, shared)
-            total = part if total is None else _add(total, part)
+            rows = block_rows(self._chunks[index].size, self.shape[1], columns, self.dtype, self._on_cpu)
+            part = sum_chunk(of, static, rows, self.mesh, self._about, own, shared)
+            total = part if total is None else add(total, part)
         return total if self.mesh is None else jax.tree.map(lambda array: array.addressable_data(0), total)
 
     def _rows_of(self, chunk: Chunk, stays: bool) -> Any:
@@ -123,7 +123,8 @@ class DenseRows:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _sum_chunk(of: Any, static: Any, block_rows: int, mesh: Mesh | None, about: Any, own: Any, shared: Any) -> Any:
+def sum_chunk(of: Any, static: Any, block_rows: int, mesh: Mesh | None, about: Any, own: Any, shared: Any) -> Any:
+    """Σ over the blocks of a chunk, over all devices of the mesh."""
     if mesh is None:
         return _sum_blocks(of, static, block_rows, about, own, shared)
 
@@ -161,7 +162,8 @@ def _sum_blocks(of: Any, static: Any, block_rows: int, about: Any, own: Any, sha
 
 
 @jax.jit
-def _add(a: Any, b: Any) -> Any:
+def add(a: Any, b: Any) -> Any:
+    """The sum of two trees."""
     return jax.tree.map(jnp.add, a, b)
 
 
@@ -225,7 +227,8 @@ def _padded(X: Any, chunk: Chunk, *, keep: bool = False, filled: bool = False) -
     return padded
 
 
-def _block_rows(rows: int, num_features: int, columns: int, dtype: np.dtype, on_cpu: bool) -> int:
+def block_rows(rows: int, num_features: int, columns: int, dtype: np.dtype, on_cpu: bool) -> int:
+    """How many rows of a chunk are taken at once."""
     limit = (CPU_BYTES if on_cpu else OTHER_BYTES) // dtype.itemsize
     block = max(1, min(limit // num_features, limit // columns))
     return rows if block >= rows else max(1, block // ALIGNED * ALIGNED)

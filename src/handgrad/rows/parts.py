@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
+from handgrad.rows.streams import Stream
 from handgrad.shapes import Float
 
 BLOCK_BYTES = 2**22  # of a block of rows in float64, which stays in the cache
@@ -22,7 +23,7 @@ class Part(NamedTuple):
     """Rows on one device."""
 
     rows: slice  # of X
-    X: Any  # NumPy's array, JAX's on one device, or SciPy's in CSR form
+    X: Any  # NumPy's array, JAX's on one device, SciPy's in CSR form, or a stream
     device: Any  # None for sparse rows, which are multiplied on the host
     XT: Any = None  # of sparse rows, the transpose in CSR form
 
@@ -46,6 +47,11 @@ class Parts(NamedTuple):
     def num_rows(self) -> int:
         """Of this process."""
         return sum(part.num_rows for part in self.parts)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the rows are read anew for each pass."""
+        return isinstance(self.parts[0].X, Stream)
 
     @property
     def num_entries(self) -> int:
@@ -92,14 +98,22 @@ class Parts(NamedTuple):
                 csr, transpose = (in_dtype(X, own, scale) for X in (part.X, part.XT))
                 yield rows, SparseBlock(csr, transpose, mean.astype(own), one)
                 continue
-            size = max(1, BLOCK_BYTES // (8 * P))
-            for start in range(0, part.num_rows, size):
-                X = np.asarray(part.X[start : start + size]).astype(np.float64)
+            start = rows.start
+            for read in _cut(part.X, max(1, BLOCK_BYTES // (8 * P))):
+                X = read.astype(np.float64)
                 if scale != 1:
                     X *= scale
                 if centre is not None:
                     X -= centre * scale
-                yield slice(rows.start + start, rows.start + start + len(X)), DenseBlock(X, one)
+                yield slice(start, start + len(X)), DenseBlock(X, one)
+                start += len(X)
+
+
+def _cut(X: Any, size: int) -> Iterator[np.ndarray]:
+    """The rows, so many at a time."""
+    if isinstance(X, Stream):
+        return X.blocks(size)
+    return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))
 
 
 def locate(function: str, X: Any, mesh: Any = None) -> Parts:
@@ -113,6 +127,11 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
         part = Part(slice(0, X.shape[0]), csr, None, csr.T.tocsr())
         return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1, ())
     shape, dtype = tuple(X.shape), np.dtype(X.dtype)
+    if isinstance(X, Stream):
+        on = (_default_device(),) if mesh is None else tuple(mesh.devices.ravel())
+        processes = len({device.process_index for device in on})
+        num_rows = shape[0] if processes == 1 else int(_gather(np.array(shape[0])).sum())
+        return Parts((Part(slice(0, shape[0]), X, on[0]),), (num_rows, shape[1]), dtype, False, processes, on)
     if isinstance(X, jax.Array) and len(X.sharding.device_set) > 1:
         if mesh is not None:
             raise ValueError(

@@ -21,7 +21,7 @@ from handgrad import arguments
 from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
-from handgrad.rows import Parts, Rows, is_sparse, locate, place, to_csr
+from handgrad.rows import Parts, Rows, Stream, is_sparse, locate, open_source, place, to_csr
 from handgrad.rows.blocks import Block, SparseBlock
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
@@ -75,6 +75,7 @@ def prepare(
     mesh: Any = None,
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to where they are summed."""
+    X, targets, weights = open_source(function, X, targets, weights)
     if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
         raise TypeError(
             f"{function}: data must be known, which they are not under jax.jit, vmap or grad. Call it outside of these."
@@ -99,12 +100,9 @@ def prepare(
     T = parts.of_rows(targets)
     T = T.astype(np.int64) if T.ndim == 1 else _normalised(T.astype(np.float64))
     if class_weights is not None:
-        each = _class_weights(function, class_weights, num_classes)
-        mass = each[T] if T.ndim == 1 else T @ each
-        w, more = _divided(parts, w * mass)
+        T, w = weigh_classes(function, class_weights, T, w, num_classes)
+        w, more = _divided(parts, w)
         unit *= more
-        if T.ndim == 2:
-            T = np.where(mass[:, None] > 0, _normalised(T * each), T)
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(parts.dtype))
     dtype = dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
     centre, scale = _centre_and_scale(function, parts, w, dtype, fit_intercept)
@@ -118,7 +116,7 @@ def check_data(function: str, argument: str, X: Any) -> Any:
         if len(X.shape) != 2 or 0 in X.shape:
             raise ValueError(f"{function}: {argument} must have shape (N, P), none of them 0; got {tuple(X.shape)}.")
         X = to_csr(function, X)
-    looked_at = np.zeros((1, 1), X.dtype) if is_sparse(X) else X
+    looked_at = np.zeros((1, 1), X.dtype) if is_sparse(X) or isinstance(X, Stream) else X
     arguments.check_array(function, argument, looked_at, "(N, P)", kind="number")
     kind = np.dtype(X.dtype)
     if kind.kind in "iu" and kind.itemsize > 2:
@@ -131,9 +129,9 @@ def check_data(function: str, argument: str, X: Any) -> Any:
 
 def _seen(parts: Parts, array: Any) -> tuple[Any, int]:
     """An array with an entry for each row as this process sees it, and for how many rows: all, if it has them all."""
-    if not isinstance(array, jax.Array) or array.is_fully_addressable:
-        return array, parts.shape[0]
-    return parts.of_rows(array), parts.num_rows
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return parts.of_rows(array), parts.num_rows
+    return array, parts.num_rows if parts.is_streamed else parts.shape[0]
 
 
 # --- Folds, and the classes that they have -------------------------------------------------------------------------
@@ -228,6 +226,17 @@ def _widened(array: Any) -> Any:
     return np.asarray(array).astype(np.float64) if isinstance(array, jax.Array) else array
 
 
+def weigh_classes(
+    function: str, class_weights: Any, T: np.ndarray, weights: Float[np.ndarray, " N"], num_classes: int
+) -> tuple[np.ndarray, Float[np.ndarray, " N"]]:
+    """Targets and weights of the rows, multiplied by those of their classes: a distribution of several is tilted."""
+    each = _class_weights(function, class_weights, num_classes)
+    mass = each[T] if T.ndim == 1 else T @ each
+    if T.ndim == 2:
+        T = np.where(mass[:, None] > 0, _normalised(T * each), T)
+    return T, weights * mass
+
+
 def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.ndarray:
     if isinstance(class_weights, dict):
         for label in class_weights:
@@ -306,18 +315,22 @@ def _limits(block: Block) -> tuple[np.ndarray, np.ndarray]:
 def check_finite(function: str, argument: str, parts: Parts) -> None:
     """Check that this process's rows have no NaN and no infinity."""
     of_rows = np.zeros((parts.shape[0], 1))
+    if parts.is_streamed:
+        for rows, block in parts.blocks():
+            of_rows[rows, 0] = np.where(np.isfinite(block.dense()).all(axis=1), 0, np.nan)
+        return arguments.check_finite(function, argument, of_rows)
     for part in parts.parts:
         if parts.is_sparse:
             wrong = np.flatnonzero(~np.isfinite(part.X.data))
             of_rows[np.searchsorted(part.X.indptr, wrong, side="right") - 1] = np.nan
         else:
             of_rows[part.rows, 0] = np.where(np.isfinite(np.asarray(part.X)).all(axis=1), 0, np.nan)
-    arguments.check_finite(function, argument, of_rows)
+    return arguments.check_finite(function, argument, of_rows)
 
 
 def _placed(parts: Parts, num_classes: int, centre: np.ndarray, scale: float, one: float, dtype: np.dtype) -> Rows:
     """The rows for the sums. Dense data wider than the dtype are centred here, in float64, before they are narrowed."""
-    if parts.is_sparse or _fits(parts.dtype, dtype):
+    if parts.is_sparse or parts.is_streamed or _fits(parts.dtype, dtype):
         return place(parts, num_classes, centre, scale, one, dtype)
     narrow = []
     for part in parts.parts:

@@ -82,13 +82,14 @@ def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P+1 C"]) -> Verdict:
 
 
 def check_affordable(function: str, data: Data) -> None:
-    """Check that sparse data of which `decide` needs every number, zeros too, are small enough for that."""
+    """Check that data of which `decide` needs every number, sparse or streamed ones, are small enough for that."""
     unknowns = (data.num_features + 1) * (data.num_classes - 1)
     needed = 8 * data.parts.num_rows * data.num_features
-    if data.parts.is_sparse and unknowns <= MOST_UNKNOWNS and needed > DENSE_BYTES:
+    is_held = not (data.parts.is_sparse or data.parts.is_streamed)
+    if not is_held and unknowns <= MOST_UNKNOWNS and needed > DENSE_BYTES:
         raise ValueError(
-            f"{function}: with l2=0 it has to be decided whether the loss has a minimum, for which sparse X is made "
-            f"dense: {needed} bytes, more than {DENSE_BYTES}. Take l2 > 0, however small, or fewer rows."
+            f"{function}: with l2=0 it has to be decided whether the loss has a minimum, for which X is made dense "
+            f"in memory: {needed} bytes, more than {DENSE_BYTES}. Take l2 > 0, however small, or fewer rows."
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from handgrad import arguments
 from handgrad.formulas import Params
+from handgrad.progress import share_of_gap, shown
 from handgrad.settings import check_callback
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import Data, make_folds, prepare
@@ -33,6 +34,7 @@ def fit(
     fit_intercept: bool = True,
     mesh: Any = None,
     callback: Callable[[int, float, float], Any] | None = None,
+    progress: bool = False,
 ) -> FitResult:
     """Minimise F(W, b) = mean cross-entropy + (l2/2)‖W‖², the bias not penalised, to a certified optimum.
 
@@ -65,6 +67,8 @@ def fit(
       mesh: a `jax.sharding.Mesh` over whose devices the rows of a dense X on the host are dealt out.
       callback: called as callback(iteration, loss, gap) after each iteration; where it returns True the fit ends there,
         with what is certified of that point.
+      progress: whether to show a bar with the time that is left, in a notebook, or in a terminal, which needs rich, of
+        `handgrad[app]`.
 
     Returns:
       FitResult; `converged` is whether gap ≤ tol · loss was proved. With l2=0 it is whether a minimum exists, which is
@@ -83,20 +87,21 @@ def fit(
       >>> result.converged, result.gap <= 1e-5 * result.loss
       (True, True)
     """
-    result = fit_in_silence(
-        X,
-        targets,
-        l2=l2,
-        weights=weights,
-        class_weights=class_weights,
-        params=params,
-        num_classes=num_classes,
-        tol=tol,
-        max_iterations=max_iterations,
-        fit_intercept=fit_intercept,
-        mesh=mesh,
-        callback=callback,
-    )
+    with shown("fit", progress, callback, share_of_gap(tol)) as watch:
+        result = fit_in_silence(
+            X,
+            targets,
+            l2=l2,
+            weights=weights,
+            class_weights=class_weights,
+            params=params,
+            num_classes=num_classes,
+            tol=tol,
+            max_iterations=max_iterations,
+            fit_intercept=fit_intercept,
+            mesh=mesh,
+            callback=watch,
+        )
     if not result.converged:
         warnings.warn(f"fit: {result.message}", RuntimeWarning, stacklevel=2)
     return result

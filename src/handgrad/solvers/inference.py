@@ -20,6 +20,7 @@ from handgrad.formulas.by_row import softmax
 from handgrad.frames import as_array, as_data
 from handgrad.rows import product
 from handgrad.shapes import Float
+from handgrad.showing import MOST_SHOWN, as_table
 from handgrad.solvers.data import Data, times_centre
 
 
@@ -44,17 +45,32 @@ class Coefficients(NamedTuple):
 
     def __str__(self) -> str:
         """One line a coefficient."""
-        head = ("estimate", 12), ("std.err", 11), ("z", 8), ("p", 9), ("lower", 12), ("upper", 12)
-        lines = [f"{'class':>6} {'feature':>9} " + " ".join(f"{name:>{width}}" for name, width in head)]
+        widths = (6, 9, 12, 11, 8, 9, 12, 12)
+        lines = [" ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in self._rows()]
+        return "\n".join([*lines, self._base()])
+
+    def __repr__(self) -> str:
+        """The first lines of `str`."""
+        *lines, base = str(self).splitlines()
+        if len(lines) > MOST_SHOWN + 1:
+            lines = [*lines[: MOST_SHOWN + 1], f"… {len(lines) - 1 - MOST_SHOWN:,} more, which print shows"]
+        return "\n".join([*lines, base])
+
+    def _repr_html_(self) -> str:
+        return as_table(self._rows(), self._base())
+
+    def _base(self) -> str:
+        return f"log-odds against class {self.base}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        formats = (".5g", ".5g", ".3f", ".2g", ".5g", ".5g")
+        rows: list[tuple[str, ...]] = [("class", "feature", "estimate", "std.err", "z", "p", "lower", "upper")]
         last = self.estimate.shape[0] - 1
         for column, label in enumerate(self.classes):
             for row in (last, *range(last)):
-                numbers = [array[row, column] for array in self[2:]]
-                formats = ("12.5g", "11.5g", "8.3f", "9.2g", "12.5g", "12.5g")
-                name = "intercept" if row == last else str(row)
-                cells = " ".join(f"{number:{form}}" for number, form in zip(numbers, formats, strict=True))
-                lines.append(f"{label:>6} {name:>9} {cells}")
-        return "\n".join([*lines, f"log-odds against class {self.base}"])
+                cells = [f"{array[row, column]:{form}}" for array, form in zip(self[2:], formats, strict=True)]
+                rows.append((str(label), "intercept" if row == last else str(row), *cells))
+        return rows
 
 
 def target_sums(data: Data) -> Params:

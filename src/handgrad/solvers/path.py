@@ -10,7 +10,8 @@ import numpy as np
 from handgrad import arguments as checks
 from handgrad.formulas import Params
 from handgrad.frames import as_held_out
-from handgrad.rows import Parts, locate
+from handgrad.progress import shown
+from handgrad.rows import Parts, locate, open_source
 from handgrad.shapes import Float
 from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
@@ -33,6 +34,7 @@ def fit_path(
     fit_intercept: bool = True,
     mesh: Any = None,
     callback: Callable[[int, int], Any] | None = None,
+    progress: bool = False,
 ) -> PathResult:
     """Fit every penalty of a path, each to its certificate, side by side.
 
@@ -40,7 +42,7 @@ def fit_path(
     next, which starts from the nearest that is solved. The answers are those of `fit`.
 
     Args:
-      X, targets, weights, class_weights, num_classes, tol, max_iterations, fit_intercept, mesh: as in `fit`.
+      X, targets, weights, class_weights, num_classes, tol, max_iterations, fit_intercept, mesh, progress: as in `fit`.
       l2s: the penalties, positive, in any order.
       validation: data and targets (X, targets) that are not trained on; or a number of folds k: the rows are then
         dealt into k folds, class by class, and each penalty is fitted k more times, without a fold. A row of a class
@@ -85,7 +87,8 @@ def fit_path(
         rows, labels = _check_validation(data, validation)
         scored = prepare_scores("fit_path", rows, labels, np.ones((len(labels), 1)), folds.present)
     each = np.broadcast_to(l2s, (len(folds.present), l2s.size))
-    fitted = solve_folds(data, folds, each, tol, max_iterations, callback)
+    with shown("fit_path", progress, callback, _share) as watch:
+        fitted = solve_folds(data, folds, each, tol, max_iterations, watch)
     converged = fitted.converged.reshape(-1, l2s.size)
     if not converged.all():
         failed = np.flatnonzero(~converged.all(axis=0))
@@ -132,6 +135,10 @@ def solve_folds(
     return jax.tree.map(lambda array: array[np.argsort(order)], found)
 
 
+def _share(done: int, fits: int) -> tuple[float, str]:
+    return done / fits, f"{done:,} of {fits:,} fits"
+
+
 def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
     given = l2s
     l2s = numbers(l2s)
@@ -143,6 +150,7 @@ def _check_l2s(l2s: Any) -> Float[np.ndarray, " J"]:
 def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     """(X, targets) not trained on."""
     X, targets = given
+    X, targets, _ = open_source("fit_path", X, targets, None)
     X = check_data("fit_path", "validation X", X)
     if X.shape[1] != data.num_features:
         raise ValueError(f"fit_path: validation X must have {data.num_features} columns, as X; got {tuple(X.shape)}.")

@@ -5,10 +5,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.formulas import Params
+from handgrad.formulas.network import layers_of
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.existence import Verdict
 from handgrad.solvers.inference import Coefficients, standard_errors
 from handgrad.solvers.lanes import CONVERGED, ITERATIONS, STOPPED
+
+
+def describe_sizes(params: Any) -> str:
+    """The sizes of a model in words."""
+    layers = layers_of(params)
+    num_features, num_classes = layers[0].params.W.shape[-2], layers[-1].params.W.shape[-1]
+    hidden = "".join(f", a hidden layer of {layer.params.W.shape[1]} ({layer.activation})" for layer in layers[:-1])
+    return f"{num_features:,} features, {num_classes:,} classes{hidden}"
 
 
 class FitResult(NamedTuple):
@@ -37,6 +46,14 @@ class FitResult(NamedTuple):
     message: str
     l2: float
     target_sums: Params | None = None
+
+    def __repr__(self) -> str:
+        """Two lines: what was fitted, and how it ended."""
+        how = "converged" if self.converged else "NOT converged"
+        return (
+            f"FitResult: {describe_sizes(self.params)}, l2 = {self.l2:.4g}; loss {self.loss:.6g} nats, {how} in "
+            f"{self.iterations} iterations\n{self.message}"
+        )
 
     def standard_errors(self, X: Any, *, weights: Any = None, base: int = 0, confidence: float = 0.95) -> Coefficients:
         """Coefficients with standard errors, z, p-values and confidence intervals, for a converged fit with l2=0.
@@ -88,6 +105,18 @@ class PathResult(NamedTuple):
     validation_loss: Float[np.ndarray, " J"] | None
     validation_accuracy: Float[np.ndarray, " J"] | None
     best: int | None
+
+    def __repr__(self) -> str:
+        """Two lines: what was fitted, and the best of it."""
+        low, high = self.l2s.min(), self.l2s.max()
+        penalties = f"l2 = {low:.4g}" if low == high else f"{len(self.l2s)} penalties, l2 = {low:.4g} to {high:.4g}"
+        best = "no validation"
+        if self.best is not None and self.validation_loss is not None and self.validation_accuracy is not None:
+            best = (
+                f"best at l2 = {self.l2s[self.best]:.4g}: validation loss {self.validation_loss[self.best]:.6g} nats, "
+                f"accuracy {self.validation_accuracy[self.best]:.2%}"
+            )
+        return f"PathResult: {describe_sizes(self.params)}; {penalties}, {int(self.converged.sum())} converged\n{best}"
 
     @property
     def best_params(self) -> Params:

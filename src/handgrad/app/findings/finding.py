@@ -1,8 +1,13 @@
-"""What a person should know about a run and would not see in its headline."""
+"""The form that every finding has, and what findings are made of."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from handgrad.app.findings.alone import Alone
+from handgrad.shapes import Float
 
 if TYPE_CHECKING:
     from handgrad.app.evaluation import Evaluation
@@ -25,7 +30,16 @@ class Finding(NamedTuple):
     advice: str
 
 
-def find(run: Run, evaluation: Evaluation) -> tuple[Finding, ...]:
-    """All that is found, what matters most first."""
-    del run, evaluation
-    return ()
+class Facts(NamedTuple):
+    """What findings are made of.
+
+    Attributes:
+      run, evaluation: what was found, and what it comes to on the test rows.
+      train_Y: probabilities of the rows trained on.
+      features: what each feature tells alone, the most telling first.
+    """
+
+    run: Run
+    evaluation: Evaluation
+    train_Y: Float[np.ndarray, "N C"]
+    features: tuple[Alone, ...]

@@ -1,0 +1,225 @@
+"""Rows that stay where they are kept, and are read anew, block after block, for each pass over them.
+
+A source is whatever begins anew each time it is gone over: an object whose `__iter__` gives blocks, or one with `reset`
+and `next`. Its blocks may have any number of rows; they are copied, so that it may use one buffer for all of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from handgrad.frames import as_array, as_data, as_targets
+from handgrad.shapes import Float
+
+ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
+LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
+FORMS = "X, (X, targets) or (X, targets, weights)"
+
+Fill = Callable[[np.ndarray], int]  # puts the next rows into an array; how many there were, fewer only at the end
+
+
+@dataclasses.dataclass(frozen=True)  # and no tuple, which would be a list of rows
+class Stream:
+    """Rows that are read for each pass.
+
+    Attributes:
+      shape: (N, P).
+      dtype: of what is read.
+      begin: begins a pass.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    begin: Callable[[], Fill]
+
+    @property
+    def size(self) -> int:
+        """N·P."""
+        return self.shape[0] * self.shape[1]
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """The rows, so many at a time, while the next ones are read; a block is the caller's until the next."""
+        buffers = [np.empty((rows, self.shape[1]), self.dtype) for _ in range(2)]
+        fill = self.begin()
+        with ThreadPoolExecutor(1) as reader:
+            future = reader.submit(fill, buffers[0])
+            while count := future.result():
+                block = buffers[0][:count]
+                buffers.reverse()
+                future = reader.submit(fill, buffers[0])
+                yield block
+
+
+def is_source(X: Any) -> bool:
+    """Whether X is gone over block by block: no array, no list of rows, no frame."""
+    if isinstance(X, Stream) or (hasattr(X, "reset") and hasattr(X, "next")):
+        return True
+    is_array = any(hasattr(X, name) for name in ("ndim", "__array__", "dtypes", "keys"))
+    return hasattr(X, "__iter__") and not is_array and not isinstance(X, (list, tuple, str, bytes, set, frozenset))
+
+
+def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """A stream of a source, its targets and its weights; what is no source is given back as it came.
+
+    A source is gone over once, for the number of its rows and for what is known row by row.
+
+    Raises:
+      TypeError, ValueError: a source that can be gone over only once, or whose blocks do not fit each other; targets
+        that come twice, or not at all.
+    """
+    if isinstance(X, np.memmap) and X.ndim == 2 and X.nbytes >= LEAST_MAPPED and X.dtype.isnative:
+        return of_mapped(X), targets, weights
+    if isinstance(X, Stream) or not is_source(X):
+        return X, targets, weights
+    num_rows, first = 0, None
+    found: list[tuple[Any, ...]] = []
+    for block in _blocks_of(function, X):
+        first = first or block
+        num_rows += len(block.X)
+        found.append(tuple(None if own is None else own.copy() for own in block[1:]))
+    if first is None or not first.X.shape[1]:
+        raise ValueError(
+            f"{function}: X must have rows and columns; got a source without. Give blocks of shape (n, P)."
+        )
+    for name, given, column in (("targets", targets, 0), ("weights", weights, 1)):
+        if given is not None and found[0][column] is not None:
+            raise ValueError(f"{function}: {name} come with the blocks of X and beside it. Leave out one of them.")
+    if found[0][0] is not None:
+        targets = np.concatenate([each for each, _ in found])
+    elif targets is None:
+        raise ValueError(f"{function}: targets must be given, or come with the blocks of X, as (X, targets).")
+    if found[0][1] is not None:
+        weights = np.concatenate([each for _, each in found])
+    shape = num_rows, first.X.shape[1]
+    return Stream(shape, first.X.dtype, lambda: _filler(function, shape, _blocks_of(function, X))), targets, weights
+
+
+class _Read(NamedTuple):
+    X: np.ndarray
+    targets: Any
+    weights: Any
+
+
+def _blocks_of(function: str, source: Any) -> Iterator[_Read]:
+    """One pass over a source's blocks, those without rows left out."""
+    first: _Read | None = None
+    for given in _pass_over(function, source):
+        is_tuple = isinstance(given, (tuple, list)) and 1 < len(given) <= 3 and hasattr(given[0], "shape")
+        X, targets, weights = (*given, None)[:3] if is_tuple else (given, None, None)
+        X = np.asarray(as_data(function, X)) if not hasattr(X, "tocsr") else X
+        if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "fiu":
+            kind = f"{type(X).__name__} of shape {getattr(X, 'shape', '?')}"
+            raise TypeError(f"{function}: a source's blocks must be {FORMS}, X dense numbers (n, P); got a {kind}.")
+        targets = None if targets is None else np.asarray(as_targets(function, targets))
+        weights = None if weights is None else np.asarray(as_array(function, weights, "weights"))
+        block = _Read(X, targets, weights)
+        first = first or block
+        _require_alike(function, block, first)
+        if len(X):
+            yield block
+
+
+def _require_alike(function: str, block: _Read, first: _Read) -> None:
+    for name, own, of_first in zip(("X", "targets", "weights"), block, first, strict=True):
+        if (own is None) != (of_first is None):
+            raise ValueError(f"{function}: {name} must come with each of a source's blocks, or with none.")
+        if own is None:
+            continue
+        if len(own) != len(block.X):
+            raise ValueError(f"{function}: a block's {name} must have its {len(block.X)} rows; got {len(own)}.")
+        if own.shape[1:] != of_first.shape[1:] or own.dtype != of_first.dtype:
+            raise ValueError(
+                f"{function}: a source's blocks must be alike; got {name} {of_first.shape} of {of_first.dtype} and "
+                f"{own.shape} of {own.dtype}."
+            )
+
+
+def _pass_over(function: str, source: Any) -> Iterator[Any]:
+    if hasattr(source, "reset") and hasattr(source, "next"):
+        source.reset()
+        while True:
+            try:
+                block = source.next()
+            except StopIteration:
+                return
+            if block is None:
+                return
+            yield block
+        return
+    blocks = iter(source)
+    if blocks is source:
+        raise TypeError(
+            f"{function}: X is gone over many times, and a {type(source).__name__} only once. Give an object whose "
+            "__iter__ begins anew, or one with reset() and next()."
+        )
+    yield from blocks
+
+
+def _filler(function: str, shape: tuple[int, int], blocks: Iterator[_Read]) -> Fill:
+    """Puts the rows of blocks of any size together."""
+    rest = np.empty((0, shape[1]))
+    seen = 0
+
+    def fill(array: np.ndarray) -> int:
+        nonlocal rest, seen
+        count = 0
+        while count < len(array):
+            if not len(rest):
+                block = next(blocks, None)
+                if block is None:
+                    break
+                rest = block.X
+                if rest.shape[1] != shape[1]:
+                    raise ValueError(f"{function}: a source must give the same rows in each pass; got other columns.")
+            take = min(len(array) - count, len(rest))
+            array[count : count + take] = rest[:take]
+            rest, count = rest[take:], count + take
+        seen += count
+        if seen > shape[0] or (count < len(array) and seen != shape[0]):
+            raise ValueError(
+                f"{function}: a source must give the same rows in each pass; got {shape[0]} in the first and "
+                f"{'more' if seen > shape[0] else seen} in a later one."
+            )
+        return count
+
+    return fill
+
+
+def of_mapped(X: np.memmap) -> Stream:
+    """A stream of a memory map, which does not fill the memory with its pages."""
+
+    def begin() -> Fill:
+        start = 0
+
+        def fill(array: np.ndarray) -> int:
+            nonlocal start
+            rows = X[start : start + len(array)]
+            array[: len(rows)] = rows
+            start += len(rows)
+            return len(rows)
+
+        return fill
+
+    return Stream(X.shape, X.dtype, begin)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that JAX takes as it is on a CPU."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def about(fill: Fill, centre: Float[np.ndarray, " P"], scale: float, rows: np.ndarray) -> Fill:
+    """A pass over (x − centre)·scale, taken in float64, by way of an array for the rows as they are read."""
+
+    def fill_about(array: np.ndarray) -> int:
+        count = fill(rows[: len(array)])
+        array[:count] = (rows[:count].astype(np.float64) - centre) * scale
+        return count
+
+    return fill_about
