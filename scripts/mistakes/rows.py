@@ -186,13 +186,6 @@ MUTANTS = [
         "test_streams.py::test_float64_is_centred_before_it_is_narrowed",
     ),
     Mutant(
-        "rows that fill a chunk counted",
-        "rows/streamed.py",
-        "counts = np.clip(count - self._size",
-        "counts = np.clip(chunk - self._size",
-        "test_streams.py::test_targets_and_weights_come_with_the_blocks_or_beside_them",
-    ),
-    Mutant(
         "a buffer filled while it is summed",
         "rows/streamed.py",
         "BUFFERS = 3",
