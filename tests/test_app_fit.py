@@ -16,6 +16,7 @@ from handgrad.app.cli import main
 from handgrad.app.progress import Watch, watching
 from handgrad.app.screen import make_screen
 from handgrad.data import Table, read_table, split_and_scale
+from handgrad.data.splitting import VALIDATION
 from test_app import fails
 
 L2S = np.array([1.0, 0.1, 0.01])
@@ -113,7 +114,7 @@ def test_a_path_goes_on_to_its_bounds_where_the_best_stays_at_its_end(monkeypatc
 def test_a_path_ends_where_float32_does():
     choice = choose(held_out(blobs(noise=1e-6)), 3)
     assert choice.edge == "smallest"
-    assert choosing.LEAST <= choice.l2s[-1] <= 1e-5
+    assert 1e-7 < choice.l2s[-1] <= 1e-5
     assert choice.scores[-1] == choice.scores.min() < 1e-3
 
 
@@ -215,6 +216,17 @@ def test_a_class_that_is_not_trained_on_has_probability_0(capsys, tmp_path):
     assert metrics["train_loss"] < 0.7
 
 
+def test_a_class_that_weighs_nothing_is_left_out_and_its_loss_is_said_to_be_infinite(capsys, points, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        fitting, "check_at", lambda _, part: checked.append(part) or handgrad.GradientReport((), True, "")
+    )
+    np.savez(points.parent / "three.npz", X=blobs().X, y=blobs().labels)
+    metrics = run_fit(capsys, points.parent / "three.npz", "--class-weight", "1=0", "--l2", "0.1")
+    assert metrics["train_loss"] is None
+    assert set(checked[0].labels) == {0, 2}
+
+
 def test_few_rows_choose_by_folds_and_fewer_choose_nothing(capsys, tmp_path):
     np.savez(tmp_path / "few.npz", X=np.arange(30.0)[:, None], y=np.arange(30) % 2)
     assert main(["fit", str(tmp_path / "few.npz"), "--folds", "0"]) == 0
@@ -224,6 +236,28 @@ def test_few_rows_choose_by_folds_and_fewer_choose_nothing(capsys, tmp_path):
     np.savez(tmp_path / "four.npz", X=np.arange(4.0)[:, None], y=np.arange(4) % 2)
     assert main(["fit", str(tmp_path / "four.npz")]) == 0
     assert "note: there are too few rows to choose a penalty by; l2 is 1/2\n" in capsys.readouterr().out
+
+
+def test_a_path_of_which_nothing_converges_is_said(capsys, points, monkeypatch):
+    monkeypatch.setattr(choosing, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(fitting, "LEAST_VALIDATION", 5)
+    assert main(["fit", str(points), "--target", "kind", "--drop", "group", "--folds", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "note: no fit of the path has converged; l2 is 1/96\n" in output
+    assert output.count(" to test") == 1
+
+
+def test_a_validation_part_chooses_where_it_is_asked_for_and_all_is_fitted_then(capsys, monkeypatch, points):
+    monkeypatch.setattr(fitting, "LEAST_VALIDATION", 5)
+    metrics = run_fit(capsys, points, "--target", "kind", "--keep", "a", "--folds", "0")
+    assert metrics["path"]["held_out"] == "the validation rows"
+    assert (metrics["folds"], metrics["train_rows"], metrics["validation_rows"]) == (0, 96, 0)
+    table = read_table(points, target="kind", keep=["a"])
+    expected = handgrad.fit(*split_and_scale(table).train[:2], l2=metrics["l2"])
+    assert metrics["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    split = split_and_scale(table, validation=VALIDATION)
+    choice = choose(HeldOut(split.train, None, split.validation, "the validation rows"), 2)
+    np.testing.assert_allclose(metrics["path"]["score"], choice.scores)
 
 
 def test_a_fit_that_does_not_converge_says_so_and_is_exit_status_0(capsys, monkeypatch):
@@ -298,12 +332,14 @@ def test_what_is_done_is_kept_at_an_interruption(capsys, monkeypatch, tmp_path, 
     assert metrics["converged"] is (stage == "choose")
     assert metrics["test_accuracy"] > 0.8
     assert len(metrics["path"]["l2"]) >= 5
+    assert metrics["path"]["held_out"] == "5 folds"  # of 1,438 rows
     if stage == "fit_part":
         assert "the fit was ended before its time: the loss is certified to be within" in metrics["message"]
     model = handgrad.load(tmp_path / "run")
     assert np.isfinite(model.params.W).all()
 
 
+@pytest.mark.slow
 def test_an_interruption_before_anything_is_done_leaves_nothing(tmp_path):
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -67,30 +67,16 @@ def fit(
 
 
 def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | None) -> tuple[Run, bool]:
-    seed, choice, ended, seconds = settings["seed"], None, False, 0.0
+    start, choice, ended = time.perf_counter(), None, False
     if l2 is None:
-        settings["folds"] = _count_folds(table, settings["folds"])
-        held_out, split = _hold_out(screen, settings, table)
-        start = time.perf_counter()
-        if held_out is not None:
-            weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
-            choice, ended = choose_watched(
-                screen, held_out, len(table.class_names), scoring=settings["scoring"], class_weights=weights
-            )
-        seconds = time.perf_counter() - start
-        l2 = 1 / len(split.rows.train) if choice is None else float(choice.l2s[choice.best])
-        if choice is None:
-            screen.note([f"there are too few rows to choose a penalty by; l2 is 1/{len(split.rows.train)}"])
-        if len(split.rows.validation):
-            del held_out
-            split = split_and_scale(table, seed=seed)
+        l2, choice, ended, chosen_by = _choose_penalty(screen, settings, table)
+        split = chosen_by or split_and_scale(table, seed=settings["seed"])
     else:
-        split = split_and_scale(table, seed=seed)
+        split = split_and_scale(table, seed=settings["seed"])
         begin(screen, settings["data"], table, split)
-    start = time.perf_counter()
     weights = as_class_weights(settings["class_weight"], split.train, table.class_names)
     fitted, stopped = fit_part(screen, split.train, len(table.class_names), l2, weights)
-    seconds += time.perf_counter() - start
+    seconds = time.perf_counter() - start
     checked = split.train
     if table.file is not None:
         checked = part_of(table, split.encoding, split.rows.train[:: math.ceil(len(checked.labels) / MAX_CHECKED_ROWS)])
@@ -103,11 +89,32 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         Y=probabilities(fitted.params, split.test.X),
         train_loss=mean_loss(fitted, split.train),
         seconds=seconds,
-        checks=(check_at(fitted.params, checked),),
+        checks=(check_at(fitted.params, _of_fitted_classes(fitted, checked)),),
         fitted=fitted,
         choice=choice,
     )
     return run, ended or stopped
+
+
+def _choose_penalty(
+    screen: Screen, settings: dict[str, Any], table: Table
+) -> tuple[float, Choice | None, bool, Split | None]:
+    """The penalty and how it was chosen, whether that was ended by Ctrl-C, and the split where all but the test rows of
+    it are trained on; without it, they are to be encoded anew, and what was encoded here is gone by then.
+    """
+    settings["folds"] = _count_folds(table, settings["folds"])
+    held_out, split = _hold_out(screen, settings, table)
+    num_rows = len(split.rows.train) + len(split.rows.validation)
+    choice, ended = None, False
+    if held_out is not None:
+        weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
+        how = {"scoring": settings["scoring"], "class_weights": weights}
+        choice, ended = choose_watched(screen, held_out, len(table.class_names), **how)
+    if choice is None:
+        why = "no fit of the path has converged" if held_out else "there are too few rows to choose a penalty by"
+        screen.note([f"{why}; l2 is 1/{num_rows}"])
+    l2 = 1 / num_rows if choice is None else float(choice.l2s[choice.best])
+    return l2, choice, ended, None if len(split.rows.validation) else split
 
 
 def choose_watched(screen: Screen, held_out: HeldOut, num_classes: int, **how: Any) -> tuple[Choice | None, bool]:
@@ -149,6 +156,15 @@ def mean_loss(fitted: FitResult, part: Part) -> float:
         return math.inf
     scored = prepare_scores("fit", locate("fit", part.X), part.labels, weights, np.isfinite(b))
     return float(mean_scores(scored, [fitted.params._replace(W=W[None], b=b[None])])[0][0])
+
+
+def _of_fitted_classes(fitted: FitResult, part: Part) -> Part:
+    """The rows without those of a class that is left out, since it weighs nothing: their loss is infinite."""
+    known = np.isfinite(np.asarray(fitted.params.b)[0])[part.labels]
+    if known.all():
+        return part
+    rows = np.flatnonzero(known)
+    return Part(part.X[rows], part.labels[rows], None if part.weights is None else part.weights[rows])
 
 
 # --- What a penalty is chosen by --------------------------------------------------------------------------------------

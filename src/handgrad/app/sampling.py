@@ -47,6 +47,6 @@ def sample(table: Table, split: Split, tested: np.ndarray) -> Sample:
     X, labels, weights = encode(split.encoding, some).X, some.labels, some.weights
     assert labels is not None
     places = Parts(*(np.searchsorted(rows, part) for part in (train, test[:0], test)))
-    parts = [Part(X[own], labels[own], None if weights is None else weights[own]) for own in places]
+    trained, watched, tests = (Part(X[own], labels[own], None if weights is None else weights[own]) for own in places)
     is_whole = len(train) == len(split.rows.train) and len(test) == len(split.rows.test)
-    return Sample(rows, some, Split(split.encoding, places, *parts, split.notes), tested, is_whole)
+    return Sample(rows, some, Split(split.encoding, places, trained, watched, tests, split.notes), tested, is_whole)

@@ -38,8 +38,8 @@ def read_or_stream(screen: Screen, data: pathlib.Path | None, reading: dict[str,
         screen.note([f"{data} would take more than half of the free memory, and stays in its file, as with --stream"])
     table = stream_table(data, **reading, callback=Passes(screen))
     said = (
-        f"the table is read anew for each pass; of more than {MOST_SAMPLED:,} rows trained on or tested, findings about "
-        "features are of so many, and none says which features are constant or whether all rows are told apart."
+        f"the table is read anew for each pass. Of more than {MOST_SAMPLED:,} rows trained on or tested so many are "
+        "looked at for findings about features, and constant features and rows that are all told apart are not found."
     )
     return table._replace(notes=(*table.notes, said))
 
@@ -85,7 +85,10 @@ def as_class_weights(text: str | None, part: Part, class_names: Sequence[Any]) -
         each[places[found[1]]] = weight
         rest = rest[found.end() :]
         if not rest:
-            return each
+            break
+    if not each[part.labels].any():
+        raise ValueError(f"--class-weight must leave weight to a row; got {text!r}, by which each weighs 0.")
+    return each
 
 
 def as_widths(text: str) -> tuple[int, ...]:

@@ -12,8 +12,8 @@ from handgrad.shapes import Bool, Float
 
 
 class Scored(NamedTuple):
-    """Rows, with labels (N,) or distributions (N, C), and their weights in each of F folds, 0 where a fold does not hold
-    a row out; `counted` are those that have a finite loss.
+    """Rows, their labels (N,) or distributions (N, C), and their weights in each of F folds, 0 where a fold does not
+    hold a row out; `counted` are those that have a finite loss.
     """
 
     parts: Parts

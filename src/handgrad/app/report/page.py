@@ -41,7 +41,7 @@ def render(run: Run, metrics: Mapping[str, Any]) -> str:
             number=functools.partial(number, metrics),
             show=functools.partial(show, metrics),
             pictures=pictures,
-            settings=[name for name, value in run.settings.items() if value is not None and value != []],
+            settings=[name for name, value in run.settings.items() if value not in (None, [], ())],
             notes=(*run.table.notes, *run.split.notes),
             left_out=run.model.encoding.left_out,
             encoding=_describe_encoding(run),
@@ -134,11 +134,11 @@ def _plain(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    """With a decimal, or as many as it takes not to call 100 % what is less, or 0 % what is more."""
-    for decimals in range(1, 6):
-        text = f"{100 * value:.{decimals}f}"
-        if float(text) not in (0, 100) or abs(value - round(value)) < 1e-9:
-            break
+    """With a decimal, or two where one would call 100 % what is less, or 0 % what is more."""
+    text = f"{100 * value:.1f}"
+    if float(text) in (0, 100) and abs(value - round(value)) > 1e-9:
+        text = f"{100 * value:.2f}"
+        text = {"100.00": "> 99.99", "0.00": "< 0.01"}.get(text, text)
     return f"{text}{NARROW}%"
 
 
