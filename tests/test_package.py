@@ -40,7 +40,7 @@ LAYERS = [
     ["formulas", "compiled", "lowering"],
     ["data", "arguments"],
     ["progress"],
-    ["files", "frames", "precision", "settings", "shapes", "showing"],
+    ["files", "frames", "precision", "settings", "shapes", "showing", "streams"],
 ]
 
 

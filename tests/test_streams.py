@@ -1,5 +1,6 @@
 """Streamed rows: the same answers as in memory, each pass a reading, little in memory, and words for bad sources."""
 
+import sys
 import threading
 import tracemalloc
 
@@ -92,6 +93,31 @@ def test_a_memory_map_is_read_in_blocks(kind, tmp_path, monkeypatch):
     rows = stored[40:] if kind == "its rows" else stored
     found = handgrad.fit(rows, t[-len(rows) :], l2=0.01)
     np.testing.assert_allclose(found.loss, handgrad.fit(np.array(rows), t[-len(rows) :], l2=0.01).loss, rtol=1e-6)
+
+
+def resident():
+    """Bytes of files' pages in this process."""
+    with open("/proc/self/status") as file:
+        return 1024 * int(next(line for line in file if line.startswith("RssFile:")).split()[1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is resident is told by Linux")
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_a_pass_over_a_memory_map_lets_its_pages_go_and_changes_nothing(mode, tmp_path):
+    stored = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", np.float32, (60_000, 100))
+    stored[:] = np.arange(60_000)[:, None] % 97
+    stored.flush()
+    del stored
+    X = np.load(tmp_path / "X.npy", mmap_mode=mode)
+    if mode != "r":
+        X[5] = 1000
+    expected = np.arange(60_000) % 97 + (np.arange(60_000) == 5) * (1000 - 5) * (mode != "r")
+    for rows, of_rows in ((X, expected), (X[7:][::3], expected[7:][::3]), (X[:, 3:5], expected)):
+        before = resident()
+        found = [block[:, 0].copy() for block in streams.of_mapped(rows).blocks(1000)]
+        grown = resident() - before
+        np.testing.assert_array_equal(np.concatenate(found), of_rows)
+        assert mode == "c" or grown < X.nbytes / 4
 
 
 def test_one_row_and_one_class_of_one_feature_are_streamed():

@@ -173,7 +173,7 @@ MUTANTS = [
     ),
     Mutant(
         "a source with other rows in a later pass",
-        "rows/streams.py",
+        "streams.py",
         "if seen > shape[0] or (count < len(array) and seen != shape[0]):",
         "if False:",
         "test_streams.py::test_a_source_whose_passes_differ_is_refused",

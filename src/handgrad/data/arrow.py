@@ -13,7 +13,8 @@ from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
 from handgrad.data.words import is_text, require_pyarrow
 
 _BYTES_A_VALUE = 8
-PIECE = 2**16  # bytes of a column's chunk that are read at once where the file is read in blocks
+SMALL_GROUP = 2**27  # bytes of rows that are read at once, where they are read in blocks
+PIECE = 2**16  # of a column, of larger groups of rows; which takes several times as long
 _PANDAS_INDEX = "__index_level_"
 
 
@@ -112,8 +113,11 @@ def _look_at_file(source: Source) -> _Parquet:
         return pyarrow.parquet.ParquetFile(source.path, pre_buffer=False, read_dictionary=texts).read(list(wanted))
 
     def batches(wanted: Sequence[str], rows: int) -> Iterator[Any]:
+        data = file.metadata
+        largest = max((data.row_group(group).total_byte_size for group in range(data.num_row_groups)), default=0)
+        piece = 0 if largest <= SMALL_GROUP else PIECE
         with pyarrow.parquet.ParquetFile(
-            source.path, pre_buffer=False, buffer_size=PIECE, read_dictionary=texts
+            source.path, pre_buffer=False, buffer_size=piece, read_dictionary=texts
         ) as opened:
             yield from opened.iter_batches(rows, columns=list(wanted))
 

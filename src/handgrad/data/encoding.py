@@ -13,7 +13,7 @@ from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, printable, say_absent
 from handgrad.data.problems import Problem, say
 from handgrad.data.tables import MISSING, Column, Kind, Table
-from handgrad.rows.streams import of_blocks
+from handgrad.streams import of_blocks
 
 SEEN_WORDS = 3  # how many unknown words a note shows
 

@@ -17,7 +17,7 @@ from handgrad.data.tables import ClassName
 from handgrad.formulas import Params
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import Network, layers_of
-from handgrad.rows import Stream
+from handgrad.streams import Stream
 
 # Every number of rows would be a program of its own: rows are taken in blocks whose number is a power of two, the last
 # one filled up. A block has no more entries than this, be the features many and sparse.

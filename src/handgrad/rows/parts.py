@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
-from handgrad.rows.streams import Stream
 from handgrad.shapes import Float
+from handgrad.streams import Stream
 
 BLOCK_BYTES = 2**22  # of a block of rows in float64, which stays in the cache
 EPS = float(np.finfo(np.float64).eps)

@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from handgrad.rows.dense import ALIGNED, CHUNK_BYTES, add, block_rows, sum_chunk
 from handgrad.rows.parts import Parts
-from handgrad.rows.streams import Fill, Stream, about, aligned
+from handgrad.rows.streams import about, aligned
 from handgrad.shapes import Float
+from handgrad.streams import Fill, Stream
 
 BUFFERS = 3  # one is read, one is summed, and one may still be
 

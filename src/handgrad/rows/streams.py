@@ -4,53 +4,19 @@ A source is whatever begins anew each time it is gone over: an object whose `__i
 and `next`. Its blocks may have any number of rows; they are copied, so that it may use one buffer for all of them.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import mmap
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.shapes import Float
+from handgrad.streams import Fill, Stream, of_blocks
 
 ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
 LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
 FORMS = "X, (X, targets) or (X, targets, weights)"
-
-Fill = Callable[[np.ndarray], int]  # puts the next rows into an array; how many there were, fewer only at the end
-
-
-@dataclasses.dataclass(frozen=True)  # and no tuple, which would be a list of rows
-class Stream:
-    """Rows that are read for each pass.
-
-    Attributes:
-      shape: (N, P).
-      dtype: of what is read.
-      begin: begins a pass.
-    """
-
-    shape: tuple[int, int]
-    dtype: np.dtype
-    begin: Callable[[], Fill]
-
-    @property
-    def size(self) -> int:
-        """N·P."""
-        return self.shape[0] * self.shape[1]
-
-    def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """The rows, so many at a time, while the next ones are read; a block is the caller's until the next."""
-        buffers = [np.empty((rows, self.shape[1]), self.dtype) for _ in range(2)]
-        fill = self.begin()
-        with ThreadPoolExecutor(1) as reader:
-            future = reader.submit(fill, buffers[0])
-            while count := future.result():
-                block = buffers[0][:count]
-                buffers.reverse()
-                future = reader.submit(fill, buffers[0])
-                yield block
 
 
 def is_source(X: Any) -> bool:
@@ -96,13 +62,6 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
     shape = num_rows, first.X.shape[1]
     stream = of_blocks(function, shape, first.X.dtype, lambda: (block.X for block in _blocks_of(function, X)))
     return stream, targets, weights
-
-
-def of_blocks(
-    function: str, shape: tuple[int, int], dtype: np.dtype, begin: Callable[[], Iterator[np.ndarray]]
-) -> Stream:
-    """A stream of blocks (n, P) of any sizes, which begin anew where they are asked for."""
-    return Stream(shape, dtype, lambda: _filler(function, shape, begin()))
 
 
 class _Read(NamedTuple):
@@ -166,38 +125,12 @@ def _pass_over(function: str, source: Any) -> Iterator[Any]:
     yield from blocks
 
 
-def _filler(function: str, shape: tuple[int, int], blocks: Iterator[np.ndarray]) -> Fill:
-    """Puts the rows of blocks of any size together."""
-    rest = np.empty((0, shape[1]))
-    seen = 0
-
-    def fill(array: np.ndarray) -> int:
-        nonlocal rest, seen
-        count = 0
-        while count < len(array):
-            if not len(rest):
-                block = next(blocks, None)
-                if block is None:
-                    break
-                rest = block
-                if rest.shape[1] != shape[1]:
-                    raise ValueError(f"{function}: a source must give the same rows in each pass; got other columns.")
-            take = min(len(array) - count, len(rest))
-            array[count : count + take] = rest[:take]
-            rest, count = rest[take:], count + take
-        seen += count
-        if seen > shape[0] or (count < len(array) and seen != shape[0]):
-            raise ValueError(
-                f"{function}: a source must give the same rows in each pass; got {shape[0]} in the first and "
-                f"{'more' if seen > shape[0] else seen} in a later one."
-            )
-        return count
-
-    return fill
-
-
 def of_mapped(X: np.memmap) -> Stream:
-    """A stream of a memory map, which does not fill the memory with its pages."""
+    """A stream of a memory map, which does not fill the memory with its pages: those that were read are let go."""
+    pages: Any = getattr(X, "_mmap", None)
+    if X.mode == "c" or not hasattr(pages, "madvise"):  # what a copy on write has written is in no file
+        pages = None
+    start_of_map = 0 if pages is None else np.frombuffer(pages, np.uint8).ctypes.data
 
     def begin() -> Fill:
         start = 0
@@ -207,6 +140,10 @@ def of_mapped(X: np.memmap) -> Stream:
             rows = X[start : start + len(array)]
             array[: len(rows)] = rows
             start += len(rows)
+            if pages is not None and len(rows):
+                low, high = (place - start_of_map for place in np.lib.array_utils.byte_bounds(rows))
+                low -= low % mmap.PAGESIZE
+                pages.madvise(mmap.MADV_DONTNEED, low, min(high, len(pages)) - low)
             return len(rows)
 
         return fill

@@ -1,0 +1,196 @@
+"""Fits data that stay on the disk: memory, a pass beside reading and computing, the proof, and scikit-learn's SGD.
+
+    python scripts/bench_stream.py [--fraction 0.01] [--repeats 5] [--folder FOLDER]
+
+Rows of 784 numbers of float32 and ten classes, 1,300,000 with --fraction 1 (4 GB), are written once as .npy and as
+Parquet, into the folder, or one that is removed. Each kind is a process of its own, whose peak of resident memory is
+that of /proc, so on Linux alone; pages of a file that is mapped count in it, though the system may take them back. A
+pass is a sum of the loss and its gradient over all rows; its ratio is to the larger of what reading the file alone
+takes, and of the same sum of rows in memory, medians of calls that take turns. scikit-learn's classifier goes over the
+same blocks for as long as the fit took, from the second on; its loss is the least of the rates that are tried.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+import handgrad
+from handgrad.data import encode, fit_encoding, stream_table
+from handgrad.solvers.data import prepare
+from handgrad.solvers.sums import loss_and_gradient
+from measure import interleaved, machine
+
+ROWS, FEATURES, CLASSES = 1_300_000, 784, 10
+L2 = 1e-4
+BLOCK = 10_000
+KINDS = ("mapped .npy", ".npy", "Parquet")
+SAID = (
+    "{kind}: peak {peak_gb:.2f} GB; a pass {pass_seconds:.3f} s, {ratio:.2f} of the larger of reading "
+    "({read_seconds:.3f}) and computing in memory ({in_memory_seconds:.3f}); {passes} passes in {fit_seconds:.1f} s, "
+    "of the first fit {first_fit_seconds:.1f}; loss {loss:.6f}, relative gap {relative_gap:.1e}"
+)
+RATES = (1e-4, 1e-3, 1e-2)
+
+
+def write(folder, num_rows):
+    """Classes that overlap, in features of which every eighth shares its neighbour's noise."""
+    rng = np.random.default_rng(0)
+    centres = 0.08 * rng.normal(size=(CLASSES, FEATURES)).astype(np.float32)
+    labels = rng.integers(CLASSES, size=num_rows)
+    X = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (num_rows, FEATURES))
+    names = [f"feature_{index}" for index in range(FEATURES)]
+    writer = None
+    for start in range(0, num_rows, BLOCK):
+        own = labels[start : start + BLOCK]
+        block = rng.standard_normal((len(own), FEATURES), np.float32) + centres[own]
+        block[:, 1::8] += block[:, ::8]
+        X[start : start + BLOCK] = block
+        table = pyarrow.table({**dict(zip(names, block.T, strict=True)), "kind": own})
+        writer = writer or pyarrow.parquet.ParquetWriter(
+            folder / "table.parquet", table.schema, use_dictionary=False, compression="none"
+        )
+        writer.write_table(table)
+    writer.close()
+    X.flush()
+    np.save(folder / "y.npy", labels)
+
+
+def opened(kind, folder):
+    """What is given to `fit`, and what only reads the file."""
+    labels = np.load(folder / "y.npy")
+    path = folder / ("table.parquet" if kind == "Parquet" else "x.npy")
+    if kind == "mapped .npy":
+        return np.load(path, mmap_mode="r"), labels, lambda: read_bytes(path)
+    table = stream_table(path, **({"target": "kind"} if kind == "Parquet" else {}))
+    X = encode(fit_encoding(table), table).X
+    return X, table.labels, (lambda: read_parquet(path)) if kind == "Parquet" else lambda: read_bytes(path)
+
+
+def read_bytes(path):
+    """All of a file, into one buffer."""
+    buffer = bytearray(2**24)
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def read_parquet(path):
+    """All of a file, as Arrow has it."""
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+        for _ in file.iter_batches(2048):
+            pass
+
+
+def measure(kind, folder, repeats):
+    """The numbers of one kind."""
+    X, labels, read = opened(kind, folder)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result = handgrad.fit(X, labels, l2=L2)
+        first, start = time.perf_counter() - start, time.perf_counter()
+        result = handgrad.fit(X, labels, l2=L2)
+    spent = time.perf_counter() - start
+    peak = peak_memory()
+    streamed = prepare("bench", X, labels, None, None, None, CLASSES)
+    blocks = (np.asarray(block) for block in X.blocks(BLOCK)) if hasattr(X, "blocks") else [np.array(X)]
+    in_memory = prepare("bench", np.concatenate([block.copy() for block in blocks]), labels, None, None, None, CLASSES)
+    seconds = interleaved({"read": read, "pass": summing(streamed), "in memory": summing(in_memory)}, repeats)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return {
+        "kind": kind,
+        "peak_gb": peak / 2**30,
+        "fit_seconds": spent,
+        "first_fit_seconds": first,
+        "passes": result.passes,
+        "loss": result.loss,
+        "relative_gap": result.gap / result.loss,
+        **{f"{name}_seconds".replace(" ", "_"): each for name, each in medians.items()},
+        "ratio": medians["pass"] / max(medians["read"], medians["in memory"]),
+    }
+
+
+def summing(data):
+    """A sum of the loss and its gradient over the rows."""
+    V = np.zeros((1, FEATURES + 1, CLASSES), data.dtype)
+    weights = (data.weights / data.weights.sum())[:, None].astype(data.dtype)
+    by_row = tuple(data.rows.place(array) for array in (data.targets.astype(np.int32), weights))
+    shared = V, np.zeros(1, np.int32)
+    return lambda: data.rows.sum(loss_and_gradient, by_row, shared, columns=CLASSES)
+
+
+def peak_memory():
+    """Of this process, in bytes."""
+    with open("/proc/self/status") as file:
+        return 1024 * int(next(line for line in file if line.startswith("VmHWM:")).split()[1])
+
+
+def by_sgd(folder, seconds):
+    """The least of the penalised losses that SGDClassifier comes to in so many seconds."""
+    from sklearn.linear_model import SGDClassifier
+
+    X, labels = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "y.npy")
+    losses = {}
+    for rate in RATES:
+        model = SGDClassifier(loss="log_loss", alpha=L2, learning_rate="constant", eta0=rate, average=True)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for start in range(0, len(X), BLOCK):
+                own = slice(start, start + BLOCK)
+                model.partial_fit(np.array(X[own]), labels[own], classes=np.arange(CLASSES))
+                if time.perf_counter() > end:
+                    break
+        losses[rate] = loss_of(model.coef_.T, model.intercept_, X, labels)
+    return min(losses.values())
+
+
+def loss_of(W, b, X, labels):
+    """The penalised loss in float64."""
+    total = 0.0
+    for start in range(0, len(X), BLOCK):
+        Z = X[start : start + BLOCK].astype(np.float64) @ W + b
+        Z -= Z.max(axis=1, keepdims=True)
+        total += (np.log(np.exp(Z).sum(axis=1)) - Z[np.arange(len(Z)), labels[start : start + BLOCK]]).sum()
+    return total / len(X) + L2 / 2 * (np.asarray(W, np.float64) ** 2).sum()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fraction", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=pathlib.Path)
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)  # of a process that this one starts
+    given = parser.parse_args()
+    if given.kind:
+        print(json.dumps(measure(given.kind, given.folder, given.repeats)))
+        return
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        num_rows = int(ROWS * given.fraction)
+        if not (folder / "y.npy").exists() or len(np.load(folder / "y.npy")) != num_rows:
+            folder.mkdir(exist_ok=True, parents=True)
+            write(folder, num_rows)
+        print(f"{machine()}; {num_rows:,} × {FEATURES}, {(folder / 'x.npy').stat().st_size / 2**30:.2f} GB")
+        seconds = 0.0
+        for kind in KINDS:
+            command = [sys.executable, __file__, "--kind", kind, "--folder", folder, "--repeats", given.repeats]
+            found = json.loads(subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE).stdout)
+            print(SAID.format(**found), flush=True)
+            seconds = seconds or found["fit_seconds"]
+            loss = found["loss"] if kind == KINDS[0] else loss
+        print(f"SGDClassifier.partial_fit in {seconds:.1f} s: loss {by_sgd(folder, seconds):.6f}, beside {loss:.6f}")
+
+
+if __name__ == "__main__":
+    main()
