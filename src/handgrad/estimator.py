@@ -18,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
+from handgrad.rows import refuse_source
 from handgrad.scikit import (
     CallbackSupportMixin,
     Tasks,
@@ -133,6 +134,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 f"SoftmaxRegression: scoring chooses among Cs; got scoring={show(self.scoring)} without Cs. "
                 "Give Cs, or score the fit with sklearn.model_selection.cross_val_score."
             )
+        refuse_source("SoftmaxRegression", X)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)

@@ -27,6 +27,15 @@ def is_source(X: Any) -> bool:
     return hasattr(X, "__iter__") and not is_array and not isinstance(X, (list, tuple, str, bytes, set, frozenset))
 
 
+def refuse_source(function: str, X: Any) -> None:
+    """Refuse a source where all rows are needed at once."""
+    if is_source(X):
+        raise TypeError(
+            f"{function}: X must be an array, which is in memory as a whole; got a {type(X).__name__}, which is gone "
+            "over block by block, as handgrad.fit does: labels are numbered from 0 there, and l2 is 1/(C·N)."
+        )
+
+
 def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
     """A stream of a source, its targets and its weights; what is no source is given back as it came.
 

@@ -53,8 +53,13 @@ def fit(
         block by block; the fit computes in the dtype that JAX gives X, float32 at least. Float64 data are centred in
         float64 also where JAX computes in float32. Sparse: SciPy's arrays and matrices of any format, BCOO and BCSR;
         they are never made dense. Sharded by rows over devices, or over processes that all call `fit`: the rows stay
-        where they are. Dense data of few rows are fitted by NumPy, for which nothing is compiled.
-      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
+        where they are. Dense data of few rows are fitted by NumPy, for which nothing is compiled. Streamed: a source,
+        which begins anew each time it is gone over, an object whose `__iter__` gives blocks, or one with `reset` and
+        `next`; a block is X (n, P), (X, targets) or (X, targets, weights), of any number of rows, and is copied. Each
+        iteration is one pass over it, read while what was read before is summed; in memory are a few blocks, and what
+        is known row by row. So are memory maps of 64 MB or more, and what `handgrad.data.encode` makes of a table
+        that `handgrad.data.stream_table` leaves in its file.
+      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C); None where they come with the blocks.
       l2: the penalty. 0 is allowed; there is no certificate then, and ‖∇F‖ ≤ tol · ‖∇F(0)‖, about the
         features' mean, ends the fit.
       weights: sample weights (N,); the mean becomes Σ w·l / Σ w.

@@ -21,6 +21,7 @@ from handgrad.frames import as_array, as_data, as_held_out, as_targets
 from handgrad.initialization import init_params
 from handgrad.precision import wide_dtype
 from handgrad.progress import shown
+from handgrad.rows import refuse_source
 from handgrad.settings import is_true
 from handgrad.solvers.data import weigh_classes
 from handgrad.solvers.results import describe_sizes
@@ -228,6 +229,7 @@ def _check(X, targets, weights, class_weights, params, num_classes, validation):
             *validation, held_weights = validation
         required = "a pair (X, targets), or (X, targets, weights)"
         validation = as_held_out("train", validation, X, required)
+    refuse_source("train", X)
     X, targets, weights = as_data("train", X), as_targets("train", targets), as_array("train", weights, "weights")
     checks.check_array("train", "X", X, "(N, P)")
     checks.check_finite("train", "X", X)
