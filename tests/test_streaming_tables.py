@@ -317,6 +317,21 @@ def test_a_median_of_too_many_numbers_is_refused(tmp_path, monkeypatch):
         fit_encoding(table)
 
 
+def test_a_number_too_large_to_scale_is_told_by_its_column(tmp_path):
+    small = [1e-300 * (number % 5) for number in range(200)]
+    table = {"a": range(200), "b": small, "kind": ["x", "y"] * 100}
+    encoding = fit_encoding(read_table(table, target="kind"))
+    table["b"] = [*small[:-1], 1.0]
+    pyarrow.parquet.write_table(pyarrow.table({**table, "a": list(table["a"])}), tmp_path / "t.parquet")
+    read, streamed = read_table(table, target="kind"), stream_table(tmp_path / "t.parquet", target="kind")
+    for rows, where in (
+        (read, "row 200 that is"),
+        (streamed, r"row 2 that is.*\(Its block begins at row 199 of them.\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"column 'b' has a number in {where}"):
+            gathered(encode(encoding, rows).X)
+
+
 def test_a_file_that_changes_between_passes_is_refused(tmp_path):
     path = write_arrays(tmp_path, "npy")
     split = split_and_scale(stream_table(path))

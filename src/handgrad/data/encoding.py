@@ -4,7 +4,7 @@ All of it is measured on the rows to train on and kept as plain values and array
 and done again to whatever the model is to predict from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from handgrad.data.problems import Problem, say
 from handgrad.data.tables import MISSING, Column, Kind, Table
 from handgrad.streams import of_blocks
 
+LARGEST = float(np.finfo(np.float32).max)
 SEEN_WORDS = 3  # how many unknown words a note shows
 
 
@@ -133,9 +134,21 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
 
 def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     assert table.file is not None
-    shape, begin = (table.num_rows, len(encoding.offset)), table.file.begin
-    X = of_blocks("encode", shape, np.dtype(np.float32), lambda: (encode(encoding, each).X for each in begin(None)))
-    return Encoded(X, None, ())
+    begin = table.file.begin
+
+    def blocks() -> Iterator[np.ndarray]:
+        start = 0
+        for block in begin(None):
+            try:
+                yield encode(encoding, block).X
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} (Its block begins at row {start + 1:,} of them.)" if start else error
+                ) from None
+            start += block.num_rows
+
+    shape = table.num_rows, len(encoding.offset)
+    return Encoded(of_blocks("encode", shape, np.dtype(np.float32), blocks), None, ())
 
 
 def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[Column]:
@@ -216,9 +229,9 @@ def _encode_numbers(encoding: Encoding, columns: list[Column], numbers: list[tup
         is_run = into[-1] - into[0] == len(into) - 1
         with np.errstate(over="ignore"):
             X[rows, slice(into[0], into[-1] + 1) if is_run else into] = block.T
-        if not np.isfinite(X[rows, into[0] : into[-1] + 1]).all():
+        if not (block.min() >= -LARGEST and block.max() <= LARGEST) and not np.isfinite(X[rows][:, into]).all():
             row, column = np.argwhere(~np.isfinite(X[rows][:, into]))[0]
-            _refuse_large(f"column {columns[inputs[which][column]]!r}", rows.start + row)
+            _refuse_large(f"column {(encoding.inputs or ())[inputs[which][column]].name!r}", rows.start + row)
 
 
 def _scale(block: np.ndarray, offset: np.ndarray, scale: np.ndarray, fill: np.ndarray) -> None:

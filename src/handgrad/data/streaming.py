@@ -27,7 +27,7 @@ from handgrad.data.words import returning_memory
 
 STREAMED = ("delimited", "parquet", "arrow", "npy", "npz")
 LEAST_ROWS = 64  # of a block
-ROWS_AT_ONCE = 8  # times what fits the cache
+ROWS_AT_ONCE = 16  # times what fits the cache
 MOST_WORDS = 2**20  # of a text that are told apart
 BYTES_IN_MEMORY = {"delimited": 2.0, "arrow": 1.5, "npy": 2.0, "npz": 2.0}  # of the table and X, a byte of the file
 
