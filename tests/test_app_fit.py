@@ -1,6 +1,7 @@
 """`handgrad fit`: how the penalty is chosen, what is fitted, and what Ctrl-C leaves."""
 
 import csv
+import io
 import json
 import signal
 import subprocess
@@ -8,13 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+import rich.console
 
 import handgrad
 from handgrad.app import choosing, fitting
 from handgrad.app.choosing import HeldOut, choose, deal
 from handgrad.app.cli import main
 from handgrad.app.progress import Watch, watching
-from handgrad.app.screen import make_screen
+from handgrad.app.screen import Screen, make_screen
 from handgrad.data import Table, read_table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from test_app import fails
@@ -137,6 +139,17 @@ def test_folds_have_every_row_once_and_every_class_and_no_group_twice():
     out = deal(blobs(), rows, 4, 0)
     for of_fold in out.T:
         assert np.bincount(blobs().labels[rows][of_fold], minlength=3).min() >= 5
+
+
+@pytest.mark.parametrize("num_rows", [4, 6, 8, 10, 14])
+def test_few_rows_make_as_many_folds_as_there_may_be(num_rows):
+    table = Table(np.random.default_rng(0).normal(size=(num_rows, 2)), labels=np.arange(num_rows) % 2)
+    out = deal(table, np.arange(num_rows), 5, 0)
+    assert out.shape[1] == min(5, num_rows // 2)
+    assert (out.sum(axis=1) == 1).all()
+    assert out.any(axis=0).all()
+    grouped = table._replace(groups=np.arange(num_rows, dtype=np.int32) // (num_rows // 2))
+    assert deal(grouped, np.arange(num_rows), 5, 0).shape[1] == 2
 
 
 def test_scores_of_scikit_learn_are_those_of_its_scorer():
@@ -291,6 +304,21 @@ def test_progress_comes_after_a_second_with_the_time_left(capsys, monkeypatch):
     for clock[0], share in ((0.5, 0.1), (1.0, 0.25), (2.0, 0.5), (4.0, 0.4)):
         assert not watch(share, "so far")
     assert capsys.readouterr().out == "fitting: so far, 3 s left\nfitting: so far, 4 s left\n"
+
+
+def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    terminal = io.StringIO()
+    console = rich.console.Console(file=terminal, force_terminal=True, width=100)
+    with watching(Screen(console, False), "fitting") as watch:
+        watch(0.1)
+        assert terminal.getvalue() == ""
+        clock[0] = 2.0
+        watch(0.5, "so far")
+        watch.bar.refresh()
+        assert "so far, 2 s left" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[2K")  # the line is cleared
 
 
 def test_a_fit_s_share_is_that_of_the_way_that_the_gap_falls():
