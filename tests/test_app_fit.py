@@ -361,6 +361,7 @@ def test_what_is_done_is_kept_at_an_interruption(capsys, monkeypatch, tmp_path, 
     assert metrics["test_accuracy"] > 0.8
     assert len(metrics["path"]["l2"]) >= 5
     assert metrics["path"]["held_out"] == "5 folds"  # of 1,438 rows
+    assert metrics["path"]["edge"] is None
     if stage == "fit_part":
         assert "the fit was ended before its time: the loss is certified to be within" in metrics["message"]
     model = handgrad.load(tmp_path / "run")

@@ -110,7 +110,7 @@ def choose(
         last, wanted = wanted, (following or widened)(path, best, wanted)
         if len(wanted):
             folds = folds._replace(starts=V[:, -1 if wanted[0] < last[0] else 0])
-    return Choice(path, scores, scoring, held_out.name, best)
+    return Choice(path, scores, scoring, held_out.name, best, ended)
 
 
 def widened(path: np.ndarray, best: int, last: np.ndarray) -> np.ndarray:
