@@ -65,7 +65,10 @@ def as_class_weights(text: str | None, part: Part, class_names: Sequence[Any]) -
         each[places[found[1]]] = weight
         rest = rest[found.end() :]
         if not rest:
-            return each
+            break
+    if not each[part.labels].any():
+        raise ValueError(f"--class-weight must leave weight to a row; got {text!r}, by which each weighs 0.")
+    return each
 
 
 def as_widths(text: str) -> tuple[int, ...]:
