@@ -114,7 +114,7 @@ def test_a_path_goes_on_to_its_bounds_where_the_best_stays_at_its_end(monkeypatc
 def test_a_path_ends_where_float32_does():
     choice = choose(held_out(blobs(noise=1e-6)), 3)
     assert choice.edge == "smallest"
-    assert choosing.LEAST <= choice.l2s[-1] <= 1e-5
+    assert 1e-7 < choice.l2s[-1] <= 1e-5
     assert choice.scores[-1] == choice.scores.min() < 1e-3
 
 
@@ -214,6 +214,17 @@ def test_a_class_that_is_not_trained_on_has_probability_0(capsys, tmp_path):
     assert np.isneginf(params.b[0, 2])
     assert metrics["test_loss"] is None
     assert metrics["train_loss"] < 0.7
+
+
+def test_a_class_that_weighs_nothing_is_left_out_and_its_loss_is_said_to_be_infinite(capsys, points, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        fitting, "check_at", lambda _, part: checked.append(part) or handgrad.GradientReport((), True, "")
+    )
+    np.savez(points.parent / "three.npz", X=blobs().X, y=blobs().labels)
+    metrics = run_fit(capsys, points.parent / "three.npz", "--class-weight", "1=0", "--l2", "0.1")
+    assert metrics["train_loss"] is None
+    assert set(checked[0].labels) == {0, 2}
 
 
 def test_few_rows_choose_by_folds_and_fewer_choose_nothing(capsys, tmp_path):
@@ -321,6 +332,7 @@ def test_what_is_done_is_kept_at_an_interruption(capsys, monkeypatch, tmp_path, 
     assert metrics["converged"] is (stage == "choose")
     assert metrics["test_accuracy"] > 0.8
     assert len(metrics["path"]["l2"]) >= 5
+    assert metrics["path"]["held_out"] == "5 folds"  # of 1,438 rows
     if stage == "fit_part":
         assert "the fit was ended before its time: the loss is certified to be within" in metrics["message"]
     model = handgrad.load(tmp_path / "run")

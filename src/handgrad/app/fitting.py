@@ -80,7 +80,7 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         Y=probabilities(fitted.params, split.test.X),
         train_loss=mean_loss(fitted, split.train),
         seconds=seconds,
-        checks=(check_at(fitted.params, split.train),),
+        checks=(check_at(fitted.params, _of_fitted_classes(fitted, split.train)),),
         fitted=fitted,
         choice=choice,
     )
@@ -147,6 +147,15 @@ def mean_loss(fitted: FitResult, part: Part) -> float:
         return math.inf
     scored = prepare_scores("fit", locate("fit", part.X), part.labels, weights, np.isfinite(b))
     return float(mean_scores(scored, [fitted.params._replace(W=W[None], b=b[None])])[0][0])
+
+
+def _of_fitted_classes(fitted: FitResult, part: Part) -> Part:
+    """The rows without those of a class that is left out, since it weighs nothing: their loss is infinite."""
+    known = np.isfinite(np.asarray(fitted.params.b)[0])[part.labels]
+    if known.all():
+        return part
+    rows = np.flatnonzero(known)
+    return Part(part.X[rows], part.labels[rows], None if part.weights is None else part.weights[rows])
 
 
 # --- What a penalty is chosen by --------------------------------------------------------------------------------------
