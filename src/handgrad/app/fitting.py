@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from handgrad.app.checking import check_at
-from handgrad.app.choosing import LOG_LOSS, HeldOut, choose, deal
+from handgrad.app.checking import MAX_CHECKED_ROWS, check_at
+from handgrad.app.choosing import ACCURACY, LOG_LOSS, HeldOut, choose, deal
 from handgrad.app.progress import watching
 from handgrad.app.runs import Choice, Run, begin, conclude
+from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
-from handgrad.app.tables import as_class_weights, read
+from handgrad.app.tables import as_class_weights, read_or_stream
 from handgrad.data import Part, Split, Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from handgrad.files import new_run
@@ -43,6 +44,7 @@ def fit(
     seed: int,
     out: pathlib.Path | None,
     overwrite: bool,
+    stream: bool,
 ) -> int:
     """See `handgrad.app.program`."""
     if l2 is not None and (folds is not None or scoring != LOG_LOSS):
@@ -52,7 +54,11 @@ def fit(
         settings |= {"scoring": scoring, "folds": folds}
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        table = read(data, reading)
+        table = read_or_stream(screen, data, reading, is_asked=stream)
+        if table.file is not None:
+            settings["stream"] = True
+            if l2 is None and scoring not in (LOG_LOSS, ACCURACY):
+                raise ValueError(f"--scoring must be {LOG_LOSS} or {ACCURACY} with --stream; got {scoring!r}.")
         run, ended = _fit(screen, settings, table, l2)
         status = conclude(screen, run, folder, out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
@@ -71,6 +77,9 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
     weights = as_class_weights(settings["class_weight"], split.train, table.class_names)
     fitted, stopped = fit_part(screen, split.train, len(table.class_names), l2, weights)
     seconds = time.perf_counter() - start
+    checked = split.train
+    if table.file is not None:
+        checked = part_of(table, split.encoding, split.rows.train[:: math.ceil(len(checked.labels) / MAX_CHECKED_ROWS)])
     run = Run(
         command="fit",
         settings=settings,
@@ -80,7 +89,7 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         Y=probabilities(fitted.params, split.test.X),
         train_loss=mean_loss(fitted, split.train),
         seconds=seconds,
-        checks=(check_at(fitted.params, _of_fitted_classes(fitted, split.train)),),
+        checks=(check_at(fitted.params, _of_fitted_classes(fitted, checked)),),
         fitted=fitted,
         choice=choice,
     )

@@ -80,6 +80,14 @@ def fit(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Leave the table in its file, and read it anew for each pass: done by itself where it would take more "
+            "than half of the free memory.",
+        ),
+    ] = False,
 ) -> None:
     """Fit a softmax regression to its optimum, with a proof of how near it is.
 

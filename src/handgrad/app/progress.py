@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -21,21 +21,36 @@ RARER = 3  # without a terminal each line comes after so many times the seconds 
 class Watch:
     """Called as watch(share, words), it shows how much is done, and answers whether the user has asked to end it."""
 
+    current: "ClassVar[Watch | None]" = None  # which `watching` shows
+
     def __init__(self, screen: Screen, what: str):
         self.screen, self.what, self.start = screen, what, time.monotonic()
         self.share, self.next = 0.0, PATIENCE
-        self.asked = False
+        self.asked, self.words = False, ""
         bar = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
         self.bar = Progress(*bar, console=screen.console, transient=True) if screen.console.is_terminal else None
 
     def __call__(self, share: float, words: str = "") -> bool:
         """Whether to end it."""
+        self.words = words
+        self._look(share, words)
+        return self.asked
+
+    def step(self, words: str) -> None:
+        """Show what is done towards the next share."""
+        self._look(self.share, ", ".join(filter(None, (self.words, words))))
+
+    def close(self) -> None:
+        """Take away the bar."""
+        if self.bar is not None and self.bar.task_ids:
+            self.bar.stop()
+
+    def _look(self, share: float, words: str) -> None:
         self.share = min(max(self.share, share), 1.0)
         spent = time.monotonic() - self.start
         if spent >= self.next:
             left = f"{duration(spent * (1 - self.share) / self.share)} left" if self.share > 0 else ""
             self._show(", ".join(filter(None, (words, left))), spent)
-        return self.asked
 
     def _show(self, words: str, spent: float) -> None:
         if self.bar is None:
@@ -51,6 +66,25 @@ class Watch:
         """The callback of a fit that goes to a gap of tol times the loss."""
         share = share_of_gap(tol)
         return lambda iteration, loss, gap: self(*share(iteration, loss, gap))
+
+
+class Passes:
+    """Called by a table in its file with how far a pass over it is, it shows that, or what it is a step towards."""
+
+    def __init__(self, screen: Screen):
+        self.screen = screen
+        self.watch: Watch | None = None
+
+    def __call__(self, done: int, rows: int) -> None:
+        """So many of the rows have been read."""
+        if Watch.current is not None:
+            Watch.current.step(f"{done / rows:.0%} of a pass")
+            return
+        self.watch = self.watch or Watch(self.screen, "reading")
+        self.watch(done / rows, f"{done:,} of {rows:,} rows")
+        if done >= rows:
+            self.watch.close()
+            self.watch = None
 
 
 @contextlib.contextmanager
@@ -74,10 +108,11 @@ def watching(screen: Screen, what: str) -> Iterator[Watch]:
     )
     if is_ours:
         signal.signal(signal.SIGINT, ask)
+    outer, Watch.current = Watch.current, watch
     try:
         yield watch
     finally:
+        Watch.current = outer
         if is_ours:
             signal.signal(signal.SIGINT, before)
-        if watch.bar is not None and watch.bar.task_ids:
-            watch.bar.stop()
+        watch.close()

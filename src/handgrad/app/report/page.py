@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from handgrad.app.report import images, pictures
@@ -48,11 +49,16 @@ def render(run: Run, metrics: Mapping[str, Any]) -> str:
             classes=_order_classes(metrics),
             most_shown=MOST_SHOWN,
             weight_images=images.weight_images(run, metrics["weights"]["largest"]),
-            mistake_images=images.row_images(run, [each["row"] - 1 for each in mistakes]),
+            mistake_images=images.row_images(run, _places(run, [each["row"] - 1 for each in mistakes])),
             command=shlex.join(["handgrad", *metrics["arguments"]]) if metrics["arguments"] else None,
             target=run.model.target,
         )
     )
+
+
+def _places(run: Run, rows: list[int]) -> list[int]:
+    """Where rows of the data are in the run's table."""
+    return rows if run.sampled is None else np.searchsorted(run.sampled, rows).tolist()
 
 
 @functools.cache
