@@ -1,6 +1,7 @@
 """`handgrad fit`: how the penalty is chosen, what is fitted, and what Ctrl-C leaves."""
 
 import csv
+import io
 import json
 import signal
 import subprocess
@@ -8,13 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+import rich.console
 
 import handgrad
 from handgrad.app import choosing, fitting
 from handgrad.app.choosing import HeldOut, choose, deal
 from handgrad.app.cli import main
 from handgrad.app.progress import Watch, watching
-from handgrad.app.screen import make_screen
+from handgrad.app.screen import Screen, make_screen
 from handgrad.data import Table, read_table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from test_app import fails
@@ -137,6 +139,17 @@ def test_folds_have_every_row_once_and_every_class_and_no_group_twice():
     out = deal(blobs(), rows, 4, 0)
     for of_fold in out.T:
         assert np.bincount(blobs().labels[rows][of_fold], minlength=3).min() >= 5
+
+
+@pytest.mark.parametrize("num_rows", [4, 6, 8, 10, 14])
+def test_few_rows_make_as_many_folds_as_there_may_be(num_rows):
+    table = Table(np.random.default_rng(0).normal(size=(num_rows, 2)), labels=np.arange(num_rows) % 2)
+    out = deal(table, np.arange(num_rows), 5, 0)
+    assert out.shape[1] == min(5, num_rows // 2)
+    assert (out.sum(axis=1) == 1).all()
+    assert out.any(axis=0).all()
+    grouped = table._replace(groups=np.arange(num_rows, dtype=np.int32) // (num_rows // 2))
+    assert deal(grouped, np.arange(num_rows), 5, 0).shape[1] == 2
 
 
 def test_scores_of_scikit_learn_are_those_of_its_scorer():
@@ -293,6 +306,21 @@ def test_progress_comes_after_a_second_with_the_time_left(capsys, monkeypatch):
     assert capsys.readouterr().out == "fitting: so far, 3 s left\nfitting: so far, 4 s left\n"
 
 
+def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    terminal = io.StringIO()
+    console = rich.console.Console(file=terminal, force_terminal=True, width=100)
+    with watching(Screen(console, False), "fitting") as watch:
+        watch(0.1)
+        assert terminal.getvalue() == ""
+        clock[0] = 2.0
+        watch(0.5, "so far")
+        watch.bar.refresh()
+        assert "so far, 2 s left" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[2K")  # the line is cleared
+
+
 def test_a_fit_s_share_is_that_of_the_way_that_the_gap_falls():
     watch = Watch(make_screen(quiet=True), "fitting")
     of_gap = watch.of_gap(1e-4)
@@ -333,6 +361,7 @@ def test_what_is_done_is_kept_at_an_interruption(capsys, monkeypatch, tmp_path, 
     assert metrics["test_accuracy"] > 0.8
     assert len(metrics["path"]["l2"]) >= 5
     assert metrics["path"]["held_out"] == "5 folds"  # of 1,438 rows
+    assert metrics["path"]["edge"] is None
     if stage == "fit_part":
         assert "the fit was ended before its time: the loss is certified to be within" in metrics["message"]
     model = handgrad.load(tmp_path / "run")

@@ -198,13 +198,9 @@ def _hold_out(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[H
         screen.note([f"a validation part of {rows} rows would choose badly; {FOLDS} folds choose"])
     split = split_and_scale(table, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
-    units = len(split.rows.train) if table.groups is None else len(np.unique(table.groups[split.rows.train]))
-    settings["folds"] = count = min(settings["folds"], units)
-    try:
-        held_out = deal(table, split.rows.train, count, settings["seed"]) if count > 1 else None
-    except ValueError:  # no class has a row to spare
-        held_out = None
-    return None if held_out is None else HeldOut(split.train, held_out, None, f"{count} folds"), split
+    held_out = deal(table, split.rows.train, min(settings["folds"], len(split.rows.train)), settings["seed"])
+    settings["folds"] = count = held_out.shape[1]
+    return HeldOut(split.train, held_out, None, f"{count} folds") if count > 1 else None, split
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ class Choice(NamedTuple):
       scoring: the name of the score, "log-loss" or one of scikit-learn's.
       held_out: which rows those were, such as "the validation rows" or "5 folds".
       best: the index of the one that was chosen.
+      ended: whether the user ended the search, so that the path may have been meant to go on.
     """
 
     l2s: np.ndarray
@@ -42,10 +43,13 @@ class Choice(NamedTuple):
     scoring: str
     held_out: str
     best: int
+    ended: bool = False
 
     @property
     def edge(self) -> str | None:
-        """At which end of the path the best is, "smallest" or "largest"; None where it is inside."""
+        """At which end of the path the best is, "smallest" or "largest"; None inside, or if it was ended."""
+        if self.ended:
+            return None
         if len(self.l2s) > 1 and self.best == 0:
             return "largest"
         return "smallest" if self.best == len(self.l2s) - 1 else None

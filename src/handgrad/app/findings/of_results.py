@@ -106,10 +106,9 @@ def separated_classes(facts: Facts) -> Finding | None:
 def penalty_at_edge(facts: Facts) -> Finding | None:
     """A path whose best penalty is its first or its last."""
     choice = facts.run.choice
-    if choice is None or 0 < choice.best < len(choice.l2s) - 1:
+    if choice is None or choice.edge is None:
         return None
-    l2 = float(choice.l2s[choice.best])
-    is_largest = l2 >= choice.l2s.max()
+    l2, is_largest = float(choice.l2s[choice.best]), choice.edge == "largest"
     return Finding(
         "penalty-at-edge",
         f"The best penalty, l2 = {l2:.3g}, is the {'largest' if is_largest else 'smallest'} that was tried.",
