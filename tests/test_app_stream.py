@@ -112,6 +112,9 @@ def test_a_table_too_large_for_the_memory_is_streamed_and_that_is_said(tmp_path,
     monkeypatch.setattr(streaming, "available_memory", lambda: 10_000)
     assert main(["fit", str(path), *OPTIONS, "--l2", "0.1"]) == 0
     assert "would take more than half of the free memory" in capsys.readouterr().out
+    path.with_suffix(".bad.parquet").write_bytes(path.read_bytes()[:-100] + bytes(100))
+    said = fails(capsys, "fit", str(path.with_suffix(".bad.parquet")), "--target", "kind")
+    assert "is not in the format parquet, or is damaged" in said
     monkeypatch.setattr(streaming, "available_memory", lambda: 10**9)
     assert not streaming.needs_streaming(path)
     assert not streaming.needs_streaming("-")

@@ -317,6 +317,18 @@ def test_a_median_of_too_many_numbers_is_refused(tmp_path, monkeypatch):
         fit_encoding(table)
 
 
+def test_whole_numbers_that_float64_merges_are_refused_in_any_block(tmp_path):
+    path = tmp_path / "t.csv"
+    numbers = [*range(59), 2**53 + 1]
+    path.write_text("a;b;kind\n" + "".join(f'{n};"x\n{n % 2},5";{"pq"[n % 2]}\n' for n in numbers))
+    with pytest.raises(ValueError, match=r"integers are beyond 2\*\*53.*a \(9007199254740993 in row 5\)"):
+        stream_table(path, target="kind")
+    path.write_text("a;b;kind\n" + "".join(f'{n},5;"x\n{n % 2}";{"pq"[n % 2]}\n' for n in range(60)))
+    read, streamed = (table(path, target="kind") for table in (read_table, stream_table))
+    assert streamed.file.kinds == {"a": "number", "b": "text"}
+    assert_alike(read, streamed)
+
+
 def test_a_number_too_large_to_scale_is_told_by_its_column(tmp_path):
     small = [1e-300 * (number % 5) for number in range(200)]
     table = {"a": range(200), "b": small, "kind": ["x", "y"] * 100}

@@ -29,7 +29,7 @@ STREAMED = ("delimited", "parquet", "arrow", "npy", "npz")
 LEAST_ROWS = 64  # of a block
 ROWS_AT_ONCE = 16  # times what fits the cache
 MOST_WORDS = 2**20  # of a text that are told apart
-BYTES_IN_MEMORY = {"delimited": 2.0, "arrow": 1.5, "npy": 2.0, "npz": 2.0}  # of the table and X, a byte of the file
+SELDOM_MORE = 20  # bytes of the table and X for each of a packed file; of others about 2
 
 Watch = Callable[[int, int], Any]
 
@@ -121,15 +121,19 @@ def needs_streaming(path: Any) -> bool:
     if str(path) == STANDARD_INPUT:
         return False
     with find_source(path) as found:
-        if found.format not in STREAMED:
+        size = SELDOM_MORE * found.size
+        if found.format not in STREAMED or size <= available_memory() / 2:
             return False
         if found.format == "parquet":
-            import pyarrow.dataset
+            try:
+                import pyarrow.dataset
 
-            data = pyarrow.dataset.dataset(found.path, format="parquet", partitioning="hive")
-            size = 12.0 * data.count_rows() * len(data.schema)  # float64 and float32
-        else:
-            size = BYTES_IN_MEMORY[found.format] * found.size * (5 if found.packing else 1)
+                data = pyarrow.dataset.dataset(found.path, format="parquet", partitioning="hive")
+                size = 12 * data.count_rows() * len(data.schema)  # float64 and float32
+            except Exception:  # damaged bytes make Arrow raise almost anything, and reading says what is wrong
+                return False
+        elif not found.packing:
+            size = 2 * found.size
     return size > available_memory() / 2
 
 
