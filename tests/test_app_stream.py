@@ -84,7 +84,11 @@ def test_of_a_sample_mistakes_and_all_that_is_counted_are_those_of_all_rows(tmp_
     expected = run_fit(capsys, tmp_path / "data.npz", "--l2", "0.1")
     monkeypatch.setattr(sampling, "MOST_SAMPLED", 100)
     found = run_fit(capsys, tmp_path / "data.npz", "--l2", "0.1", "--stream", "--out", tmp_path / "run")
-    assert "rare-classes" in {finding["code"] for finding in found["findings"]}
+    rare, of_all = (
+        [finding for finding in run["findings"] if finding["code"] == "rare-classes"] for run in (found, expected)
+    )
+    assert rare == of_all
+    assert rare[0]["evidence"] == {"rows": {"2": 3}}
     apart = {*APART, "findings"}
     assert_close(without(found, apart), without(expected, apart))
     page = (tmp_path / "run" / "report.html").read_text()

@@ -194,7 +194,8 @@ def test_images_and_rows_in_the_order_of_time_are_as_those_that_are_read(tmp_pat
 def test_what_a_text_is_follows_from_all_its_rows(tmp_path):
     header = "late,yes,stamp,comma,kind\n"
     rows = [f"{i % 5},TRUE,{i % 28 + 1}.03.2026,x{i % 2},{'ab'[i % 2]}" for i in range(60)]
-    rows[50] = "k 7,false,1.12.2025,x1,a"
+    for number in range(6):  # more texts than there are numbers, in fewer rows
+        rows[50 + number] = f"k {7 + number},false,1.12.2025,x1,a"
     path = tmp_path / "table.csv"
     path.write_text(header + "\n".join(rows))
     for table in (read_table, stream_table):
@@ -204,6 +205,15 @@ def test_what_a_text_is_follows_from_all_its_rows(tmp_path):
     path.write_text(header + "\n".join(rows))
     read, streamed = (table(path, target="kind") for table in (read_table, stream_table))
     assert streamed.file.kinds == {"late": "text", "yes": "boolean", "stamp": "date", "comma": "text"}
+    assert_alike(read, streamed)
+    assert_split_alike(read, streamed)
+
+
+def test_a_block_without_values_is_of_the_kind_of_its_column(tmp_path):
+    rows = [f"{i % 28 + 1}.03.2026,TRUE,{'ab'[i % 2]}" if not 11 <= i < 33 else f",,{'ab'[i % 2]}" for i in range(60)]
+    path = tmp_path / "table.csv"
+    path.write_text("stamp,yes,kind\n" + "\n".join(rows))
+    read, streamed = (table(path, target="kind", missing="mean") for table in (read_table, stream_table))
     assert_alike(read, streamed)
     assert_split_alike(read, streamed)
 
