@@ -59,7 +59,7 @@ def without(metrics, names=APART):
             (*OPTIONS, "--folds", "0", "--missing", "indicator", "--class-weight", "balanced"),
             marks=pytest.mark.slow,
         ),
-        ("npy", ("--l2", "0.1")),
+        pytest.param("npy", ("--l2", "0.1"), marks=pytest.mark.slow),
     ],
 )
 def test_a_run_of_a_file_says_what_one_in_memory_says(form, options, tmp_path, capsys):

@@ -218,6 +218,7 @@ def test_a_block_without_values_is_of_the_kind_of_its_column(tmp_path):
     assert_split_alike(read, streamed)
 
 
+@pytest.mark.slow
 def test_a_fit_of_a_file_is_that_of_what_is_read(tmp_path):
     path = write_arrays(tmp_path, "npy")
     splits = [split_and_scale(table(path)) for table in (read_table, stream_table)]

@@ -15,6 +15,7 @@ from handgrad.data.problems import Problem, say
 from handgrad.data.tables import MISSING, Column, Kind, Table
 from handgrad.streams import of_blocks
 
+LOOKED_AT = 4096  # rows
 LARGEST = float(np.finfo(np.float32).max)
 SEEN_WORDS = 3  # how many unknown words a note shows
 
@@ -229,9 +230,14 @@ def _encode_numbers(encoding: Encoding, columns: list[Column], numbers: list[tup
         is_run = into[-1] - into[0] == len(into) - 1
         with np.errstate(over="ignore"):
             X[rows, slice(into[0], into[-1] + 1) if is_run else into] = block.T
-        if not (block.min() >= -LARGEST and block.max() <= LARGEST) and not np.isfinite(X[rows][:, into]).all():
+        if not _is_within(block) and not np.isfinite(X[rows][:, into]).all():
             row, column = np.argwhere(~np.isfinite(X[rows][:, into]))[0]
             _refuse_large(f"column {(encoding.inputs or ())[inputs[which][column]].name!r}", rows.start + row)
+
+
+def _is_within(block: np.ndarray) -> bool:
+    """Whether all numbers are so small that float32 has them, and none is missing."""
+    return bool(block.min() >= -LARGEST and block.max() <= LARGEST)
 
 
 def _scale(block: np.ndarray, offset: np.ndarray, scale: np.ndarray, fill: np.ndarray) -> None:
@@ -254,8 +260,11 @@ def _encode_array(encoding: Encoding, X: Any) -> Encoded:
     filled = ~np.isnan(encoding.fill) | encoding.has_indicator
     if X.dtype.kind == "f" and not filled.all():
         lacks = np.zeros(len(X), bool)
-        for start in range(0, len(X), 4096):
-            lacks[start : start + 4096] = (np.isnan(X[start : start + 4096]) & ~filled).any(axis=1)
+        for start in range(0, len(X), LOOKED_AT):
+            some = X[start : start + LOOKED_AT]
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not np.isfinite(some.sum()):
+                    lacks[start : start + LOOKED_AT] = (np.isnan(some) & ~filled).any(axis=1)
         if lacks.any():
             if encoding.missing != "drop-rows":
                 raise ValueError(say("the table", [missing_problem("the features", lacks)]))
@@ -269,7 +278,7 @@ def _encode_array(encoding: Encoding, X: Any) -> Encoded:
         _scale(block, encoding.offset[:num_inputs, None], encoding.scale[:num_inputs, None], encoding.fill[:, None])
         with np.errstate(over="ignore"):
             into[:, :num_inputs] = block.T
-        if not np.isfinite(into).all():
+        if not _is_within(block) and not np.isfinite(into).all():
             row, column = np.argwhere(~np.isfinite(into))[0]
             _refuse_large(f"column {column + 1} of the features", start + row)
         start += block.shape[1]
