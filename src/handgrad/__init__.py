@@ -28,6 +28,7 @@ __all__ = [
     "RowStatistics",
     "SoftmaxRegression",
     "TrainResult",
+    "TrainState",
     "check_gradients",
     "cross_entropy",
     "dense",

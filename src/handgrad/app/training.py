@@ -136,7 +136,7 @@ def _descend(
     watched: Part,
     class_weights: np.ndarray | None,
     callback: Callable[[handgrad.Epoch], bool],
-) -> handgrad.TrainResult:
+) -> tuple[Any, tuple[handgrad.Epoch, ...], int]:
     """Train, until the callback answers True; on a plateau from the best epoch on once more, at a tenth of the rate.
 
     Where labels are noisy, the noise of the batches keeps a constant rate from coming nearer than that.
@@ -180,7 +180,7 @@ def _descend(
             break
         if ended or len(history) == epochs:
             break
-    return handgrad.TrainResult(params, tuple(history), best)
+    return params, tuple(history), best
 
 
 @contextlib.contextmanager

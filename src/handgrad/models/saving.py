@@ -26,8 +26,8 @@ from handgrad.formulas.network import is_network, layers_of
 from handgrad.models.forms import FORMS, require_form
 from handgrad.models.model import Model, find_fault
 from handgrad.settings import show
+from handgrad.solvers.epochs import TrainResult
 from handgrad.solvers.results import FitResult, PathResult
-from handgrad.solvers.sgd import TrainResult
 
 FORMAT_VERSION = 2
 
