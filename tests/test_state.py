@@ -1,6 +1,7 @@
 """What `train` and `fit` give of where they are: they go on from there as if they had never ended."""
 
 import io
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,9 @@ import pytest
 
 import handgrad
 import oracles
+from handgrad.solvers.data import make_folds, prepare
+from handgrad.solvers.fit import fit_in_silence
+from handgrad.solvers.path import solve_folds
 
 DECAY = optax.cosine_decay_schedule(0.5, 40)
 OPTIMIZERS = {
@@ -158,3 +162,109 @@ def test_a_state_that_does_not_fit_is_refused():
         diverged = handgrad.train(X, t, epochs=3, learning_rate=1e38, l2=1.0)
     with pytest.raises(ValueError, match="train: a state must have finite params; that training has diverged"):
         handgrad.train(X, t, epochs=3, state=diverged.state)
+
+
+# --- fit --------------------------------------------------------------------------------------------------------------
+
+
+def learnable(dtype="float32"):
+    X, t, w = data(weights="floating", dtype=dtype)
+    return X * np.array([1, 10, 0.1, 3], dtype) + np.eye(3, 4, dtype=dtype)[t], t, w
+
+
+def fit(*arguments, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return handgrad.fit(*arguments, **settings)
+
+
+def check_every_place(*arguments, tol=1e-9, **settings):
+    """A fit that is ended after each of its iterations in turn, and gone on with, is the whole one."""
+    whole = fit(*arguments, tol=tol, **settings)
+    assert whole.state is None
+    assert whole.iterations > 6
+    steps, step = {}, fit(*arguments, tol=tol, **settings, callback=lambda *_: True)
+    while step.state is not None:  # in steps of one, each from where the last one ended
+        steps[step.iterations] = as_bytes(step.state)
+        step = fit(*arguments, tol=tol, **settings, state=step.state, callback=lambda *_: True)
+    assert as_bytes(step) == as_bytes(whole)
+    assert len(steps) > 5
+    for number in steps:
+        for limit in ({"callback": lambda i, *_, n=number: i >= n}, {"max_iterations": number}):
+            ended = fit(*arguments, tol=tol, **settings, **limit)
+            assert ended.iterations == number
+            assert as_bytes(ended.state) == steps[number]
+        found = fit(*arguments, tol=tol, **settings, state=stored(ended.state))
+        assert as_bytes(ended.state) == steps[number]  # it stays as it is
+        assert as_bytes(found) == as_bytes(whole)
+
+
+def stored(state):
+    leaves, structure = jax.tree.flatten(state)
+    return structure.unflatten([np.array(leaf, order="C") for leaf in leaves])
+
+
+@pytest.mark.parametrize("rows", ["by NumPy", "compiled"])
+def test_a_fit_that_is_gone_on_with_is_the_whole_one_from_every_iteration(rows, dtype, request):
+    if rows == "compiled":
+        request.getfixturevalue("compiled_rows")
+    X, t, w = learnable(dtype)
+    check_every_place(X, t, l2=1e-3, weights=w, tol=1e-6 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.usefixtures("compiled_rows")
+def test_blocks_of_the_curvature_and_hard_lines_are_gone_on_with(x64):
+    rng = np.random.default_rng(0)
+    X, t = rng.standard_cauchy((60, 12)), np.arange(60) % 3
+    seen = fit(X, t, l2=1e-4, tol=1e-10, callback=lambda i, *_: i == 20).state
+    assert seen.solver.blocks is not None
+    whole = fit(X, t, l2=1e-4, tol=1e-10)
+    assert as_bytes(fit(X, t, l2=1e-4, tol=1e-10, state=seen)) == as_bytes(whole)
+
+
+def test_a_fit_without_penalty_and_one_with_a_start_are_gone_on_with():
+    X, t, _ = learnable("float64")
+    check_every_place(X, t, l2=0.0, tol=1e-2)
+    start = handgrad.Params(np.ones((4, 3)), np.zeros((1, 3)))
+    check_every_place(X, t, l2=1e-3, params=start, tol=1e-6, fit_intercept=False)
+
+
+def test_the_attempts_after_a_proof_that_failed_are_gone_on_with(monkeypatch):
+    monkeypatch.setattr("handgrad.solvers.driver.MARGIN", 100.0)  # of tol: the proof finds more at first
+    X, t, _ = learnable("float64")
+    attempts = []
+
+    def keep(take, may_end):
+        attempts.append(take().attempt)
+
+    settings = {"l2": 1e-4, "weights": None, "params": None, "num_classes": None, "tol": 1e-6, "max_iterations": 99}
+    fit_in_silence(X, t, **settings, keep=keep)
+    assert set(attempts) >= {0, 1}
+    check_every_place(X, t, l2=1e-4, tol=1e-6)
+
+
+def test_paths_go_on_from_every_place_with_several_lanes(monkeypatch):
+    monkeypatch.setattr("handgrad.solvers.driver.COLUMNS", 6)  # two lanes
+    X, t, _ = learnable("float64")
+    data = prepare("fit", X, t, None, None, None, 3)
+    folds = make_folds("fit", data, data.weights[:, None] * (np.arange(50)[:, None] % 2 != np.arange(2)))
+    settings = (data, folds, np.array([[0.1, 1e-2, 1e-3], [1.0, 0.1, 1e-2]]), 1e-8, 999)
+    states = []
+    whole = solve_folds(*settings, keep=lambda take, _: states.append(take()))
+    assert whole.converged.all()
+    assert len(states) > 20
+    for state in states[:: len(states) // 9]:
+        assert as_bytes(solve_folds(*settings, state=stored(state))) == as_bytes(whole)
+
+
+@pytest.mark.messages
+def test_a_fit_s_state_that_does_not_fit_is_refused():
+    X, t, _ = learnable("float64")
+    state = fit(X, t, l2=0.1, max_iterations=2).state
+    for arguments, settings, error, message in (
+        ((X, t), {"l2": 0.1, "state": 3}, TypeError, r"fit: state must be the state of a FitResult; got 3\."),
+        ((X, t), {"l2": 0.2, "state": state}, ValueError, "fit: state must come from a fit with the same l2; got ano"),
+        ((X[:, :3], t), {"l2": 0.1, "state": state}, ValueError, "fit: state must come from a fit of the same data, f"),
+    ):
+        with pytest.raises(error, match=message):
+            handgrad.fit(*arguments, **settings)

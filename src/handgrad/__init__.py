@@ -19,6 +19,7 @@ __all__ = [
     "Coefficients",
     "Epoch",
     "FitResult",
+    "FitState",
     "GradientCheck",
     "GradientReport",
     "Layer",

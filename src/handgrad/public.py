@@ -23,6 +23,7 @@ from handgrad.solvers.path import fit_path as fit_path
 from handgrad.solvers.results import FitResult as FitResult
 from handgrad.solvers.results import PathResult as PathResult
 from handgrad.solvers.sgd import train as train
+from handgrad.solvers.state import FitState as FitState
 
 linear = _compiled(_formulas.linear)
 softmax = _compiled(_formulas.softmax)
