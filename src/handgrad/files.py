@@ -174,6 +174,16 @@ def is_unfinished(folder: pathlib.Path) -> bool:
     return (folder / UNFINISHED / ARGUMENTS).is_file()
 
 
+def require_finished(folder: pathlib.Path) -> None:
+    """Check that a run of which something is missing is not at work still.
+
+    Raises:
+      FileNotFoundError: it is.
+    """
+    if is_unfinished(folder):
+        raise FileNotFoundError(f"{folder}: is not finished; `--resume` goes on with it.")
+
+
 def checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
     """What an unfinished run in the folder can go on from, the newest last."""
     if not is_unfinished(folder):

@@ -45,6 +45,8 @@ class Work:
         self.place = None if out is None else out.resolve() / UNFINISHED
         found = [] if out is None else checkpoints(out)
         self.number = int(found[-1].name) if found else 0
+        if found and not self.can_save:
+            raise ValueError(f"{out}: has a checkpoint, which is read with orbax: pip install 'handgrad[resume]'")
         self.saved = _restore(found[-1]) if found else None
         self.goes_on = False  # after what is written as its end
         self._remove_others()
@@ -138,12 +140,13 @@ def at_work(
         except BaseException as error:
             assert work.place is not None
             is_killed = isinstance(error, KeyboardInterrupt) and cli.received[-1:] not in ([], [signal.SIGINT])
-            is_of_use = begun is not None or work.number or is_killed
-            if not is_of_use or isinstance(error, FloatingPointError):
+            work.goes_on = begun is not None or work.number > 0 or is_killed
+            if not work.goes_on or isinstance(error, FloatingPointError):
                 remove(work.place)
-            elif is_killed or isinstance(error, KeyboardInterrupt):
-                screen.say(f"`handgrad {screen.arguments[0]} --resume {work.out}` goes on with it")
             raise
+        finally:
+            if work.goes_on and isinstance(sys.exception(), KeyboardInterrupt | None):
+                screen.say(f"`handgrad {screen.arguments[0]} --resume {work.out}` goes on with it", style="yellow")
 
 
 def describe(arguments: Sequence[str]) -> dict[str, Any]:
