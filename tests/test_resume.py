@@ -15,8 +15,7 @@ import pytest
 
 import handgrad
 import resuming
-from handgrad import unfinished
-from handgrad.app import checkpoints, cli, fitting, training
+from handgrad.app import checkpoints, cli, fitting, training, unfinished
 from handgrad.app.cli import main
 from handgrad.app.progress import Watch
 from handgrad.files import new_run
@@ -252,13 +251,14 @@ def test_a_run_that_cannot_be_gone_on_with_says_why_in_one_line(begun, capsys):
     text = arguments.read_text()
     edited(arguments, versions={"handgrad": "0.0.1", "jax": "0.1"})
     assert "run: was begun with handgrad 0.0.1, jax 0.1; this is handgrad " in fails(capsys, *resume)
-    arguments.write_text(text[:20])
-    assert "arguments.json: is damaged, or was not written by handgrad." in fails(capsys, *resume)
+    for damaged in (text[:20], "[]", "{}", text.replace('"arguments": [', '"arguments": 3, "x": [')):
+        arguments.write_text(damaged)
+        assert "arguments.json: is damaged, or was not written by handgrad." in fails(capsys, *resume)
     arguments.write_text(text)
     write_flowers("flowers.csv", range(149))
-    assert "was begun with data that have changed (150 rows, now 149)." in fails(capsys, *resume)
+    assert "was begun with data that have changed: 150 rows, now 149." in fails(capsys, *resume)
     write_flowers("flowers.csv", seed=1)
-    assert "was begun with data that have changed (others)." in fails(capsys, *resume)
+    assert "was begun with data that have changed: 150 rows as before, but others." in fails(capsys, *resume)
     write_flowers("flowers.csv")
     assert main(list(resume)) == 0
     assert json.loads((begun / "metrics.json").read_text())["converged"]
@@ -354,5 +354,5 @@ def test_data_are_known_by_every_number_of_theirs_in_their_order():
 
 def test_a_file_s_name_that_is_no_text_is_kept(tmp_path):
     name = os.fsdecode(b"\xff.csv")
-    unfinished.write(tmp_path / "a.json", [name])
-    assert unfinished.read(tmp_path / "a.json") == [name]
+    unfinished.write(tmp_path / "a.json", {"data": name})
+    assert unfinished.read(tmp_path / "a.json", {"data": ""}) == {"data": name}

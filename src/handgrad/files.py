@@ -2,7 +2,7 @@
 
 Each is written under another name beside its own, `.NAME.xxxxxxxx.partial`, and renamed at the end. As long as the
 process lives it holds a lock on that; the next one to write there removes what nobody holds. A run of hours is at work
-in a folder within its own, `unfinished`, which is gone once the run has taken its place; see `handgrad.unfinished`.
+in a folder within its own, `unfinished`, which is gone once the run has taken its place; see `handgrad.app.unfinished`.
 """
 
 import contextlib

@@ -18,6 +18,7 @@ import handgrad
 from handgrad.app import cli
 from handgrad.app.progress import Watch
 from handgrad.app.screen import Screen
+from handgrad.app.unfinished import DATA, begin, read, write
 from handgrad.data import Table
 from handgrad.files import UNFINISHED, checkpoints, new_run, remove
 from handgrad.solvers.certificate import Certified
@@ -25,7 +26,6 @@ from handgrad.solvers.driver import Answers
 from handgrad.solvers.lanes import Lanes, Solutions
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.state import FitState, SolverState
-from handgrad.unfinished import DATA, begin, read, write
 
 Arrays = dict[str, np.ndarray]
 
@@ -103,19 +103,22 @@ class Work:
         if self.place is None:
             return
         found = {"rows": table.num_rows, "fingerprint": fingerprint(table)}
-        begun = read(self.place / DATA)
-        if begun is None:
+        if not (self.place / DATA).exists():
             write(self.place / DATA, found)
-        elif begun != found:
-            what = (
-                f"{begun.get('rows'):,} rows, now {table.num_rows:,}"
-                if begun.get("rows") != found["rows"]
-                else "others"
-            )
+            return
+        begun = read(self.place / DATA, found)
+        if begun != found:
+            before, now = begun["rows"], found["rows"]
+            what = f"{before:,} rows, now {now:,}" if before != now else f"{now:,} rows as before, but others"
             raise ValueError(
-                f"{self.out}: was begun with data that have changed ({what}). Put them back, or begin anew with "
+                f"{self.out}: was begun with data that have changed: {what}. Put them back, or begin anew with "
                 "--overwrite."
             )
+
+    def take_saved(self) -> Arrays | None:
+        """What was saved, which is then no longer held."""
+        saved, self.saved = self.saved, None
+        return saved
 
 
 @contextlib.contextmanager
@@ -226,5 +229,5 @@ def _feed(digest: Any, value: Any) -> None:
     elif isinstance(value, tuple | list | np.ndarray):
         for own in value:
             _feed(digest, own)
-    else:
+    elif not callable(value):
         digest.update(f"{value!r};".encode(sys.getdefaultencoding(), "surrogatepass"))

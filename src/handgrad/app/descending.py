@@ -113,12 +113,13 @@ def descend(
 
 def _begun(work: Work, settings: dict[str, Any], params: Any) -> Place:
     """Where a run goes on; the start where it has not begun."""
-    if work.saved is None:
+    saved = work.take_saved()
+    if saved is None:
         return Place(0, 0, np.zeros((0, 3)), None)
     optimizer = _update(settings, 1, False)["optimizer"]
     of_optimizer = None if optimizer is None else optimizer.init(params)
     state = handgrad.TrainState(params, of_optimizer, None, 0, 0, Best(0, 0.0, params))  # type: ignore[arg-type]
-    place = as_state(Place(0, 0, np.zeros((0, 3)), state), work.saved)
+    place = as_state(Place(0, 0, np.zeros((0, 3)), state), saved)
     return place._replace(before=int(place.before), best=int(place.best))
 
 

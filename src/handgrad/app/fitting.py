@@ -112,13 +112,14 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
 
 def _place(work: Work) -> tuple[Choosing | None, tuple[Any, Any, Any] | None, FitState | None]:
     """Where a run goes on: amid its choice, or with what was chosen amid the fit."""
-    if work.saved is None:
+    saved = work.take_saved()
+    if saved is None:
         return None, None, None
-    if not any(name.startswith("['fitting']") for name in work.saved):
+    if not any(name.startswith("['fitting']") for name in saved):
         like = Choosing(np.zeros((0, 2)), 0, 0, FIT_STATE)
-        found = as_state({"choosing": like}, work.saved)["choosing"]
+        found = as_state({"choosing": like}, saved)["choosing"]
         return found._replace(fits=as_fit_state(found.fits)), None, None
-    found = as_state({"fitting": FIT_STATE, "chosen": (..., ..., ...)}, work.saved)
+    found = as_state({"fitting": FIT_STATE, "chosen": (..., ..., ...)}, saved)
     return None, None if found["chosen"][0] is ... else found["chosen"], as_fit_state(found["fitting"])
 
 

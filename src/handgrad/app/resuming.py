@@ -4,10 +4,10 @@ import contextlib
 import pathlib
 from typing import Any
 
-from handgrad.app.checkpoints import versions
+from handgrad.app.checkpoints import describe, versions
 from handgrad.app.screen import Screen
+from handgrad.app.unfinished import locked, read
 from handgrad.files import ARGUMENTS, MODEL_FILE, UNFINISHED, is_unfinished, settle
-from handgrad.unfinished import locked, read
 
 BEGUN = "handgrad.begun"  # under which a command's context has the folder of what it goes on with
 
@@ -28,12 +28,14 @@ def resume(context: Any, screen: Screen, folder: pathlib.Path) -> Any:
         if folder.exists():
             raise ValueError(f"{folder}: holds no run. `handgrad {name} --out RUN` begins one.")
         raise FileNotFoundError(f"{folder}: there is no such run. `handgrad {name} --out RUN` begins one.")
-    begun = read(folder / UNFINISHED / ARGUMENTS)
-    arguments = tuple(begun["arguments"])
-    if arguments[0] != name:
-        raise ValueError(f"{folder}: was begun by `handgrad {arguments[0]}`, which has a --resume of its own.")
+    begun = read(folder / UNFINISHED / ARGUMENTS, describe(()))
+    arguments = tuple(map(str, begun["arguments"]))
+    if arguments[:1] != (name,):
+        raise ValueError(
+            f"{folder}: was begun by `handgrad {' '.join(arguments[:1])}`, which has a --resume of its own."
+        )
     if begun["versions"] != versions():
-        then, now = (", ".join(map(" ".join, own.items())) for own in (begun["versions"], versions()))
+        then, now = (", ".join(f"{what} {of}" for what, of in own.items()) for own in (begun["versions"], versions()))
         raise ValueError(
             f"{folder}: was begun with {then}; this is {now}. Go on with those, or begin anew with --overwrite."
         )

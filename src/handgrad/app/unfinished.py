@@ -98,15 +98,16 @@ def write(path: pathlib.Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def read(path: pathlib.Path) -> Any:
-    """What `write` has written; None where there is no such file.
+def read(path: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write` has written: values by names, as many and of the same types as in `like`.
 
     Raises:
       ValueError: something else.
     """
-    if not path.exists():
-        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: is damaged, or was not written by handgrad. Begin anew with --overwrite.") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if {name: type(own) for name, own in found.items()} == {name: type(own) for name, own in like.items()}:
+            return found
+    except (ValueError, RecursionError, AttributeError):
+        pass
+    raise ValueError(f"{path}: is damaged, or was not written by handgrad. Begin anew with --overwrite.")
