@@ -68,16 +68,14 @@ def in_two(first, last, *arguments, between=lambda state: state, **settings):
 @pytest.mark.parametrize(
     ("how", "batch_size"),
     [
-        ("explicit", 7),
-        ("scheduled momentum", 7),
-        ("adam", None),
+        ("adam", 7),
         *(pytest.param(how, size, marks=pytest.mark.slow) for how in OPTIMIZERS for size in (None, 7)),
     ],
 )
 @pytest.mark.usefixtures("standard_promotion")
-def test_three_epochs_and_three_more_are_six(how, batch_size):
-    X, t, w = data(weights="floating", dtype="float32")
-    start = handgrad.init_network(jax.random.key(1), (4, 5, 3), "tanh") if how == "adam" else None
+def test_three_epochs_and_three_more_are_six(how, batch_size, dtype):
+    X, t, w = data(weights="floating", dtype=dtype)
+    start = handgrad.init_network(jax.random.key(1), (4, 5, 3), "tanh", dtype=X.dtype) if how == "adam" else None
     settings = {"batch_size": batch_size, "weights": w, "l2": 0.01, "key": jax.random.key(5), "params": start}
     whole = handgrad.train(X, t, epochs=6, **settings, **OPTIMIZERS[how])
     history, ended = in_two(3, 3, X, t, between=through_a_file, **settings, **OPTIMIZERS[how])
@@ -87,20 +85,15 @@ def test_three_epochs_and_three_more_are_six(how, batch_size):
     assert as_bytes((ended.params, ended.state)) == as_bytes((whole.params, whole.state))
 
 
-def test_states_in_float64_go_on_too(x64):
-    X, t, _ = data(dtype="float64")
-    whole = handgrad.train(X, t, epochs=4)
-    assert as_bytes(in_two(2, 2, X, t)[1].state) == as_bytes(whole.state)
-
-
 def test_patience_counts_on_and_the_best_epoch_is_that_of_all():
     X, t, _ = data(dtype="float32")
     X = X + 2 * np.eye(3, 4, dtype=np.float32)[t]
-    settings = {"validation": (X[25:], t[25:]), "patience": 3, "learning_rate": 1.0, "batch_size": 10}
-    whole = handgrad.train(X[:25], t[:25], epochs=20, **settings)
+    noise = np.random.default_rng(0).normal(size=X.shape).astype(np.float32)
+    settings = {"validation": (X + 2 * noise, t), "patience": 3, "learning_rate": 0.03, "batch_size": 7}
+    whole = handgrad.train(X, t, epochs=20, **settings)
     assert 1 < whole.best < len(whole.history) == whole.best + 3 < 12
     for first in (1, *range(whole.best - 1, whole.best + 5)):
-        history, ended = in_two(first, 20 - first, X[:25], t[:25], between=through_a_file, **settings)
+        history, ended = in_two(first, 20 - first, X, t, between=through_a_file, **settings)
         assert history == whole.history
         assert ended.best == whole.best
         assert as_bytes((ended.params, ended.state)) == as_bytes((whole.params, whole.state))
@@ -121,18 +114,14 @@ def test_patience_that_comes_later_counts_from_there():
 def test_a_schedule_counts_the_steps_that_were_taken_whatever_the_batches_are():
     X, t, _ = data(dtype="float32")
     begun = handgrad.train(X, t, epochs=2, batch_size=7, learning_rate=0.1)  # 8 steps an epoch
-    first, both = (
+    first, second = (
         handgrad.train(
-            X, t, epochs=1, batch_size=25, state=begun.state, learning_rate=lambda s, n=n: jnp.float32(s >= n) / 8
+            X, t, epochs=1, batch_size=None, state=begun.state, learning_rate=lambda s, n=n: jnp.where(s == n, 0.1, 0.0)
         )
-        for n in (17, 16)
+        for n in (16, 17)
     )
-    assert (begun.state.steps, first.state.steps) == (16, 18)
-    late = handgrad.train(
-        X, t, epochs=1, batch_size=25, state=begun.state, learning_rate=lambda s: jnp.float32(s >= 18) / 8
-    )
-    assert as_bytes(late.params) == as_bytes(begun.params)
-    assert as_bytes(first.params) not in (as_bytes(both.params), as_bytes(begun.params))
+    assert (begun.state.steps, first.state.steps) == (16, 17)
+    assert as_bytes(first.params) != as_bytes(begun.params) == as_bytes(second.params)
 
 
 def test_a_callback_s_end_is_no_end():
@@ -205,7 +194,7 @@ def stored(state):
     return structure.unflatten([np.array(leaf, order="C") for leaf in leaves])
 
 
-@pytest.mark.parametrize("rows", ["by NumPy", "compiled"])
+@pytest.mark.parametrize("rows", ["by NumPy", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_fit_that_is_gone_on_with_is_the_whole_one_from_every_iteration(rows, dtype, request):
     if rows == "compiled":
         request.getfixturevalue("compiled_rows")
