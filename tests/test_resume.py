@@ -154,7 +154,7 @@ def test_a_training_goes_on_before_and_after_it_has_left_a_plateau(here, whole, 
 
 def kill(folder, arguments, wait):
     """Run the program until `wait` returns, and kill it then; whether that came before its end."""
-    command = [sys.executable, "-u", resuming.__file__, *arguments]
+    command, before = [sys.executable, "-u", resuming.__file__, *arguments], newest(folder)
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         wait(process, folder / "run" / "unfinished")
         process.kill()
@@ -165,21 +165,26 @@ def kill(folder, arguments, wait):
             json.loads(path.read_text())
     if (folder / "run" / "model.safetensors").exists():
         handgrad.load(folder / "run")
-    for path in checkpoints.checkpoints(folder / "run"):
-        if path == checkpoints.checkpoints(folder / "run")[-1]:
-            assert checkpoints._restore(path)
+    if (folder / "run" / "unfinished").exists():
+        assert before <= newest(folder)
     return process.returncode != 0
 
 
+def newest(folder):
+    """The number of the last checkpoint, which can be read; 0 without any."""
+    found = checkpoints.checkpoints(folder / "run")
+    return int(found[-1].name) if found and checkpoints._restore(found[-1]) else 0
+
+
 def until_read(process):
-    """Until it has said what there is to learn from."""
-    assert any(line.startswith("flowers.csv: ") for line in process.stdout)
+    """Until it has said what there is to learn from, or that there is nothing to do."""
+    any(line.startswith("flowers.csv: ") for line in process.stdout)
 
 
 def until_written(process, place):
-    """Until a checkpoint is being written."""
+    """Until another checkpoint than the first is being written."""
     until_read(process)
-    while process.poll() is None and not list(place.glob("*orbax*")):
+    while process.poll() is None and all(path.name.startswith("1.") for path in place.glob("*orbax*")):
         pass
 
 
@@ -199,6 +204,7 @@ def die_and_go_on(here, whole, name, waits):
     arguments = COMMANDS[name]
     for wait in waits:
         assert kill(here, arguments, wait), "it had ended before"
+        assert newest(here) > 0
         arguments = [name, "--resume", "run"]
     assert main(arguments) == 0
     assert {path.name for path in (here / "run").iterdir()} == FILES
