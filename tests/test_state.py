@@ -222,7 +222,8 @@ def test_a_fit_without_penalty_and_one_with_a_start_are_gone_on_with():
 
 
 def test_the_attempts_after_a_proof_that_failed_are_gone_on_with(monkeypatch, x64):
-    monkeypatch.setattr("handgrad.solvers.driver.MARGIN", 1000.0)  # of tol: the proof finds more at first
+    monkeypatch.setattr("handgrad.solvers.driver.MARGIN", 1000.0)  # of tol: the proof finds more at first,
+    monkeypatch.setattr("handgrad.solvers.driver.MOST", 0.01)  # and then has several iterations more done
     X, t, _ = learnable("float64")
     settings = {"l2": 1e-4, "weights": None, "params": None, "num_classes": None, "tol": 1e-10, "max_iterations": 99}
     states = []
