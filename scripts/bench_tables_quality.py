@@ -1,4 +1,4 @@
-"""How good `fit` and `handgrad train` are by their defaults, on twelve real tables, beside LogisticRegressionCV.
+"""How good `handgrad fit` and `handgrad train` are by default on twelve real tables, beside LogisticRegressionCV.
 
     python scripts/bench_tables_quality.py            all of them
     python scripts/bench_tables_quality.py wine zoo   these

@@ -14,14 +14,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mistakes import formulas, head, models, others, rows, solvers, tables
+from mistakes import formulas, head, models, others, program, report, rows, solvers, tables, training
 from mistakes.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 # As scripts/test.sh compiles: with little effort.
 XLA_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
-MUTANTS = [each for part in (formulas, head, solvers, rows, models, tables, others) for each in part.MUTANTS]
+PARTS = (formulas, head, solvers, training, rows, models, tables, program, report, others)
+MUTANTS = [each for part in PARTS for each in part.MUTANTS]
 
 
 def main() -> int:

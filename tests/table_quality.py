@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-import handgrad
 import known_tables
 from handgrad.app.cli import main
 from handgrad.data import read_table, split_and_scale
-
-PENALTIES = np.logspace(-6, 1, 22)
 
 
 class Quality(NamedTuple):
@@ -24,9 +21,8 @@ class Quality(NamedTuple):
     Attributes:
       shares: of the shares of the classes alone.
       reference, error: of scikit-learn's LogisticRegressionCV, and its standard error.
-      fit: of `handgrad.fit` with a penalty chosen by five folds.
-      train: of `handgrad train`.
-      epochs: which epoch that has kept.
+      fit, train: of `handgrad fit` and `handgrad train`.
+      epoch: which epoch that has kept.
     """
 
     shares: float
@@ -38,7 +34,7 @@ class Quality(NamedTuple):
 
 
 def measure(name: str, folder: Path) -> Quality:
-    """Both by their defaults, `handgrad train` as a person runs it; the fit on the rows of LogisticRegressionCV."""
+    """Both by their defaults, as a person runs them; LogisticRegressionCV on the rows that `handgrad fit` has."""
     from sklearn.linear_model import LogisticRegressionCV
 
     path, target, needed = known_tables.write(name, folder)
@@ -48,34 +44,31 @@ def measure(name: str, folder: Path) -> Quality:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of folds that lack a class, and iterations that are used up
         model = LogisticRegressionCV(Cs=np.logspace(-4, 4, 17), scoring="neg_log_loss", max_iter=5000).fit(X, labels)
-        path_result = handgrad.fit_path(X, labels, l2s=PENALTIES, validation=5)
-        l2 = float(path_result.l2s[path_result.best])
-        params = handgrad.fit(X, labels, l2=l2, num_classes=len(table.class_names)).params
     Y = np.zeros((len(test.labels), len(table.class_names)))
     Y[:, model.classes_] = model.predict_proba(test.X)
     with np.errstate(divide="ignore"):
         losses = -np.log(Y[np.arange(len(Y)), test.labels])
         shares = -np.log(np.bincount(labels, minlength=Y.shape[1]) / len(labels))[test.labels]
-    trained = _train(path, target, needed)
+    fitted, trained = (_run(command, path, target, needed) for command in ("fit", "train"))
     return Quality(
         float(shares.mean()),
         float(losses.mean()),
         float(losses.std(ddof=1) / math.sqrt(len(losses))),
-        float(handgrad.loss(params, test.X, test.labels)),
+        fitted["test_loss"],
         trained["test_loss"],
         trained["best_epoch"],
     )
 
 
-def _train(path: Path, target: str, needed: dict) -> dict:
-    """The metrics of `handgrad train`."""
+def _run(command: str, path: Path, target: str, needed: dict) -> dict:
+    """The metrics of `handgrad fit` or `handgrad train`."""
     columns = [text for name in ("drop", "ids") for each in needed.get(name, ()) for text in (_flag(name), each)]
     missing = ["--missing", needed["missing"]] if "missing" in needed else []
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        status = main(["train", str(path), "--target", target, *columns, *missing, "--json"])
+        status = main([command, str(path), "--target", target, *columns, *missing, "--json"])
     if status:
-        raise RuntimeError(f"handgrad train {path.name} ended with status {status}.")
+        raise RuntimeError(f"handgrad {command} {path.name} ended with status {status}.")
     return json.loads(printed.getvalue())
 
 

@@ -1,5 +1,6 @@
 """`handgrad export`: the same probabilities in onnxruntime, in scikit-learn, and by the formula of an .npz."""
 
+import itertools
 import json
 import sys
 
@@ -58,8 +59,8 @@ def of_array(*, activation=None, dtype=np.float32, names=(3, 5, 7), fill=None, m
     encoding = fit_encoding(table)
     sizes = (len(encoding.offset), *([] if activation is None else [5]), len(names))
     params = (
-        handgrad.Params(*(np.asarray(array, dtype) for array in layer.params))
-        for layer in handgrad.init_network(jax.random.key(0), sizes, activation or "relu")
+        handgrad.Params(rng.normal(size=size).astype(dtype), rng.normal(size=(1, size[1])).astype(dtype))
+        for size in itertools.pairwise(sizes)
     )
     layers = tuple(
         handgrad.Layer(own, name)
@@ -145,7 +146,7 @@ def test_tables_give_the_same_in_onnxruntime_and_by_the_formula(tmp_path, missin
 def test_networks_of_every_activation_give_the_same_in_onnxruntime(tmp_path, activation):
     model, X = of_array(activation=activation)
     classes, found = run_onnx(export(model, tmp_path, "onnx"), {"X": X})
-    Y = np.asarray(handgrad.predict_proba(model.params, encode(model.encoding, read_features({"X": X})).X))
+    Y = handgrad.formulas.predict_proba(model.params, encode(model.encoding, read_features({"X": X})).X)
     np.testing.assert_allclose(found, Y, rtol=2e-5, atol=1e-7)
     assert classes.dtype == np.int64
     assert classes.tolist() == [model.class_names[index] for index in Y.argmax(axis=1)]

@@ -1,6 +1,7 @@
 """`handgrad fit`: how the penalty is chosen, what is fitted, and what Ctrl-C leaves."""
 
 import csv
+import io
 import json
 import signal
 import subprocess
@@ -8,14 +9,16 @@ import sys
 
 import numpy as np
 import pytest
+import rich.console
 
 import handgrad
 from handgrad.app import choosing, fitting
 from handgrad.app.choosing import HeldOut, choose, deal
 from handgrad.app.cli import main
 from handgrad.app.progress import Watch, watching
-from handgrad.app.screen import make_screen
+from handgrad.app.screen import Screen, make_screen
 from handgrad.data import Table, read_table, split_and_scale
+from handgrad.data.splitting import VALIDATION
 from test_app import fails
 
 L2S = np.array([1.0, 0.1, 0.01])
@@ -113,7 +116,7 @@ def test_a_path_goes_on_to_its_bounds_where_the_best_stays_at_its_end(monkeypatc
 def test_a_path_ends_where_float32_does():
     choice = choose(held_out(blobs(noise=1e-6)), 3)
     assert choice.edge == "smallest"
-    assert choosing.LEAST <= choice.l2s[-1] <= 1e-5
+    assert 1e-7 < choice.l2s[-1] <= 1e-5
     assert choice.scores[-1] == choice.scores.min() < 1e-3
 
 
@@ -136,6 +139,17 @@ def test_folds_have_every_row_once_and_every_class_and_no_group_twice():
     out = deal(blobs(), rows, 4, 0)
     for of_fold in out.T:
         assert np.bincount(blobs().labels[rows][of_fold], minlength=3).min() >= 5
+
+
+@pytest.mark.parametrize("num_rows", [4, 6, 8, 10, 14])
+def test_few_rows_make_as_many_folds_as_there_may_be(num_rows):
+    table = Table(np.random.default_rng(0).normal(size=(num_rows, 2)), labels=np.arange(num_rows) % 2)
+    out = deal(table, np.arange(num_rows), 5, 0)
+    assert out.shape[1] == min(5, num_rows // 2)
+    assert (out.sum(axis=1) == 1).all()
+    assert out.any(axis=0).all()
+    grouped = table._replace(groups=np.arange(num_rows, dtype=np.int32) // (num_rows // 2))
+    assert deal(grouped, np.arange(num_rows), 5, 0).shape[1] == 2
 
 
 def test_scores_of_scikit_learn_are_those_of_its_scorer():
@@ -215,6 +229,17 @@ def test_a_class_that_is_not_trained_on_has_probability_0(capsys, tmp_path):
     assert metrics["train_loss"] < 0.7
 
 
+def test_a_class_that_weighs_nothing_is_left_out_and_its_loss_is_said_to_be_infinite(capsys, points, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        fitting, "check_at", lambda _, part: checked.append(part) or handgrad.GradientReport((), True, "")
+    )
+    np.savez(points.parent / "three.npz", X=blobs().X, y=blobs().labels)
+    metrics = run_fit(capsys, points.parent / "three.npz", "--class-weight", "1=0", "--l2", "0.1")
+    assert metrics["train_loss"] is None
+    assert set(checked[0].labels) == {0, 2}
+
+
 def test_few_rows_choose_by_folds_and_fewer_choose_nothing(capsys, tmp_path):
     np.savez(tmp_path / "few.npz", X=np.arange(30.0)[:, None], y=np.arange(30) % 2)
     assert main(["fit", str(tmp_path / "few.npz"), "--folds", "0"]) == 0
@@ -224,6 +249,28 @@ def test_few_rows_choose_by_folds_and_fewer_choose_nothing(capsys, tmp_path):
     np.savez(tmp_path / "four.npz", X=np.arange(4.0)[:, None], y=np.arange(4) % 2)
     assert main(["fit", str(tmp_path / "four.npz")]) == 0
     assert "note: there are too few rows to choose a penalty by; l2 is 1/2\n" in capsys.readouterr().out
+
+
+def test_a_path_of_which_nothing_converges_is_said(capsys, points, monkeypatch):
+    monkeypatch.setattr(choosing, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(fitting, "LEAST_VALIDATION", 5)
+    assert main(["fit", str(points), "--target", "kind", "--drop", "group", "--folds", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "note: no fit of the path has converged; l2 is 1/96\n" in output
+    assert output.count(" to test") == 1
+
+
+def test_a_validation_part_chooses_where_it_is_asked_for_and_all_is_fitted_then(capsys, monkeypatch, points):
+    monkeypatch.setattr(fitting, "LEAST_VALIDATION", 5)
+    metrics = run_fit(capsys, points, "--target", "kind", "--keep", "a", "--folds", "0")
+    assert metrics["path"]["held_out"] == "the validation rows"
+    assert (metrics["folds"], metrics["train_rows"], metrics["validation_rows"]) == (0, 96, 0)
+    table = read_table(points, target="kind", keep=["a"])
+    expected = handgrad.fit(*split_and_scale(table).train[:2], l2=metrics["l2"])
+    assert metrics["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    split = split_and_scale(table, validation=VALIDATION)
+    choice = choose(HeldOut(split.train, None, split.validation, "the validation rows"), 2)
+    np.testing.assert_allclose(metrics["path"]["score"], choice.scores)
 
 
 def test_a_fit_that_does_not_converge_says_so_and_is_exit_status_0(capsys, monkeypatch):
@@ -257,6 +304,21 @@ def test_progress_comes_after_a_second_with_the_time_left(capsys, monkeypatch):
     for clock[0], share in ((0.5, 0.1), (1.0, 0.25), (2.0, 0.5), (4.0, 0.4)):
         assert not watch(share, "so far")
     assert capsys.readouterr().out == "fitting: so far, 3 s left\nfitting: so far, 4 s left\n"
+
+
+def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    terminal = io.StringIO()
+    console = rich.console.Console(file=terminal, force_terminal=True, width=100)
+    with watching(Screen(console, False), "fitting") as watch:
+        watch(0.1)
+        assert terminal.getvalue() == ""
+        clock[0] = 2.0
+        watch(0.5, "so far")
+        watch.bar.refresh()
+        assert "so far, 2 s left" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[2K")  # the line is cleared
 
 
 def test_a_fit_s_share_is_that_of_the_way_that_the_gap_falls():
@@ -298,12 +360,15 @@ def test_what_is_done_is_kept_at_an_interruption(capsys, monkeypatch, tmp_path, 
     assert metrics["converged"] is (stage == "choose")
     assert metrics["test_accuracy"] > 0.8
     assert len(metrics["path"]["l2"]) >= 5
+    assert metrics["path"]["held_out"] == "5 folds"  # of 1,438 rows
+    assert metrics["path"]["edge"] is None
     if stage == "fit_part":
         assert "the fit was ended before its time: the loss is certified to be within" in metrics["message"]
     model = handgrad.load(tmp_path / "run")
     assert np.isfinite(model.params.W).all()
 
 
+@pytest.mark.slow
 def test_an_interruption_before_anything_is_found_leaves_a_checkpoint(tmp_path):
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"

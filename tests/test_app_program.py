@@ -240,6 +240,8 @@ def test_arrays_and_rows_without_values_are_evaluated(capsys, tmp_path, unchecke
     assert main(["fit", str(tmp_path / "d.npz"), "--l2", "0.01", "--out", str(tmp_path / "run")]) == 0
     np.savez(tmp_path / "new.npz", X=digits.X[400:500].reshape(-1, 8, 8), y=digits.labels[400:500].astype(float))
     assert printed(capsys, "evaluate", tmp_path / "run", tmp_path / "new.npz")["rows"] == 100
+    np.savez(tmp_path / "one.npz", X=digits.X[400:410].reshape(-1, 8, 8), y=np.full(10, 3))
+    assert printed(capsys, "evaluate", tmp_path / "run", tmp_path / "one.npz")["rows"] == 10
     X = np.random.default_rng(0).normal(size=(40, 2))
     X[3, 1] = np.nan
     np.savez(tmp_path / "holes.npz", X=X, y=np.arange(40) % 2)

@@ -12,7 +12,9 @@ import known_tables
 from handgrad.app.checking import OF_AUTOGRAD, budget_of_each, check_at, multiplications
 from handgrad.app.cli import main
 from handgrad.app.program import OPTIMIZERS, SCHEDULES
+from handgrad.app.screen import make_screen
 from handgrad.app.tables import as_class_weights
+from handgrad.app.training import say_kept
 from handgrad.data import Part, load_digits, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from test_app import fails
@@ -35,6 +37,7 @@ def write_table(path, X, classes):
 # --- The epoch that is kept -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_breast_cancer_ends_as_good_as_at_its_best_epoch(tmp_path, capsys):
     path, target, _ = known_tables.write("breast_cancer", tmp_path)
     metrics = train(capsys, path, "--target", target, "--json")
@@ -72,11 +75,11 @@ def test_a_plateau_is_left_from_the_best_epoch_on_at_a_tenth_of_the_rate(capsys)
 
 def test_a_learning_rate_that_is_absurd_is_said_and_what_it_comes_to_is_not_kept(capsys):
     printed = train(capsys, "--learning-rate", "1e6", "--epochs", "9", "--patience", "3")
-    assert "note: --learning-rate 1e+06 is 5.8e+06 times what suits these data, 0.17; the loss may rise" in printed
+    assert "note: --learning-rate 1e+06 is 5.8e+06 times 0.17, which suits these data; the loss may rise" in printed
     assert "No epoch of 9 was better on the 179 rows to watch than the start, which is kept: nothing is lea" in printed
     assert "test loss        2.3026 nats" in printed
     printed = train(capsys, "--learning-rate", "1e-6", "--epochs", "1")
-    assert "note: --learning-rate 1e-06 is 5.8e-06 times what suits these data, 0.17; little will be learnt" in printed
+    assert "note: --learning-rate 1e-06 is 5.8e-06 times 0.17, which suits these data; little will be learnt" in printed
     for rate in ("0.5", "0.01"):
         printed = train(capsys, "--learning-rate", rate, "--epochs", "1")
         assert "note:" not in printed
@@ -98,7 +101,7 @@ def test_a_schedule_goes_down_to_nothing_in_all_epochs(capsys):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_optimizer_learns_with_every_schedule(capsys, optimizer, schedule):
     metrics = train(capsys, "--optimizer", optimizer, "--schedule", schedule, "--epochs", "20", "--json")
-    assert metrics["test_loss"] < 1.0
+    assert metrics["test_loss"] < 1.6
 
 
 # --- Few rows ---------------------------------------------------------------------------------------------------------
@@ -110,6 +113,31 @@ def test_six_rows_and_a_class_of_one_row_are_trained_on_and_what_is_missing_is_s
     assert "note: not tested, for want of rows: the classes 'c' (1)" in printed
     assert "note: no rows are left to watch: the best epoch is told by those that are trained on" in printed
     assert "test accuracy" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_model_that_is_worse_than_the_shares_of_the_classes_is_said_to_be(tmp_path, capsys, seed):
+    generator = np.random.default_rng(seed)
+    kinds = np.where(generator.random(120) < 0.2, "rare", "usual")
+    path = write_table(tmp_path / "noise.csv", generator.normal(size=(120, 30)), kinds)
+    metrics = train(capsys, path, "--target", "kind", "--json")
+    codes = [finding["code"] for finding in metrics["findings"]]
+    assert metrics["test_loss"] < metrics["baseline_loss"] or "no-better-than-majority" in codes
+
+
+def test_why_a_training_ended_and_a_loss_above_that_of_the_start_are_said(capsys):
+    history = tuple(handgrad.Epoch(epoch, 1.0, 0.5, 1.0) for epoch in (1, 2, 3))
+    for interrupted, words in ((True, "as it was asked to."), (False, "for want of a better one.")):
+        say_kept(make_screen(), history, 1, 9, 6, (0.7, 0.6), interrupted=interrupted)
+        said = capsys.readouterr().out
+        assert said.startswith("Epoch 1 of 9 is kept, with the least loss of the 6 rows to watch, 0.5000. The training")
+        assert said.endswith(f" ended after 3, {words}\n")
+    # A row to watch may be right by chance however absurd the parameters are.
+    say_kept(make_screen(), history, 2, 9, 6, (0.6931, 1e30), interrupted=False)
+    assert (
+        "note: the loss of the rows trained on, 1e+30, is above that of the start, 0.6931." in capsys.readouterr().out
+    )
 
 
 # --- Weights of classes -----------------------------------------------------------------------------------------------
@@ -140,6 +168,7 @@ def test_weights_by_name_take_names_as_they_are():
         ("balance", "got 'balance', with 'balance' for a class of 0, 1, 2, 3"),
         ("", "got '', with '' for a class of"),
         ("1=2,,", "got '1=2,,', with ',' for a class of"),
+        (",".join(f"{c}=0" for c in range(10)), "--class-weight must leave weight to a row; got '0=0,1=0,2=0"),
         ("1=x", "--class-weight must have finite weights, 0 or more; got 'x' for '1'."),
         ("1=-1", "--class-weight must have finite weights, 0 or more; got '-1' for '1'."),
         ("1=nan", "--class-weight must have finite weights, 0 or more; got 'nan' for '1'."),
@@ -195,7 +224,7 @@ def test_a_check_costs_what_is_counted(monkeypatch, classes):
     assert report.passed
     entries = sum(check.entries for check in report.checks if check.reference == "differences")
     done = seen[0] * features * classes * (4 * entries + OF_AUTOGRAD)
-    assert done <= 1.01 * budget
+    assert done <= multiplications(params, seen[0]) <= budget
     assert seen[0] >= 16
     if classes == 3000:
         assert 2 * done <= 0.1 * 3 * 6000 * epochs * features * classes

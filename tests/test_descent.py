@@ -35,8 +35,13 @@ def expected_rate(X, weights, batch_size, l2):
 # --- The learning rate ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [None, "floating"])
-def test_the_rate_that_suits_is_one_over_the_curvature(weights, dtype):
+@pytest.mark.parametrize(("weights", "wide"), [(None, True), ("floating", False)])
+def test_the_rate_that_suits_is_one_over_the_curvature(weights, wide):
+    with jax.enable_x64(wide):
+        _check_rates(weights, "float64" if wide else "float32")
+
+
+def _check_rates(weights, dtype):
     X, _, w = data(weights=weights, dtype=dtype)
     mean_one = None if w is None else jnp.asarray(w / w.mean())
     for batch_size in (None, 50, 60, 1, 7):
@@ -90,7 +95,7 @@ def test_a_network_has_the_rate_that_is_said_in_the_docstring():
     X, _, _ = data(dtype="float32")
     network = handgrad.init_network(jax.random.key(0), (4, 5, 3), "relu")
     assert suitable_rate(network, jnp.asarray(X), None, batch_size=16, l2=0.0) == 0.1
-    assert "0.1 with\n        hidden layers" in handgrad.train.__doc__
+    assert "0.1 with hidden layers" in " ".join(handgrad.train.__doc__.split())
 
 
 def test_rows_that_all_weigh_nothing_train_nothing():

@@ -8,8 +8,9 @@ from scipy import sparse
 
 import handgrad
 from handgrad.app.evaluation import evaluate
-from handgrad.app.findings import find
+from handgrad.app.findings import find, of_results
 from handgrad.app.findings.alone import cut, judge_features
+from handgrad.app.findings.finding import Facts
 from handgrad.app.runs import Choice, Run, class_shares, metrics_of
 from handgrad.data import Column, Table, load_digits, split_and_scale
 from handgrad.models import Model, probabilities
@@ -147,6 +148,8 @@ def test_ids_on_both_sides_of_the_split_are_an_overlap():
     groups = np.unique(patients, return_inverse=True)[1].astype(np.int32)
     apart = table_of(columns, labels, ids={"patient": patients}, groups=groups)
     assert "group-overlap" not in findings_of(run_of(apart))
+    empty = np.where(np.arange(ROWS) % 2, "", np.array([f"row{index}" for index in range(ROWS)]))
+    assert "group-overlap" not in findings_of(run_of(table_of(columns, labels, ids={"cabin": empty})))
     own = np.array([f"row{index}" for index in range(ROWS)])
     assert "group-overlap" not in findings_of(run_of(table_of(columns, labels, ids={"row": own})))
 
@@ -187,6 +190,11 @@ def test_constant_and_duplicated_features_are_named():
     found = findings_of(run_of(table_of(columns, labels)))
     assert found["constant-features"].evidence == {"features": ["still"], "count": 1}
     assert found["duplicated-features"].evidence == {"pairs": [["x1", "in inches"]], "count": 1}
+    digits = load_digits()
+    X = np.asarray(digits.X).copy()
+    X[:, 20] = X[:, 21]
+    assert "duplicated-features" not in findings_of(run_of(digits._replace(X=X), l2=1e-3))
+    assert "duplicated-features" in findings_of(run_of(digits._replace(X=X, image_shape=None), l2=1e-3))
 
 
 def test_entries_of_an_array_that_are_constant_are_counted_but_for_pixels_and_words():
@@ -232,6 +240,16 @@ def test_one_feature_that_tells_all_there_is_to_tell_is_named():
     found = findings_of(run_of(table_of(columns, labels)))
     assert found["no-better-than-best-feature"].evidence["feature"] == "x"
     assert "--hidden" in found["no-better-than-best-feature"].advice
+
+
+def test_a_model_that_is_much_better_is_not_called_no_better_for_want_of_test_rows():
+    generator = np.random.default_rng(12)
+    labels = (np.arange(60) % 2).astype(np.int32)
+    columns = {name: Column("number", labels + 0.9 * generator.normal(size=60)) for name in "abcdef"}
+    found = findings_of(run_of(table_of(columns, labels)))
+    assert "few-test-rows" in found
+    assert "no-better-than-majority" not in found
+    assert "no-better-than-best-feature" not in found
 
 
 def test_a_fit_without_its_certificate_is_said():
@@ -297,8 +315,5 @@ def test_calibrated_probabilities_are_hardly_ever_called_miscalibrated():
         labels = (generator.random(len(p)) < p).astype(np.int32)
         Y = np.stack([1 - p, p], axis=1)
         drawn = run._replace(Y=Y, split=run.split._replace(test=run.split.test._replace(labels=labels)))
-        from handgrad.app.findings import of_results
-        from handgrad.app.findings.finding import Facts
-
         hits += of_results.miscalibrated(Facts(drawn, evaluate(Y, labels, shares), Y, ())) is not None
     assert hits <= 2

@@ -59,7 +59,7 @@ def test_every_number_is_that_of_metrics_json(made, name):
             assert (value, text) in {("", "–"), ("", "infinite"), ("", "no number")}
             continue
         assert float(value) == expected
-        shown = as_number(text)
+        shown = as_number(text.lstrip("<> "))
         digits = (
             6e-4 if text.endswith("%") or "/weight" in place else 6e-5 if "loss" in place or "score" in place else 0
         )
@@ -72,7 +72,8 @@ def test_every_number_is_that_of_metrics_json(made, name):
     ("form", "value", "text"),
     [
         ("percent", 0.9996, "99.96 %"),
-        ("percent", 0.00004, "0.004 %"),
+        ("percent", 1 - 1e-5, "> 99.99 %"),
+        ("percent", 0.00004, "< 0.01 %"),
         ("percent", 1 - 1e-12, "100.0 %"),
         ("percent", 0.125, "12.5 %"),
         ("plain", 1.5e-7, "1.5·10⁻⁷"),
@@ -248,6 +249,16 @@ def test_a_wrong_gradient_has_entries_beyond_their_tolerance():
     check = report.checks[0]
     assert (check.parameter, check.error_counts[-1], sum(check.error_counts)) == ("W", 1, 9)
     assert check.error_counts[0] >= 3
+
+
+@pytest.mark.parametrize(("best", "words"), [(0, "those of the start"), (1, "those after epoch"), (None, "")])
+def test_the_epoch_that_is_kept_is_said(best, words):
+    run = report_runs.network()._replace(best=best)
+    page, *_ = page_of(run)
+    found = Page(page)
+    assert words in found.sections["curves"]
+    assert ("The weights kept" in found.sections["curves"]) == (best is not None)
+    assert [value for place, value, _ in found.numbers if place == "best_epoch"] == ([str(best)] if best else [])
 
 
 # --- What is at the edge ----------------------------------------------------------------------------------------------

@@ -65,6 +65,21 @@ def test_a_path_that_is_ended_keeps_what_has_converged(problem, monkeypatch):
     assert np.isfinite(path.params.W).all()
 
 
+def test_what_is_ended_is_not_taken_up_again(problem, monkeypatch):
+    # The proof finds more than was asked of what has ended, which is taken up again as a rule.
+    monkeypatch.setattr("handgrad.solvers.driver.MARGIN", 1e3)
+    monkeypatch.setattr("handgrad.solvers.driver.COLUMNS", 6)
+    answers = []
+
+    def callback(done, _):
+        answers.append(done >= 1)
+        return answers[-1]
+
+    with pytest.warns(RuntimeWarning, match="have not converged"):
+        handgrad.fit_path(*problem, l2s=L2S, callback=callback)
+    assert answers.index(True) == len(answers) - 1
+
+
 @pytest.mark.parametrize(("answer", "ends"), [(True, True), (np.True_, True), (jnp.array(True), True), (1, False)])
 @pytest.mark.filterwarnings("ignore:fit. the fit was ended:RuntimeWarning")
 def test_true_of_any_library_ends_a_fit_and_nothing_else(answer, ends):

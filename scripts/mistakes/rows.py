@@ -6,8 +6,8 @@ MUTANTS = [
     Mutant(
         "float64 data rounded before they are centred",
         "rows/parts.py",
-        "X = np.asarray(part.X[start : start + size]).astype(np.float64)",
-        "X = np.asarray(part.X[start : start + size]).astype(np.float32).astype(np.float64)",
+        "X = read.astype(np.float64)",
+        "X = read.astype(np.float32).astype(np.float64)",
         "test_certificate.py::test_float64_data_are_centred_before_they_become_float32",
     ),
     Mutant(
@@ -163,5 +163,33 @@ MUTANTS = [
         'case "BCSR":',
         'case "BCSR" | "CSC":',
         "test_rows.py::test_arrays_of_jax_are_read_in_their_own_layout",
+    ),
+    Mutant(
+        "blocks of a source that its buffer is used for again",
+        "rows/streams.py",
+        "None if own is None else own.copy()",
+        "own",
+        "test_rows.py::test_two_processes_find_what_one_does",
+    ),
+    Mutant(
+        "a source with other rows in a later pass",
+        "rows/streams.py",
+        "if seen > shape[0] or (count < len(array) and seen != shape[0]):",
+        "if False:",
+        "test_streams.py::test_a_source_whose_passes_differ_is_refused",
+    ),
+    Mutant(
+        "a wide source narrowed before it is centred",
+        "rows/streams.py",
+        "rows[:count].astype(np.float64) - centre",
+        "rows[:count].astype(np.float32).astype(np.float64) - centre",
+        "test_streams.py::test_float64_is_centred_before_it_is_narrowed",
+    ),
+    Mutant(
+        "a buffer filled while it is summed",
+        "rows/streamed.py",
+        "BUFFERS = 3",
+        "BUFFERS = 1",
+        "test_streams.py::test_memory_holds_a_few_chunks_and_what_is_known_of_each_row",
     ),
 ]

@@ -18,7 +18,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
-from handgrad.scikit import choose_splitter, explains_what_is_not_here, scorer_means
+from handgrad.scikit import (
+    CallbackSupportMixin,
+    Tasks,
+    choose_splitter,
+    explains_what_is_not_here,
+    scorer_means,
+    with_callbacks,
+)
 from handgrad.settings import show
 from handgrad.solvers.data import make_folds, numbers, prepare
 from handgrad.solvers.driver import begin_at
@@ -28,7 +35,7 @@ from handgrad.solvers.path import solve_folds
 from handgrad.solvers.results import FitResult
 
 
-class SoftmaxRegression(ClassifierMixin, BaseEstimator):
+class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Multinomial logistic regression, to a certified optimum.
 
     The optimum is that of scikit-learn's LogisticRegression: the mean cross-entropy + ‖W‖²/(2·C·Σ weights), the
@@ -62,6 +69,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         scoring the mean of that score over the folds, of models whose classes_ are those that the fold is trained on;
         `score` is the accuracy all the same.
       n_features_in_, feature_names_in_: as in scikit-learn.
+
+    From scikit-learn 1.9 on `set_callbacks` takes its callbacks, such as `sklearn.callback.ProgressBar`: each
+    iteration, or with Cs each fit of a fold, is a task, after which a callback that answers True ends all. They get the
+    fitted estimator at the end.
 
     Example:
       >>> from sklearn.datasets import load_iris
@@ -109,6 +120,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self.warm_start = warm_start
         self.random_state = random_state
 
+    @with_callbacks
     def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:
         """Fit the model to data X (N, P) and labels y (N,), with sample weights (N,).
 
@@ -134,8 +146,10 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         with jax.enable_x64(X.dtype == np.float64):
             if self.Cs is not None:
                 folds = list(choose_splitter(self.cv, y, self.random_state).split(X, y, **for_splitter))
-                result = self._choose(X, labels, weights, folds, start, for_scorer)
+                tasks = Tasks(self, "candidate", (1 + len(folds)) * np.size(self.Cs), X, y, sample_weight)
+                result = self._choose(X, labels, weights, folds, start, for_scorer, tasks)
             else:
+                tasks = Tasks(self, "iteration", self.max_iter, X, y, sample_weight)
                 weights = self._weighted(weights, labels)
                 result = fit_in_silence(
                     X,
@@ -147,6 +161,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
                     tol=self.tol,
                     max_iterations=self.max_iter,
                     fit_intercept=self.fit_intercept,
+                    callback=lambda iteration, *_: tasks.tell(iteration),
                 )
             W, b = (np.asarray(array) for array in result.params)
         if not result.converged:
@@ -155,6 +170,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         self._set_coefficients(W, b)
         self.n_iter_ = np.array([result.iterations], dtype=np.int32)
         self.gap_ = result.gap / result.loss if result.loss > 0 else result.gap
+        tasks.end()
         return self
 
     def _set_coefficients(self, W: np.ndarray, b: np.ndarray) -> None:
@@ -230,6 +246,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         folds: list[Any],
         start: Params | None,
         for_scorer: dict[str, Any],
+        tasks: Tasks,
     ) -> FitResult:
         """C_ and scores_, and the fit of all rows at C_: every fold and every C side by side."""
         Cs = numbers(self.Cs)
@@ -257,7 +274,7 @@ class SoftmaxRegression(ClassifierMixin, BaseEstimator):
         l2s = self._l2(Cs[None], by_fold.sum(axis=0)[:, None], selections.present.sum(axis=1)[:, None])
         if start is not None:
             selections = begin_at(data, start, selections, float(l2s[0].max()))
-        answers = solve_folds(data, selections, l2s, self.tol, self.max_iter)
+        answers = solve_folds(data, selections, l2s, self.tol, self.max_iter, lambda ended, _: tasks.tell(ended))
         if (failed := int(np.sum(~answers.converged))) > 0:
             warnings.warn(
                 f"SoftmaxRegression: {failed} of the {answers.status.size} fits of the sweep have not converged. "

@@ -1,4 +1,4 @@
-"""What scikit-learn's users bring to the estimator: parameters that it has not, folds by a seed, scorers."""
+"""What scikit-learn's users bring to the estimator: parameters that it has not, folds by a seed, scorers, callbacks."""
 
 import functools
 from collections.abc import Callable
@@ -11,6 +11,18 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils.validation import _check_method_params
 
 from handgrad.settings import as_float, show
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn before 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """No `set_callbacks`."""
+
+    def with_callbacks(method: Any) -> Any:
+        """The method as it is."""
+        return method
+
 
 P = ParamSpec("P")
 PENALTY = "The penalty is ‖W‖², of which C=numpy.inf is none; for ‖W‖₁ take LogisticRegression."
@@ -43,6 +55,41 @@ def explains_what_is_not_here(init: Callable[P, None]) -> Callable[P, None]:
         init(*args, **kwargs)
 
     return explaining
+
+
+class Tasks:
+    """The tasks of a fit, one after another, of which scikit-learn's callbacks are told; before 1.9 nobody is.
+
+    A task is begun when the one before it ends, so that the last one stays empty.
+    """
+
+    def __init__(self, estimator: Any, name: str, most: int, X: Any, y: Any, sample_weight: Any) -> None:
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self.about = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self.name, self.ended = name, 0
+        self.whole: Any = None
+        self.task: Any = None
+        if hasattr(estimator, "_init_callback_context"):
+            self.whole = estimator._init_callback_context(max_subtasks=most + 1)
+            self.whole.call_on_fit_task_begin(**self.about)
+            self.task = self._begin()
+
+    def tell(self, ended: int) -> bool:
+        """Tell how many tasks have ended. Whether a callback wants the fit to end."""
+        stop = False
+        while self.whole is not None and self.ended < ended:
+            stop |= bool(self.task.call_on_fit_task_end(**self.about))
+            self.task, self.ended = self._begin(), self.ended + 1
+        return stop
+
+    def end(self) -> None:
+        """Tell that the estimator is fitted."""
+        if self.whole is not None:
+            self.task.call_on_fit_task_end(estimator=self.about["estimator"])
+            self.whole.call_on_fit_task_end(**self.about, reconstruction_attributes={})
+
+    def _begin(self) -> Any:
+        return self.whole.subcontext(task_name=self.name).call_on_fit_task_begin(**self.about)
 
 
 def choose_splitter(cv: Any, y: np.ndarray, random_state: Any) -> Any:

@@ -94,6 +94,12 @@ class Work:
         """Those that ask for an end, instead of being one."""
         return cli.SIGNALS if self.can_save else [signal.SIGINT]
 
+    def known(self) -> dict[str, Any] | None:
+        """What is known of the data of a run that goes on: `rows`, `fingerprint`, and whether they stay `in_file`."""
+        if self.place is None or not (self.place / DATA).exists():
+            return None
+        return read(self.place / DATA, {"rows": 0, "fingerprint": "", "in_file": False})
+
     def require_same(self, table: Table) -> None:
         """Check that the data are those that the run was begun with.
 
@@ -102,12 +108,11 @@ class Work:
         """
         if self.place is None:
             return
-        found = {"rows": table.num_rows, "fingerprint": fingerprint(table)}
-        if not (self.place / DATA).exists():
+        found = _describe(table)
+        begun = self.known()
+        if begun is None:
             write(self.place / DATA, found)
-            return
-        begun = read(self.place / DATA, found)
-        if begun != found:
+        elif begun != found:
             before, now = begun["rows"], found["rows"]
             what = f"{before:,} rows, now {now:,}" if before != now else f"{now:,} rows as before, but others"
             raise ValueError(
@@ -209,6 +214,10 @@ def _restore(path: pathlib.Path) -> Arrays:
 
 
 # --- What data are known by -------------------------------------------------------------------------------------------
+
+
+def _describe(table: Table) -> dict[str, Any]:
+    return {"rows": table.num_rows, "fingerprint": fingerprint(table), "in_file": table.file is not None}
 
 
 def fingerprint(table: Table) -> str:

@@ -56,22 +56,28 @@ class Choosing(NamedTuple):
 
 
 def deal(table: Table, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Which of some rows each of `count` folds holds out (N, F), each fold a test part of `split_rows`."""
+    """Which of some rows each of F folds holds out (N, F), each fold a test part of `split_rows`.
+
+    There are `count` folds, or fewer where the rows are so few; one alone is no choice.
+    """
     assert table.labels is not None
     keys, fold = table_keys(table)[rows], np.full(len(rows), count - 1)
     left = np.arange(len(rows))
     for number in range(count - 1):
-        parts = split_rows(
-            table.labels[rows][left],
-            keys[left],
-            validation=0,
-            test=1 / (count - number),
-            seed=seed,
-            groups=None if table.groups is None else table.groups[rows][left],
-        )
+        try:
+            parts = split_rows(
+                table.labels[rows][left],
+                keys[left],
+                validation=0,
+                test=1 / (count - number),
+                seed=seed,
+                groups=None if table.groups is None else table.groups[rows][left],
+            )
+        except ValueError:  # what is left has one row, or group, of each class: the last fold
+            break
         fold[left[parts.test]] = number
         left = left[parts.train]
-    return fold[:, None] == np.arange(count)
+    return fold[:, None] == np.unique(fold)
 
 
 def choose(
@@ -132,7 +138,7 @@ def choose(
         last, wanted = wanted, (following or widened)(path, best, wanted)
         if len(wanted):
             folds = folds._replace(starts=V[:, -1 if wanted[0] < last[0] else 0])
-    return Choice(path, scores, scoring, held_out.name, best)
+    return Choice(path, scores, scoring, held_out.name, best, ended)
 
 
 def _keep(keep: Keep, place: Choosing, take: Callable[[], FitState], may_end: bool) -> None:

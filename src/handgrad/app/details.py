@@ -106,7 +106,7 @@ def list_mistakes(run: Run, evaluation: Evaluation) -> list[dict[str, Any]]:
         row, true = int(run.split.rows.test[index]), int(run.split.test.labels[index])
         taken = int(run.Y[index].argmax())
         mistake = {
-            "row": row + 1,
+            "row": (row if run.sampled is None else int(run.sampled[row])) + 1,
             "ids": {name: str(values[row]) for name, values in run.table.ids.items()},
             "class": names[true],
             "predicted": names[taken],

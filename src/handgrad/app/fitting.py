@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from handgrad.app.checking import check_at
+from handgrad.app.checking import MAX_CHECKED_ROWS, check_at
 from handgrad.app.checkpoints import FIT_STATE, Work, as_fit_state, as_state, at_work
-from handgrad.app.choosing import LOG_LOSS, Choosing, HeldOut, choose, deal
+from handgrad.app.choosing import ACCURACY, LOG_LOSS, Choosing, HeldOut, choose, deal
 from handgrad.app.progress import watching
 from handgrad.app.runs import Choice, Run, begin, conclude
+from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
-from handgrad.app.tables import as_class_weights, read
+from handgrad.app.tables import as_class_weights, read, read_or_stream
 from handgrad.data import Part, Split, Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from handgrad.models import Model, probabilities
@@ -44,6 +45,7 @@ def fit(
     seed: int,
     out: pathlib.Path | None,
     overwrite: bool,
+    stream: bool,
     checkpoint_every: int | None,
     begun: pathlib.Path | None,
 ) -> int:
@@ -54,7 +56,15 @@ def fit(
     if l2 is None:
         settings |= {"scoring": scoring, "folds": folds}
     with at_work(screen, out, overwrite=overwrite, every=checkpoint_every, begun=begun) as work:
-        table = read(data, reading)
+        known = work.known()
+        if known is None or known["in_file"]:
+            table = read_or_stream(screen, data, reading, is_asked=stream or known is not None)
+        else:  # in memory, however much of it is free now
+            table = read(data, reading)
+        if table.file is not None:
+            settings["stream"] = True
+            if l2 is None and scoring not in (LOG_LOSS, ACCURACY):
+                raise ValueError(f"--scoring must be {LOG_LOSS} or {ACCURACY} with --stream; got {scoring!r}.")
         work.require_same(table)
         run, ended = _fit(screen, settings, table, l2, work)
         with work.written() as folder:
@@ -65,35 +75,22 @@ def fit(
 
 
 def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | None, work: Work) -> tuple[Run, bool]:
-    seed, choice, ended, seconds = settings["seed"], None, False, 0.0
+    start, choice, ended = time.perf_counter(), None, False
     choosing, chosen, state = _place(work)
     if l2 is None:
-        settings["folds"] = _count_folds(table, settings["folds"])
-        held_out, split = _hold_out(screen, settings, table)
-        start = time.perf_counter()
-        if held_out is not None and chosen is not None:
-            l2s, scores, best = chosen
-            choice = Choice(l2s, scores, settings["scoring"], held_out.name, int(best))
-        elif held_out is not None:
-            weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
-            how = {"scoring": settings["scoring"], "class_weights": weights, "begun": choosing}
-            choice, ended = choose_watched(screen, held_out, len(table.class_names), work, **how)
-        seconds = time.perf_counter() - start
-        l2 = 1 / len(split.rows.train) if choice is None else float(choice.l2s[choice.best])
-        if choice is None:
-            screen.note([f"there are too few rows to choose a penalty by; l2 is 1/{len(split.rows.train)}"])
-        if len(split.rows.validation):
-            del held_out
-            split = split_and_scale(table, seed=seed)
+        l2, choice, ended, chosen_by = _choose_penalty(screen, settings, table, work, choosing, chosen)
+        split = chosen_by or split_and_scale(table, seed=settings["seed"])
     else:
-        split = split_and_scale(table, seed=seed)
+        split = split_and_scale(table, seed=settings["seed"])
         begin(screen, settings["data"], table, split)
-    start = time.perf_counter()
     weights = as_class_weights(settings["class_weight"], split.train, table.class_names)
     chosen = None if choice is None else (choice.l2s, choice.scores, choice.best)
     num_classes = len(table.class_names)
     fitted, stopped = fit_part(screen, split.train, num_classes, l2, work, chosen, class_weights=weights, state=state)
-    seconds += time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    checked = split.train
+    if table.file is not None:
+        checked = part_of(table, split.encoding, split.rows.train[:: math.ceil(len(checked.labels) / MAX_CHECKED_ROWS)])
     run = Run(
         command="fit",
         settings=settings,
@@ -103,7 +100,7 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         Y=probabilities(fitted.params, split.test.X),
         train_loss=mean_loss(fitted, split.train),
         seconds=seconds,
-        checks=(check_at(fitted.params, split.train),),
+        checks=(check_at(fitted.params, _of_fitted_classes(fitted, checked)),),
         fitted=fitted,
         choice=choice,
     )
@@ -121,6 +118,34 @@ def _place(work: Work) -> tuple[Choosing | None, tuple[Any, Any, Any] | None, Fi
         return found._replace(fits=as_fit_state(found.fits)), None, None
     found = as_state({"fitting": FIT_STATE, "chosen": (..., ..., ...)}, saved)
     return None, None if found["chosen"][0] is ... else found["chosen"], as_fit_state(found["fitting"])
+
+
+def _choose_penalty(
+    screen: Screen,
+    settings: dict[str, Any],
+    table: Table,
+    work: Work,
+    begun: Choosing | None,
+    chosen: tuple[Any, Any, Any] | None,
+) -> tuple[float, Choice | None, bool, Split | None]:
+    """The penalty and how it was chosen, whether that was ended by Ctrl-C, and the split where all but the test rows of
+    it are trained on; without it, they are to be encoded anew, and what was encoded here is gone by then.
+    """
+    settings["folds"] = _count_folds(table, settings["folds"])
+    held_out, split = _hold_out(screen, settings, table)
+    num_rows = len(split.rows.train) + len(split.rows.validation)
+    choice, ended = None, False
+    if held_out is not None and chosen is not None:
+        choice = Choice(*chosen[:2], settings["scoring"], held_out.name, int(chosen[2]))
+    elif held_out is not None:
+        weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
+        how = {"scoring": settings["scoring"], "class_weights": weights, "begun": begun}
+        choice, ended = choose_watched(screen, held_out, len(table.class_names), work, **how)
+    if choice is None:
+        why = "no fit of the path has converged" if held_out else "there are too few rows to choose a penalty by"
+        screen.note([f"{why}; l2 is 1/{num_rows}"])
+    l2 = 1 / num_rows if choice is None else float(choice.l2s[choice.best])
+    return l2, choice, ended, None if len(split.rows.validation) else split
 
 
 def choose_watched(
@@ -187,6 +212,15 @@ def mean_loss(fitted: FitResult, part: Part) -> float:
     return float(mean_scores(scored, [fitted.params._replace(W=W[None], b=b[None])])[0][0])
 
 
+def _of_fitted_classes(fitted: FitResult, part: Part) -> Part:
+    """The rows without those of a class that is left out, since it weighs nothing: their loss is infinite."""
+    known = np.isfinite(np.asarray(fitted.params.b)[0])[part.labels]
+    if known.all():
+        return part
+    rows = np.flatnonzero(known)
+    return Part(part.X[rows], part.labels[rows], None if part.weights is None else part.weights[rows])
+
+
 # --- What a penalty is chosen by --------------------------------------------------------------------------------------
 
 
@@ -218,13 +252,9 @@ def _hold_out(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[H
         screen.note([f"a validation part of {rows} rows would choose badly; {FOLDS} folds choose"])
     split = split_and_scale(table, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
-    units = len(split.rows.train) if table.groups is None else len(np.unique(table.groups[split.rows.train]))
-    settings["folds"] = count = min(settings["folds"], units)
-    try:
-        held_out = deal(table, split.rows.train, count, settings["seed"]) if count > 1 else None
-    except ValueError:  # no class has a row to spare
-        held_out = None
-    return None if held_out is None else HeldOut(split.train, held_out, None, f"{count} folds"), split
+    held_out = deal(table, split.rows.train, min(settings["folds"], len(split.rows.train)), settings["seed"])
+    settings["folds"] = count = held_out.shape[1]
+    return HeldOut(split.train, held_out, None, f"{count} folds") if count > 1 else None, split
 
 
 @contextlib.contextmanager

@@ -97,6 +97,14 @@ def fit(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Leave the table in its file, and read it anew for each pass: done by itself where it would take more "
+            "than half of the free memory.",
+        ),
+    ] = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
 ) -> None:

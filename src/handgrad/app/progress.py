@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -24,21 +24,36 @@ class Watch:
     `asked` is whether that is so, and `number` the signal that did.
     """
 
+    current: "ClassVar[Watch | None]" = None  # which `watching` shows
+
     def __init__(self, screen: Screen, what: str):
         self.screen, self.what, self.start = screen, what, time.monotonic()
         self.share, self.next = 0.0, PATIENCE
-        self.asked, self.number = False, 0
+        self.asked, self.number, self.words = False, 0, ""
         bar = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
         self.bar = Progress(*bar, console=screen.console, transient=True) if screen.console.is_terminal else None
 
     def __call__(self, share: float, words: str = "") -> bool:
         """Whether to end it."""
+        self.words = words
+        self._look(share, words)
+        return self.asked
+
+    def step(self, words: str) -> None:
+        """Show what is done towards the next share."""
+        self._look(self.share, ", ".join(filter(None, (self.words, words))))
+
+    def close(self) -> None:
+        """Take away the bar."""
+        if self.bar is not None and self.bar.task_ids:
+            self.bar.stop()
+
+    def _look(self, share: float, words: str) -> None:
         self.share = min(max(self.share, share), 1.0)
         spent = time.monotonic() - self.start
         if spent >= self.next:
             left = f"{duration(spent * (1 - self.share) / self.share)} left" if self.share > 0 else ""
             self._show(", ".join(filter(None, (words, left))), spent)
-        return self.asked
 
     def _show(self, words: str, spent: float) -> None:
         if self.bar is None:
@@ -54,6 +69,25 @@ class Watch:
         """The callback of a fit that goes to a gap of tol times the loss."""
         share = share_of_gap(tol)
         return lambda iteration, loss, gap: self(*share(iteration, loss, gap))
+
+
+class Passes:
+    """Called by a table in its file with how far a pass over it is, it shows that, or what it is a step towards."""
+
+    def __init__(self, screen: Screen):
+        self.screen = screen
+        self.watch: Watch | None = None
+
+    def __call__(self, done: int, rows: int) -> None:
+        """So many of the rows have been read."""
+        if Watch.current is not None:
+            Watch.current.step(f"{done / rows:.0%} of a pass")
+            return
+        self.watch = self.watch or Watch(self.screen, "reading")
+        self.watch(done / rows, f"{done:,} of {rows:,} rows")
+        if done >= rows:
+            self.watch.close()
+            self.watch = None
 
 
 @contextlib.contextmanager
@@ -80,9 +114,10 @@ def watching(screen: Screen, what: str, signals: Sequence[int] = (signal.SIGINT,
     before = {n: own for n, own in before.items() if own in (signal.default_int_handler, cli.raise_interrupt)}
     for number in before:
         signal.signal(number, ask)
+    outer, Watch.current = Watch.current, watch
     try:
         yield watch
     finally:
+        Watch.current = outer
         put_back()
-        if watch.bar is not None and watch.bar.task_ids:
-            watch.bar.stop()
+        watch.close()

@@ -16,6 +16,7 @@ from handgrad.app import details
 from handgrad.app.evaluation import Evaluation, evaluate
 from handgrad.app.findings import Finding, find
 from handgrad.app.report import write_report
+from handgrad.app.sampling import sample
 from handgrad.app.screen import Screen, to_json
 from handgrad.app.words import one_line
 from handgrad.data import Split, Table, table_keys
@@ -34,6 +35,7 @@ class Choice(NamedTuple):
       scoring: the name of the score, "log-loss" or one of scikit-learn's.
       held_out: which rows those were, such as "the validation rows" or "5 folds".
       best: the index of the one that was chosen.
+      ended: whether the user ended the search, so that the path may have been meant to go on.
     """
 
     l2s: np.ndarray
@@ -41,10 +43,13 @@ class Choice(NamedTuple):
     scoring: str
     held_out: str
     best: int
+    ended: bool = False
 
     @property
     def edge(self) -> str | None:
-        """At which end of the path the best is, "smallest" or "largest"; None where it is inside."""
+        """At which end of the path the best is, "smallest" or "largest"; None inside, or if it was ended."""
+        if self.ended:
+            return None
         if len(self.l2s) > 1 and self.best == 0:
             return "largest"
         return "smallest" if self.best == len(self.l2s) - 1 else None
@@ -66,6 +71,7 @@ class Run(NamedTuple):
       best: of which epoch the parameters are, 0 for the start; None without gradient descent.
       fitted: what the certified solver returned.
       choice: how its penalty was chosen; None where it was given.
+      sampled: which rows of the data those of `table` are, ascending, where it has but a sample of them; else None.
     """
 
     command: str
@@ -81,6 +87,7 @@ class Run(NamedTuple):
     best: int | None = None
     fitted: FitResult | None = None
     choice: Choice | None = None
+    sampled: np.ndarray | None = None
 
     @property
     def gradient_check_passed(self) -> bool:
@@ -104,15 +111,26 @@ def conclude(screen: Screen, run: Run, folder: pathlib.Path | None, out: pathlib
     """Evaluate a run, write what it leaves behind to `folder`, which becomes `out`, and say it. The exit status."""
     shares = class_shares(run.split.train.labels, run.split.train.weights, len(run.model.class_names))
     evaluation = evaluate(run.Y, run.split.test.labels, shares, run.split.test.weights)
-    findings = find(run, evaluation)
-    metrics = metrics_of(run, evaluation, findings, screen.arguments)
+    seen = (run, evaluation) if run.table.file is None else _sampled(run, evaluation, shares)
+    findings = find(run, evaluation, seen)
+    metrics = metrics_of(run, evaluation, findings, screen.arguments, seen)
     if folder is not None:
-        _write(folder, run, metrics)
+        _write(folder, seen[0], metrics)
     screen.show(_summary(run, evaluation, out))
     for finding in findings:
         screen.say(f"finding: {one_line(finding.says)} {one_line(finding.advice)} [{finding.code}]", style="yellow")
     screen.answer(lambda: metrics)
     return 0 if run.gradient_check_passed else 1
+
+
+def _sampled(run: Run, evaluation: Evaluation, shares: np.ndarray) -> tuple[Run, Evaluation]:
+    """The run on rows that are in memory, where its table is in a file: all of them, or a sample."""
+    some = sample(run.table, run.split, evaluation.mistakes[: details.MOST_MISTAKES])
+    rows = None if some.is_whole and len(some.rows) == run.table.num_rows else some.rows
+    seen = run._replace(table=some.table, split=some.split, Y=run.Y[some.tested], sampled=rows)
+    if some.is_whole:
+        return seen, evaluation
+    return seen, evaluate(seen.Y, seen.split.test.labels, shares, seen.split.test.weights)
 
 
 def class_shares(labels: np.ndarray, weights: np.ndarray | None, num_classes: int) -> np.ndarray:
@@ -129,9 +147,16 @@ def _write(folder: pathlib.Path, run: Run, metrics: Mapping[str, Any]) -> None:
 
 
 def metrics_of(
-    run: Run, evaluation: Evaluation, findings: tuple[Finding, ...], arguments: tuple[str, ...] = ()
+    run: Run,
+    evaluation: Evaluation,
+    findings: tuple[Finding, ...],
+    arguments: tuple[str, ...] = (),
+    seen: tuple[Run, Evaluation] | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json has, and the report shows: a number that there is none of is null."""
+    """What metrics.json has, and the report shows: a number that there is none of is null.
+
+    `seen` are the run and its evaluation on rows that are in memory, where that is but a sample.
+    """
     train_rows, validation_rows, test_rows = map(len, run.split.rows)
     fitted, choice = run.fitted, run.choice
     names, calibration = run.model.class_names, evaluation.calibration
@@ -175,7 +200,7 @@ def metrics_of(
         },
         "confusions": details.list_confusions(evaluation, names),
         "weights": details.list_weights(run.model),
-        "mistakes": details.list_mistakes(run, evaluation),
+        "mistakes": details.list_mistakes(*(seen or (run, evaluation))),
         "columns": details.list_columns(run.model.encoding),
         "columns_read": len(run.model.encoding.inputs or ()),
     }

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from handgrad.app.options import flag_of
-from handgrad.data import Part, Table, load_digits, read_table
+from handgrad.app.progress import Passes
+from handgrad.app.sampling import MOST_SAMPLED
+from handgrad.app.screen import Screen
+from handgrad.data import Part, Table, load_digits, read_table, stream_table
 from handgrad.data.sources import require_memory
+from handgrad.data.streaming import needs_streaming
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.shapes import Float
 
@@ -22,6 +26,22 @@ def read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
     if reading:
         raise ValueError(f"{flag_of(next(iter(reading)))} needs DATA, a table to read.")
     return load_digits()
+
+
+def read_or_stream(screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], *, is_asked: bool) -> Table:
+    """As `read`, but a table that is too large for the memory, or of which that is asked, stays in its file."""
+    if data is None or not (is_asked or needs_streaming(data)):
+        if is_asked:
+            raise ValueError("--stream needs DATA, a table to read.")
+        return read(data, reading)
+    if not is_asked:
+        screen.note([f"{data} would take more than half of the free memory, and stays in its file, as with --stream"])
+    table = stream_table(data, **reading, callback=Passes(screen))
+    said = (
+        f"the table is read anew for each pass. Of more than {MOST_SAMPLED:,} rows trained on or tested so many are "
+        "looked at for findings about features, and constant features and rows that are all told apart are not found."
+    )
+    return table._replace(notes=(*table.notes, said))
 
 
 def dense(part: Part) -> Part:
@@ -65,7 +85,10 @@ def as_class_weights(text: str | None, part: Part, class_names: Sequence[Any]) -
         each[places[found[1]]] = weight
         rest = rest[found.end() :]
         if not rest:
-            return each
+            break
+    if not each[part.labels].any():
+        raise ValueError(f"--class-weight must leave weight to a row; got {text!r}, by which each weighs 0.")
+    return each
 
 
 def as_widths(text: str) -> tuple[int, ...]:

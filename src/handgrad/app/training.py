@@ -5,7 +5,7 @@ import math
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from handgrad.app.progress import watching
 from handgrad.app.runs import Run, begin, conclude
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read
-from handgrad.data import Part, Table, split_and_scale
+from handgrad.data import Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from handgrad.models import Model, probabilities
 from handgrad.solvers.step import suitable_rate
@@ -101,8 +101,12 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
     checks = [check_at(params, trained, budget=budget)]
     print_check(screen, "first", checks[0])
     start = time.perf_counter()
-    rate, suits = _rate(screen, settings, params, trained, class_weights)
+    weights = trained.weights
+    if class_weights is not None:
+        weights = class_weights[trained.labels] * (1 if weights is None else weights)
+    rate, suits = _rate(screen, settings, params, trained.X, weights)
     settings = {**settings, "learning_rate": rate}
+    losses = [float(handgrad.loss(params, trained.X, trained.labels, weights))]
     with contextlib.ExitStack() as stack:
         show_epoch = stack.enter_context(show_epochs(screen, epochs))
         watch = stack.enter_context(watching(screen, "training", work.signals))
@@ -117,7 +121,8 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
         params, history, best = descend(settings, params, data, callback, work, watch)
     seconds = time.perf_counter() - start
     _require_finite(history[-1], suits)
-    _say_kept(screen, history, best, epochs, len(watched.labels), watch.asked)
+    losses.append(float(handgrad.loss(params, trained.X, trained.labels, weights)))
+    say_kept(screen, history, best, epochs, len(watched.labels), losses, interrupted=watch.asked)
     checks.append(check_at(params, trained, budget=budget))
     print_check(screen, "last", checks[1])
     run = Run(
@@ -170,31 +175,43 @@ def _init(sizes: tuple[int, ...], settings: dict[str, Any]) -> handgrad.Params |
 
 
 def _rate(
-    screen: Screen, settings: dict[str, Any], params: Any, trained: Part, class_weights: np.ndarray | None
-) -> tuple[float, float | None]:
-    """The learning rate, and the one that suits the explicit update on these data."""
+    screen: Screen, settings: dict[str, Any], params: Any, X: np.ndarray, weights: np.ndarray | None
+) -> tuple[float, str | None]:
+    """The learning rate, and of the explicit update in words the one that is taken where none is given."""
     given = settings["learning_rate"]
     if settings["optimizer"] != "sgd":
         return OPTAX_LEARNING_RATE if given is None else given, None
-    weights = trained.weights
-    if class_weights is not None:
-        weights = class_weights[trained.labels] * (1 if weights is None else weights)
     about = {"batch_size": settings["batch_size"], "l2": settings["l2"]}
-    suits = suitable_rate(params, jnp.asarray(trained.X), None if weights is None else jnp.asarray(weights), **about)
+    suits = suitable_rate(params, jnp.asarray(X), None if weights is None else jnp.asarray(weights), **about)
+    words = f"{suits:.2g}, which {'is usual with hidden layers' if settings['hidden'] else 'suits these data'}"
     if given is None:
-        return suits, suits
+        return suits, words
     if not TOO_SMALL <= given / suits <= TOO_LARGE:
         what = "the loss may rise" if given > suits else "little will be learnt"
-        screen.note(
-            [f"--learning-rate {given:g} is {given / suits:.2g} times what suits these data, {suits:.2g}; {what}"]
-        )
-    return given, suits
+        screen.note([f"--learning-rate {given:g} is {given / suits:.2g} times {words}; {what}"])
+    return given, words
 
 
-def _say_kept(
-    screen: Screen, history: tuple[handgrad.Epoch, ...], best: int, epochs: int, watched: int, interrupted: bool
+def say_kept(
+    screen: Screen,
+    history: tuple[handgrad.Epoch, ...],
+    best: int,
+    epochs: int,
+    watched: int,
+    losses: Sequence[float],
+    *,
+    interrupted: bool,
 ) -> None:
-    """Which epoch is kept, and why the training ended before its time."""
+    """Which epoch is kept, and why the training ended before its time.
+
+    Args:
+      screen: where to say it.
+      history, best: what came of the training.
+      epochs: how many were allowed.
+      watched: how many rows were watched.
+      losses: of the rows trained on, at the start and at the epoch that is kept.
+      interrupted: whether the training was asked to end.
+    """
     why = "as it was asked to" if interrupted else "for want of a better one"
     ended = "" if len(history) == epochs else f" The training ended after {len(history)}, {why}."
     if not best:
@@ -210,12 +227,19 @@ def _say_kept(
     screen.say(
         f"Epoch {best} of {epochs} is kept, with the least loss of the {watched:,} rows to watch, {loss:.4f}.{ended}"
     )
+    if losses[1] > losses[0]:
+        screen.note(
+            [
+                f"the loss of the rows trained on, {losses[1]:.4g}, is above that of the start, {losses[0]:.4g}. Try a "
+                "smaller --learning-rate"
+            ]
+        )
 
 
-def _require_finite(last: handgrad.Epoch, suits: float | None) -> None:
+def _require_finite(last: handgrad.Epoch, suits: str | None) -> None:
     for loss in (last.loss, last.validation_loss):
         if loss is None or not math.isfinite(loss):
-            advice = "" if suits is None else f": left out, it is {suits:.2g}, which suits these data"
+            advice = "" if suits is None else f": left out, it is {suits}"
             raise FloatingPointError(
                 f"the loss became {loss} in epoch {last.epoch}, and nothing is written. Try a smaller "
                 f"--learning-rate{advice}."

@@ -6,6 +6,7 @@ from handgrad.data.measuring import fit_encoding
 from handgrad.data.preparing import Part, Split, split_and_scale
 from handgrad.data.reading import read_features, read_table
 from handgrad.data.splitting import Parts, describe_gaps, hash_rows, split_rows, table_keys
+from handgrad.data.streaming import stream_table
 from handgrad.data.tables import Column, Table
 from handgrad.data.writing import write_table
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_table",
     "split_and_scale",
     "split_rows",
+    "stream_table",
     "table_keys",
     "write_table",
 ]

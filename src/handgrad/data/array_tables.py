@@ -36,10 +36,10 @@ def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_
       ValueError: with all that is wrong.
     """
     problems: list[Problem] = []
-    X, image_shape = _as_features(data.name, data.X)
+    X, image_shape = as_features(data.name, data.X)
     if not isinstance(X, np.ndarray) and num_inputs is not None and X.shape[1] < num_inputs:
         X.resize(X.shape[0], num_inputs)
-    lacking = _look_at_values(X, problems)
+    lacking = look_at_values(X, problems)
     found = None
     if data.y is not None:
         found = classes.from_array(_as_classes(data.name, data.y, X.shape[0]), "the labels", problems)
@@ -70,7 +70,7 @@ def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_
     return table
 
 
-def _as_features(name: str, X: Any) -> tuple[Any, tuple[int, ...] | None]:
+def as_features(name: str, X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """X (N, P), and the shape of an image where a row is one."""
     if np.dtype(X.dtype).kind not in "fiub":
         raise ValueError(f"{name}: the features must be real numbers; got {X.dtype}.")
@@ -96,7 +96,7 @@ def _as_features(name: str, X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return X, image_shape
 
 
-def _look_at_values(X: Any, problems: list[Problem]) -> np.ndarray | None:
+def look_at_values(X: Any, problems: list[Problem]) -> np.ndarray | None:
     """Add what is infinite or inexact; which rows lack a value, (N,), None where none does."""
     values = X if isinstance(X, np.ndarray) else X.data[:, None]
     if values.dtype.kind in "iu":

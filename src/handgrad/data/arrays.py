@@ -3,13 +3,14 @@
 Nothing is unpickled. Which array holds the features and which the classes is known by the names that people use.
 """
 
+import contextlib
 import functools
 import math
 import pathlib
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ PAIRS = (
     ("embeddings", "labels"), ("data", "labels"), ("data", "target"), ("x", "labels"), ("features", "targets"),
     ("embeddings", "targets"), ("inputs", "targets"), ("arr_0", "arr_1"),
 )  # fmt: skip
+CUT_BYTES = 2**22  # of rows that are read at once
 _IDX = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -33,6 +35,7 @@ class Stored(NamedTuple):
 
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
+    cut: Callable[[], Iterator[np.ndarray]] | None = None  # its rows in blocks, each good until the next
 
 
 def stored_arrays(source: Source) -> Mapping[str, Stored]:
@@ -45,7 +48,9 @@ def stored_arrays(source: Source) -> Mapping[str, Stored]:
         return _of_npz(source)
     if source.format == "safetensors":
         return _of_safetensors(source)
-    return {"": Stored((), lambda: _guarded(source, _read_npy if source.format == "npy" else _read_idx))}
+    if source.format == "npy":
+        return {"": Stored((), lambda: _guarded(source, _read_npy), lambda: _cut(source, None))}
+    return {"": Stored((), lambda: _guarded(source, _read_idx))}
 
 
 def choose(name: str, arrays: Mapping[str, Any], features: str | None, labels: str | None) -> tuple[str, str | None]:
@@ -173,6 +178,32 @@ def _read_content(source: Source, file: Any, shape: tuple[int, ...], dtype: np.d
     return data.view(dtype).reshape(shape) if size else np.empty(shape, dtype)
 
 
+def _cut(source: Source, member: str | None) -> Iterator[np.ndarray]:
+    """The rows of an .npy file, or of one in an archive."""
+    with contextlib.ExitStack() as stack:
+        file: Any = stack.enter_context(open(source.path, "rb", buffering=0 if member is None else -1))
+        if member is not None:
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(member))
+        shape, is_fortran, dtype = _guarded(source, lambda *_: _read_header(file))
+        if is_fortran and len(shape) > 1:
+            raise ValueError(
+                f"{source.name}: is stored column by column, and is read in blocks of rows. Save "
+                "numpy.ascontiguousarray of it."
+            )
+        row = math.prod(shape[1:]) * dtype.itemsize
+        rows = max(1, CUT_BYTES // max(row, 1))
+        buffer = np.empty((min(rows, shape[0]), *shape[1:]), dtype)
+        for start in range(0, shape[0], rows):
+            block = buffer[: shape[0] - start]
+            filled, content = 0, block.reshape(-1).view(np.uint8).data
+            while filled < len(content):
+                count = _guarded(source, lambda *_, rest=content[filled:]: file.readinto(rest))
+                if not count:
+                    raise ValueError(f"{source.name}: is damaged or cut short.")
+                filled += count
+            yield block
+
+
 def _of_npz(source: Source) -> dict[str, Stored]:
     def look(_: Source, file: BinaryIO) -> dict[str, Stored]:
         arrays = {}
@@ -187,7 +218,8 @@ def _of_npz(source: Source) -> dict[str, Stored]:
                                 raise
                             shape = ()  # of use to nobody who does not ask for it
                     key = info.filename.removesuffix(".npy")
-                    arrays[key] = Stored(shape, functools.partial(_guarded, source, load, info.filename))
+                    load_it = functools.partial(_guarded, source, load, info.filename)
+                    arrays[key] = Stored(shape, load_it, functools.partial(_cut, source, info.filename))
         return arrays
 
     def load(_: Source, file: BinaryIO, name: str) -> np.ndarray:

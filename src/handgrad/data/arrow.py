@@ -1,7 +1,9 @@
 """Columns that have types: .parquet, .arrow and .feather, and data frames of pandas, polars and pyarrow."""
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
 from handgrad.data.words import is_text, require_pyarrow
 
 _BYTES_A_VALUE = 8
+PIECE = 2**16  # bytes of a column's chunk that are read at once where the file is read in blocks
 _PANDAS_INDEX = "__index_level_"
 
 
@@ -25,6 +28,7 @@ class Columns(NamedTuple):
       decimal: the mark in numbers that are texts.
       notes: what was found out.
       hint: what may be wrong where a column is not there.
+      cut: as `read`, a few rows after the others, and how many at most; None where that is not done.
     """
 
     name: str
@@ -34,6 +38,21 @@ class Columns(NamedTuple):
     decimal: str = "."
     notes: tuple[str, ...] = ()
     hint: str = ""
+    cut: Callable[[Sequence[str], Sequence[str]], "Cut"] | None = None
+
+
+class Cut(NamedTuple):
+    """Columns that are read in blocks.
+
+    Attributes:
+      begin: begins a pass: blocks of so many rows at most, each an array of Arrow's by the column's name.
+      words: of columns whose texts may be numbers, how many rows have each text.
+      notes: what was found out.
+    """
+
+    begin: Callable[[int], Iterator[dict[str, Any]]]
+    words: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
 
 def from_file(source: Source) -> Columns:
@@ -48,25 +67,41 @@ def from_file(source: Source) -> Columns:
 
 def _from_parquet(source: Source) -> Columns:
     look = _look_at_folder if source.path.is_dir() else _look_at_file
-    names, num_rows, load = _guarded(source, lambda: look(source))
+    names, num_rows, load, batches = _guarded(source, lambda: look(source))
 
     def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         require_memory(source.name, num_rows * len(wanted) * _BYTES_A_VALUE)
         return _guarded(source, lambda: _by_name(load(wanted), wanted)), []
 
-    return Columns(source.name, [name for name in names if not name.startswith(_PANDAS_INDEX)], read)
+    names = [name for name in names if not name.startswith(_PANDAS_INDEX)]
+    return Columns(source.name, names, read, cut=_cut(batches))
+
+
+def _cut(batches: Callable[[Sequence[str], int], Iterator[Any]]) -> Callable[..., Cut]:
+    """Batches of Arrow's of the columns wanted, of about so many rows, as blocks."""
+
+    def blocks(wanted: Sequence[str], rows: int) -> Iterator[dict[str, Any]]:
+        for batch in batches(wanted, rows):
+            for start in range(0, len(batch), rows):
+                yield _by_name(batch.slice(start, rows), wanted)
+
+    return lambda wanted, _: Cut(lambda rows: blocks(wanted, rows))
 
 
 def _by_name(table: Any, wanted: Sequence[str]) -> dict[str, Any]:
     """The columns, which a file gives in its own order, their texts held to be in UTF-8."""
     columns = {name: table.column(name) for name in wanted}
     for column in columns.values():
-        for chunk in column.chunks if is_text(getattr(column.type, "value_type", column.type)) else ():
+        is_of_texts = is_text(getattr(column.type, "value_type", column.type))
+        for chunk in getattr(column, "chunks", [column]) if is_of_texts else ():
             (chunk.dictionary if hasattr(chunk, "dictionary") else chunk).validate(full=True)
     return columns
 
 
-def _look_at_file(source: Source) -> tuple[list[str], int, Callable[[Sequence[str]], Any]]:
+_Parquet = tuple[list[str], int, Callable[[Sequence[str]], Any], Callable[[Sequence[str], int], Iterator[Any]]]
+
+
+def _look_at_file(source: Source) -> _Parquet:
     import pyarrow.parquet
 
     # Buffered before, all of the file would be in memory twice.
@@ -76,48 +111,86 @@ def _look_at_file(source: Source) -> tuple[list[str], int, Callable[[Sequence[st
     def load(wanted: Sequence[str]) -> Any:
         return pyarrow.parquet.ParquetFile(source.path, pre_buffer=False, read_dictionary=texts).read(list(wanted))
 
-    return file.schema_arrow.names, file.metadata.num_rows, load
+    def batches(wanted: Sequence[str], rows: int) -> Iterator[Any]:
+        with pyarrow.parquet.ParquetFile(
+            source.path, pre_buffer=False, buffer_size=PIECE, read_dictionary=texts
+        ) as opened:
+            yield from opened.iter_batches(rows, columns=list(wanted))
+
+    return file.schema_arrow.names, file.metadata.num_rows, load, batches
 
 
-def _look_at_folder(source: Source) -> tuple[list[str], int, Callable[[Sequence[str]], Any]]:
+def _look_at_folder(source: Source) -> _Parquet:
     import pyarrow.dataset
 
     form = pyarrow.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
     data = pyarrow.dataset.dataset(source.path, format=form, partitioning="hive", exclude_invalid_files=False)
-    return data.schema.names, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted))
+
+    def batches(wanted: Sequence[str], rows: int) -> Iterator[Any]:
+        ahead = {"batch_readahead": 1, "fragment_readahead": 1}
+        yield from data.to_batches(columns=list(wanted), batch_size=rows, **ahead)
+
+    return data.schema.names, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted)), batches
 
 
 def _from_arrow(source: Source) -> Columns:
     import pyarrow
 
-    def look() -> Any:
+    schema = _guarded(source, lambda: _arrow_schema(source))
+
+    def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        table = _guarded(source, lambda: _checked(source, _arrow_batches(source, pyarrow.OSFile), schema, wanted))
+        return {name: table.column(name) for name in wanted}, []
+
+    # A batch may be all of the file: what is read in blocks is mapped.
+    return Columns(source.name, schema.names, read, cut=_cut(lambda *_: _arrow_batches(source, pyarrow.memory_map)))
+
+
+def _arrow_schema(source: Source) -> Any:
+    import pyarrow
+
+    with _arrow_reader(source, pyarrow.OSFile) as reader:
+        "".join(reader.schema.names).encode()
+        return reader.schema
+
+
+@contextlib.contextmanager
+def _arrow_reader(source: Source, open_file: Callable[[str], Any]) -> Iterator[Any]:
+    import pyarrow
+
+    with open_file(str(source.path)) as file:
         try:
-            with pyarrow.OSFile(str(source.path)) as file:
-                reader = pyarrow.ipc.open_file(file)
-                return _checked(source, reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches)))
+            reader = pyarrow.ipc.open_file(file)
         except pyarrow.ArrowInvalid:
-            with pyarrow.OSFile(str(source.path)) as file:
-                reader = pyarrow.ipc.open_stream(file)
-                return _checked(source, reader.schema, reader)
-
-    return from_table(source.name, _guarded(source, look))
+            file.seek(0)
+            reader = pyarrow.ipc.open_stream(file)
+        yield reader
 
 
-def _checked(source: Source, schema: Any, batches: Any) -> Any:
-    """The batches as a table, each held to be what it claims before it is looked into."""
+def _arrow_batches(source: Source, open_file: Callable[[str], Any]) -> Iterator[Any]:
+    """The batches of Arrow's own file, each held to be what it claims before it is looked into."""
+    with _arrow_reader(source, open_file) as reader:
+        if hasattr(reader, "num_record_batches"):
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        else:
+            batches = iter(reader)
+        for batch in batches:
+            batch.validate(full=True)
+            yield batch
+
+
+def _checked(source: Source, batches: Iterator[Any], schema: Any, wanted: Sequence[str]) -> Any:
+    """The columns wanted of batches that are no more than such a file may hold."""
     import pyarrow
 
     kept, size = [], 0
     for batch in batches:
-        batch.validate(full=True)
         size += batch.nbytes
         if size > max(SMALL, source.size * MOST_UNPACKED):
             raise ValueError(f"{source.name}: unpacks to more than {MOST_UNPACKED} times its size, as no table does.")
         require_memory(source.name, size)
-        kept.append(batch)
-    table = pyarrow.Table.from_batches(kept, schema)
-    "".join(table.column_names).encode()
-    return table
+        kept.append(batch.select(list(wanted)))
+    return pyarrow.Table.from_batches(kept, pyarrow.schema([schema.field(name) for name in wanted]))
 
 
 def _guarded(source: Source, read: Callable[[], Any]) -> Any:

@@ -48,26 +48,8 @@ def assemble(
     Raises:
       ValueError: with all that is wrong.
     """
-    stands = {name.strip(): name for name in data.names}
-    if len(stands) < len(data.names):
-        counts = collections.Counter(name.strip() for name in data.names)
-        what, advice = "more than one column has the name", "Give each its own name."
-        repeated = [Problem(what, repr(printable(name)), advice) for name, count in counts.items() if count > 1]
-        raise ValueError(say(data.name, repeated))
-    if needs_classes and roles.target is None and labels is None:
-        raise ValueError(f"{data.name}: needs --target, the column to predict.{data.hint} {list_columns(list(stands))}")
-    _require_columns(data, roles, list(stands))
-    others = {roles.target, roles.weight, roles.group, roles.time, ignored, *roles.ids, *roles.drop}
-    notes = list(data.notes)
-    if encoding is not None:
-        names = _names_of_inputs(data.name, encoding, list(stands), others, notes)
-    else:
-        names = [name for name in roles.keep or stands if name not in others]
-    if not names:
-        raise ValueError(f"{data.name}: has no column but {roles.target!r}; there is nothing to predict it from.")
-    kinds: dict[str, Kind] = {each.name: each.kind for each in (encoding and encoding.inputs) or ()}
-    texts = [name for name in (roles.target, *roles.ids, roles.group, roles.time) if name]
-    texts += [name for name in names if kinds.get(name) in ("text", "date")]
+    plan = make_plan(data, roles, encoding, is_classed=not needs_classes or labels is not None, ignored=ignored)
+    stands, names, kinds, texts, notes = plan
     wanted = list(dict.fromkeys([*names, *texts, *([roles.weight] if roles.weight else [])]))
     raw, more = data.read([stands[name] for name in wanted], [stands[name] for name in texts])
     values = {name: raw.pop(stands[name]) for name in wanted}
@@ -75,7 +57,7 @@ def assemble(
         raise ValueError(f"{data.name}: has names of columns and no rows.")
 
     problems: list[Problem] = []
-    found = _classes_of(roles, values, labels, problems, data)
+    found = classes_of(roles, values, labels, len(values[wanted[0]]), problems, data)
     beside = beside_of(roles, values, problems, data)
     columns, freed = {}, 0
     for name in names:
@@ -104,6 +86,57 @@ def assemble(
     return table
 
 
+class Plan(NamedTuple):
+    """Which columns are read.
+
+    Attributes:
+      stands: how each name stands in the data.
+      names: those of the features.
+      kinds: those that are given.
+      texts: what is read as text.
+      notes: what to know.
+    """
+
+    stands: dict[str, str]
+    names: list[str]
+    kinds: dict[str, Kind]
+    texts: list[str]
+    notes: list[str]
+
+
+def make_plan(
+    data: Columns, roles: Roles, encoding: Encoding | None = None, *, is_classed: bool, ignored: str | None = None
+) -> Plan:
+    """The columns that an encoding needs, where there is one, else all that have no other role.
+
+    `is_classed` is whether no column needs to have the classes.
+
+    Raises:
+      ValueError: columns that are not there, or have the name of another.
+    """
+    stands = {name.strip(): name for name in data.names}
+    if len(stands) < len(data.names):
+        counts = collections.Counter(name.strip() for name in data.names)
+        what, advice = "more than one column has the name", "Give each its own name."
+        repeated = [Problem(what, repr(printable(name)), advice) for name, count in counts.items() if count > 1]
+        raise ValueError(say(data.name, repeated))
+    if roles.target is None and not is_classed:
+        raise ValueError(f"{data.name}: needs --target, the column to predict.{data.hint} {list_columns(list(stands))}")
+    _require_columns(data, roles, list(stands))
+    others = {roles.target, roles.weight, roles.group, roles.time, ignored, *roles.ids, *roles.drop}
+    notes = list(data.notes)
+    if encoding is not None:
+        names = _names_of_inputs(data.name, encoding, list(stands), others, notes)
+    else:
+        names = [name for name in roles.keep or stands if name not in others]
+    if not names:
+        raise ValueError(f"{data.name}: has no column but {roles.target!r}; there is nothing to predict it from.")
+    kinds: dict[str, Kind] = {each.name: each.kind for each in (encoding and encoding.inputs) or ()}
+    texts = [name for name in (roles.target, *roles.ids, roles.group, roles.time) if name]
+    texts += [name for name in names if kinds.get(name) in ("text", "date")]
+    return Plan(stands, names, kinds, texts, notes)
+
+
 def _require_columns(data: Columns, roles: Roles, names: list[str]) -> None:
     asked = [roles.target, *roles.drop, *roles.keep, roles.weight, *roles.ids, roles.group, roles.time]
     there = set(names)
@@ -130,14 +163,15 @@ def _names_of_inputs(
     return inputs
 
 
-def _classes_of(
-    roles: Roles, values: dict[str, Any], labels: Any, problems: list[Problem], data: Columns
+def classes_of(
+    roles: Roles, values: dict[str, Any], labels: Any, num_rows: int, problems: list[Problem], data: Columns
 ) -> classes.Classes | None:
+    """The classes in the target's column, or in an array; None without either."""
     if roles.target is not None:
         return classes.from_column(roles.target, values[roles.target], problems, is_typed=data.is_typed)
     if labels is None:
         return None
-    y, num_rows = np.asarray(labels), len(next(iter(values.values())))
+    y = np.asarray(labels)
     if y.shape != (num_rows,):
         raise ValueError(f"{data.name}: has {num_rows} rows; labels must have shape ({num_rows},); got {y.shape}.")
     return classes.from_array(y, "labels", problems)
@@ -222,5 +256,6 @@ def keep_rows(table: Table, kept: np.ndarray, problems: list[Problem]) -> Table:
         ids={name: take_rows(values) for name, values in table.ids.items()},
         groups=take_rows(table.groups),
         times=take_rows(table.times),
+        file=table.file and table.file.take(rows),
         notes=(*table.notes, f"{len(kept) - len(rows):,} of {len(kept):,} rows lack a value and are left out."),
     )

@@ -6,9 +6,10 @@ right where a later row says otherwise. Texts are read as indices into the diffe
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from handgrad.data.arrow import Cut
 from handgrad.data.dialect import (
     SEPARATORS,
     Format,
@@ -22,13 +23,14 @@ from handgrad.data.dialect import (
 )
 from handgrad.data.naming import list_columns, printable
 from handgrad.data.problems import Problem, say
-from handgrad.data.sources import Source, arrow_file, open_source, require_memory
+from handgrad.data.sources import Source, arrow_file, arrow_stream, open_source, require_memory
 from handgrad.data.words import EXACT, MISSING_WORDS, require_pyarrow
 
 HEAD, LONGEST_HEAD = 2**20, 2**26  # bytes that are looked at first; where a line is longer, up to so many
 SHORTEST_BLOCK, LONGEST_BLOCK, BLOCK_ROWS = 2**20, 2**25, 256
 MOST_ATTEMPTS = 6  # columns that may turn out to be text, one reading for each; then all are read as text
 SHOWN_ROWS = 5
+MOST_WORDS = 2**20  # different texts in a column that is read in blocks
 _WINDOWS = {"utf-8": "cp1252", "utf-8-sig": "cp1252", "cp1252": "latin-1"}  # what is tried next
 _NULLS = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.title(), word.capitalize(), "NaN")}
@@ -127,20 +129,70 @@ def read(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> tuple
     Returns:
       The columns, and in sentences what the file's beginning did not tell.
     """
+    require_memory(found.source.name, found.source.size * len(wanted) // max(len(found.names), 1))
+
+    def attempt(found: Delimited, as_text: set[str]) -> dict[str, Any]:
+        columns = _read(found, as_text, wanted)
+        large = [name for name in wanted if name not in as_text and _is_large(columns[name])]
+        if large:  # whether they are integers that float64 merges, only their digits tell
+            columns |= _read(found, set(large), large)
+        return columns
+
+    return _settled(found, texts, wanted, attempt)
+
+
+def cut(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> Cut:
+    """As `read`, in blocks. What the columns are is found out in a pass over all of them.
+
+    Raises:
+      ValueError: text in another encoding than UTF-8, or columns with too many different texts.
+    """
+    words: dict[str, dict[str, int]] = {}
+    settled = found, set[str]()
+
+    def attempt(found: Delimited, as_text: set[str]) -> None:
+        nonlocal settled
+        words.clear()
+        words.update({name: {} for name in wanted if name in as_text})
+        for block in _blocks(found, as_text, wanted, BLOCK_ROWS):
+            for name in [name for name in wanted if name not in as_text and _is_large(block[name])]:
+                raise pyarrow.ArrowInvalid(f"In CSV column #{found.names.index(name)}: a large number")
+            for name, counts in words.items():
+                _count(found.source.name, name, block[name], counts)
+        settled = found, as_text
+
     import pyarrow
 
-    require_memory(found.source.name, found.source.size)
+    _, notes = _settled(found, texts, wanted, attempt)
+    found, as_text = settled
+    return Cut(lambda rows: _blocks(found, as_text, wanted, rows), words, tuple(notes))
+
+
+def _count(source: str, name: str, values: Any, counts: dict[str, int]) -> None:
+    """Count the texts of a block."""
+    for own in values.value_counts().to_pylist():
+        if own["values"] is not None:
+            counts[own["values"]] = counts.get(own["values"], 0) + own["counts"]
+    if len(counts) > MOST_WORDS:
+        raise ValueError(
+            f"{source}: column {printable(name)!r} has more than {MOST_WORDS:,} different texts, which are too many to "
+            "be read in blocks. Leave it out by --drop, or write the table as .parquet."
+        )
+
+
+def _settled(
+    found: Delimited, texts: Sequence[str], wanted: Sequence[str], attempt: Callable[[Delimited, set[str]], Any]
+) -> tuple[Any, list[str]]:
+    """What an attempt comes to that reads some columns as text, once these are enough; and notes."""
+    import pyarrow
+
     as_text = {*texts, *(name for i, name in enumerate(found.names) if not _looks_numeric(found, i))}
-    has_quoted_lines, notes = found.has_quoted_lines, list[str]()
-    for attempt in range(MOST_ATTEMPTS + 3):
-        if attempt == MOST_ATTEMPTS:
+    notes = list[str]()
+    for number in range(MOST_ATTEMPTS + 3):
+        if number == MOST_ATTEMPTS:
             as_text = set(wanted)
         try:
-            columns = _read(found, as_text, wanted, has_quoted_lines=has_quoted_lines)
-            large = [name for name in wanted if name not in as_text and _is_large(columns[name])]
-            if large:  # whether they are integers that float64 merges, only their digits tell
-                columns |= _read(found, set(large), large, has_quoted_lines=has_quoted_lines)
-            return columns, notes
+            return attempt(found, as_text), notes
         except (pyarrow.ArrowInvalid, UnicodeError) as error:
             message, is_text = " ".join(str(error).split()), not isinstance(error, UnicodeError)
         column = re.search(r"In CSV column #(\d+)", message)
@@ -153,11 +205,11 @@ def read(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> tuple
             notes.append(f"read as text in {other}, for it is none in {encoding}.")
         elif column and found.names[int(column[1])] not in as_text:
             as_text.add(found.names[int(column[1])])
-        elif not has_quoted_lines and not column:
-            has_quoted_lines = True
+        elif not found.has_quoted_lines and not column:
+            found = found._replace(has_quoted_lines=True)
         else:
             break
-    raise ValueError(_explain(found, message, has_quoted_lines=has_quoted_lines))
+    raise ValueError(_explain(found, message))
 
 
 def _is_large(values: Any) -> bool:
@@ -175,40 +227,55 @@ def _looks_numeric(found: Delimited, index: int) -> bool:
     return all(re.fullmatch(rf"[+-]?(\d+{mark}?\d*|{mark}\d+)([eE][+-]?\d+)?", value, re.ASCII) for value in values)
 
 
-def _read(found: Delimited, as_text: set[str], wanted: Sequence[str], *, has_quoted_lines: bool) -> dict[str, Any]:
+def _read(found: Delimited, as_text: set[str], wanted: Sequence[str]) -> dict[str, Any]:
+    import pyarrow.csv
+
+    with arrow_file(found.source, found.format.text_encoding) as file:
+        table = pyarrow.csv.read_csv(file, **_options(found, as_text, wanted))
+    return dict(zip(wanted, table.columns, strict=True))
+
+
+def _blocks(found: Delimited, as_text: set[str], wanted: Sequence[str], rows: int) -> Iterator[dict[str, Any]]:
+    import pyarrow.csv
+
+    with arrow_stream(found.source, found.format.text_encoding) as file:
+        for batch in pyarrow.csv.open_csv(file, **_options(found, as_text, wanted)):
+            columns = dict(zip(wanted, batch.columns, strict=True))
+            for start in range(0, len(batch), rows):
+                yield {name: column.slice(start, rows) for name, column in columns.items()}
+
+
+def _options(found: Delimited, as_text: set[str], wanted: Sequence[str]) -> dict[str, Any]:
     import pyarrow
     import pyarrow.csv
 
     text, number = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.float64()
     block = min(max(SHORTEST_BLOCK, BLOCK_ROWS * found.row_bytes), LONGEST_BLOCK)
-    with arrow_file(found.source, found.format.text_encoding) as file:
-        table = pyarrow.csv.read_csv(
-            file,
-            read_options=pyarrow.csv.ReadOptions(block_size=block),
-            parse_options=_parse_options(found.format, has_quoted_lines=has_quoted_lines),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: text if name in as_text else number for name in wanted},
-                include_columns=list(wanted),
-                null_values=_NULLS,
-                strings_can_be_null=False,
-                decimal_point=found.format.decimal,
-            ),
-        )
-    return dict(zip(wanted, table.columns, strict=True))
+    return {
+        "read_options": pyarrow.csv.ReadOptions(block_size=block),
+        "parse_options": _parse_options(found),
+        "convert_options": pyarrow.csv.ConvertOptions(
+            column_types={name: text if name in as_text else number for name in wanted},
+            include_columns=list(wanted),
+            null_values=_NULLS,
+            strings_can_be_null=False,
+            decimal_point=found.format.decimal,
+        ),
+    }
 
 
-def _parse_options(format_: Format, *, has_quoted_lines: bool, on_wrong_row: Any = None) -> Any:
+def _parse_options(found: Delimited, on_wrong_row: Any = None) -> Any:
     import pyarrow.csv
 
     return pyarrow.csv.ParseOptions(
-        delimiter=format_.separator,
-        quote_char=format_.quote,
-        newlines_in_values=has_quoted_lines,
+        delimiter=found.format.separator,
+        quote_char=found.format.quote,
+        newlines_in_values=found.has_quoted_lines,
         invalid_row_handler=on_wrong_row,
     )
 
 
-def _explain(found: Delimited, message: str, *, has_quoted_lines: bool) -> str:
+def _explain(found: Delimited, message: str) -> str:
     """The error, and where rows have more or fewer values than there are names, all of these rows."""
     import pyarrow
     import pyarrow.csv
@@ -227,7 +294,7 @@ def _explain(found: Delimited, message: str, *, has_quoted_lines: bool) -> str:
                     file,
                     # One thread, so that rows have numbers.
                     read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=LONGEST_BLOCK),
-                    parse_options=_parse_options(found.format, has_quoted_lines=has_quoted_lines, on_wrong_row=keep),
+                    parse_options=_parse_options(found, keep),
                     convert_options=pyarrow.csv.ConvertOptions(
                         column_types=dict.fromkeys(found.names, pyarrow.string()), check_utf8=False
                     ),

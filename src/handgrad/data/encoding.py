@@ -13,6 +13,7 @@ from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, printable, say_absent
 from handgrad.data.problems import Problem, say
 from handgrad.data.tables import MISSING, Column, Kind, Table
+from handgrad.rows.streams import of_blocks
 
 SEEN_WORDS = 3  # how many unknown words a note shows
 
@@ -64,7 +65,8 @@ class Encoded(NamedTuple):
     """X as a model takes it.
 
     Attributes:
-      X: (N, P), float32; SciPy's CSR where the data are sparse.
+      X: (N, P), float32; SciPy's CSR where the data are sparse; of a table in its file, rows that are read and encoded
+        anew for each pass, as `handgrad.fit` takes them.
       rows: the rows of the table that X has, ascending; None for all. Others lack a value, and missing is "drop-rows".
       notes: what the data have that the training rows had not, a sentence each.
     """
@@ -93,6 +95,8 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
       ValueError: a column is not there or of another kind, a value is missing and nothing stands for it, or a value is
         so large that the scaled one has no float32.
     """
+    if table.file is not None:
+        return _encode_blocks(encoding, table)
     if encoding.inputs is None:
         return _encode_array(encoding, table.X)
     if table.columns is None:
@@ -125,6 +129,13 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
     if unknown:
         notes.append(f"columns that the model was not trained on are left out: {join(unknown)}.")
     return Encoded(X, rows, tuple(notes))
+
+
+def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
+    assert table.file is not None
+    shape, begin = (table.num_rows, len(encoding.offset)), table.file.begin
+    X = of_blocks("encode", shape, np.dtype(np.float32), lambda: (encode(encoding, each).X for each in begin(None)))
+    return Encoded(X, None, ())
 
 
 def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[Column]:
@@ -164,10 +175,14 @@ def _complete_rows(encoding: Encoding, columns: list[Column]) -> np.ndarray | No
 
 def missing_problem(name: str, is_missing: np.ndarray) -> Problem:
     """That values are missing where none may be, and what can be done."""
-    count, first = int(is_missing.sum()), int(np.argmax(is_missing)) + 1
+    return say_missing(name, int(is_missing.sum()), len(is_missing), int(np.argmax(is_missing)))
+
+
+def say_missing(name: str, count: int, num_rows: int, first: int) -> Problem:
+    """That so many of the rows lack a value, the first of them being this one."""
     return Problem(
         "values are missing",
-        f"{printable(name)} ({count:,} of {len(is_missing):,}, the first in row {first})",
+        f"{printable(name)} ({count:,} of {num_rows:,}, the first in row {first + 1})",
         f"Fill them by --missing {'|'.join(MISSING[:-1])}, leave such rows out by --missing drop-rows, or columns by "
         "--drop.",
     )

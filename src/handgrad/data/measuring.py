@@ -1,11 +1,16 @@
 """The encoding of a table, measured on the rows to train on."""
 
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from handgrad.data.encoding import Encoding, Input
 from handgrad.data.moments import Moments, blocks_of, measure
 from handgrad.data.naming import join, natural_key
-from handgrad.data.tables import Column, Table
+from handgrad.data.tables import Column, Kind, Table
+
+MOST_TALLIED = 2**20  # different numbers in a column of a file, of which the median can be found
 
 
 def fit_encoding(table: Table, rows: np.ndarray | None = None) -> Encoding:
@@ -40,25 +45,24 @@ def fit_encoding(table: Table, rows: np.ndarray | None = None) -> Encoding:
       >>> encode(encoding, Table(columns={"age": age, "town": town})).X.tolist()
       [[-1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
     """
-    if table.columns is None:
-        return _fit_array(table, rows)
-    numbers = {name: column for name, column in table.columns.items() if column.kind != "text"}
-    moments = measure(blocks_of([column.values for column in numbers.values()], rows), len(numbers))
-    by_name = {name: index for index, name in enumerate(numbers)}
+    seen = _look(table, rows) if table.file is None else _read(table, rows)
+    if seen.kinds is None:
+        return _of_array(table, seen)
+    place = {name: index for index, name in enumerate(name for name, kind in seen.kinds.items() if kind != "text")}
     parts = [
-        _fit_text(table, name, column, rows)
-        if column.kind == "text"
-        else _fit_number(table, name, column, rows, moments.at(by_name[name]))
-        for name, column in table.columns.items()
+        _of_text(table.missing, name, seen.words[name])
+        if kind == "text"
+        else _of_number(table.missing, name, kind, seen, place[name])
+        for name, kind in seen.kinds.items()
     ]
     kept = [part for part in parts if part is not None]
     if not kept:
         raise ValueError(
-            f"each of the columns {join(list(table.columns))} has one value in all rows to train on; there is nothing "
+            f"each of the columns {join(list(seen.kinds))} has one value in all rows to train on; there is nothing "
             "to learn from."
         )
     inputs, fill, indicated, offset, scale = zip(*kept, strict=True)
-    constant = [name for name, part in zip(table.columns, parts, strict=True) if part is None]
+    constant = [name for name, part in zip(seen.kinds, parts, strict=True) if part is None]
     zeros, ones = np.zeros(sum(indicated)), np.ones(sum(indicated))
     return Encoding(
         inputs=inputs,
@@ -74,70 +78,159 @@ def fit_encoding(table: Table, rows: np.ndarray | None = None) -> Encoding:
 
 def constant_columns(encoding: Encoding, table: Table) -> tuple[str, ...]:
     """The columns of the table that the encoding left out since they have one value in all rows to train on."""
-    return tuple(name for name in encoding.left_out if name in (table.columns or {}))
+    names = (table.columns or {}) if table.file is None else table.file.kinds or {}
+    return tuple(name for name in encoding.left_out if name in names)
 
+
+# --- What is seen of the rows to train on -----------------------------------------------------------------------------
+
+
+class _Words(NamedTuple):
+    counts: dict[str, int]  # the rows that have each, none of them 0
+    missing: int
+
+
+class _Seen(NamedTuple):
+    """What an encoding follows from.
+
+    Attributes:
+      kinds: of the columns, by name; None of an array.
+      moments: of the columns of numbers, in their order.
+      words: of the columns of text, by name.
+      fill: what stands for a missing value in the column of numbers with this index.
+    """
+
+    kinds: Mapping[str, Kind] | None
+    moments: Moments
+    words: dict[str, _Words]
+    fill: Callable[[int], float]
+
+
+def _look(table: Table, rows: np.ndarray | None) -> _Seen:
+    """In memory."""
+    columns = table.columns
+    if columns is None and not isinstance(table.X, np.ndarray):
+        largest = abs(table.X if rows is None else table.X[rows]).max(axis=0)
+        largest = np.asarray(largest.todense() if hasattr(largest, "todense") else largest, np.float64).ravel()
+        zeros = np.zeros(len(largest))
+        return _Seen(None, Moments(zeros, zeros, zeros, largest, zeros, largest), {}, lambda _: np.nan)
+    numbers = table.X if columns is None else [column.values for column in columns.values() if column.kind != "text"]
+    moments = measure(blocks_of(numbers, rows), table.X.shape[1] if columns is None else len(numbers))
+
+    def fill(index: int) -> float:
+        values = numbers[:, index] if isinstance(numbers, np.ndarray) else numbers[index]
+        values = values if rows is None else values[rows]
+        if table.missing == "median":
+            return float(np.nanmedian(values.astype(np.float64)))
+        different, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+        return float(different[np.argmax(counts)])
+
+    texts = {name: column for name, column in (columns or {}).items() if column.kind == "text"}
+    kinds = None if columns is None else {name: column.kind for name, column in columns.items()}
+    return _Seen(kinds, moments, {name: _count(column, rows) for name, column in texts.items()}, fill)
+
+
+def _count(column: Column, rows: np.ndarray | None) -> _Words:
+    codes = column.values if rows is None else column.values[rows]
+    counts = np.bincount(codes[codes >= 0], minlength=len(column.words))
+    known = np.flatnonzero(counts).tolist()
+    return _Words({column.words[code]: int(counts[code]) for code in known}, int(np.count_nonzero(codes < 0)))
+
+
+def _read(table: Table, rows: np.ndarray | None) -> _Seen:
+    """In one pass over a file."""
+    assert table.file is not None
+    begin, kinds = table.file.begin, table.file.kinds
+    words = {name: _Words({}, 0) for name, kind in (kinds or {}).items() if kind == "text"}
+    num_numbers = table.file.num_inputs - len(words)
+    is_tallied = table.missing in ("median", "most-frequent")
+    tallies = [(np.empty(0), np.empty(0, np.int64))] * (num_numbers if is_tallied else 0)
+
+    def numbers_of(block: Table) -> Any:
+        if block.columns is None:
+            return block.X
+        for name in words:
+            own = _count(block.columns[name], None)
+            counts = words[name].counts
+            counts.update({word: counts.get(word, 0) + count for word, count in own.counts.items()})
+            words[name] = _Words(counts, words[name].missing + own.missing)
+        return [column.values for column in block.columns.values() if column.kind != "text"]
+
+    def blocks() -> Iterator[tuple[slice, np.ndarray]]:
+        for block in begin(rows):
+            for columns, values in blocks_of(numbers_of(block), None):
+                for index, own in zip(range(len(tallies))[columns], values, strict=is_tallied):
+                    tallies[index] = _tally(tallies[index], own)
+                yield columns, values
+
+    def fill(index: int) -> float:
+        different, counts = tallies[index]
+        if table.missing == "most-frequent":
+            return float(different[np.argmax(counts)])
+        until = np.cumsum(counts)
+        middle = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
+        return float(different[middle].mean())
+
+    return _Seen(kinds, measure(blocks(), num_numbers), words, fill)
+
+
+def _tally(before: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How often there is each value, with some more of them."""
+    own, own_counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    different, place = np.unique(np.concatenate([before[0], own]), return_inverse=True)
+    if len(different) > MOST_TALLIED:
+        raise ValueError(
+            f"a column of numbers has more than {MOST_TALLIED:,} different ones, of which neither the median nor the "
+            "most frequent is found in passes over a file. Take --missing mean or indicator."
+        )
+    return different, np.bincount(place, np.concatenate([before[1], own_counts])).astype(np.int64)
+
+
+# --- What follows from it ---------------------------------------------------------------------------------------------
 
 _Part = tuple[Input, float, bool, np.ndarray, np.ndarray]
 
 
-def _fit_text(table: Table, name: str, column: Column, rows: np.ndarray | None) -> _Part | None:
-    codes = column.values if rows is None else column.values[rows]
-    counts = np.bincount(codes[codes >= 0], minlength=len(column.words))
-    known = sorted(np.flatnonzero(counts).tolist(), key=lambda code: natural_key(column.words[code]))
-    indicated = table.missing == "indicator" and bool((codes < 0).any())
+def _of_text(missing: str | None, name: str, words: _Words) -> _Part | None:
+    known = sorted(words.counts, key=natural_key)
+    indicated = missing == "indicator" and words.missing > 0
     if len(known) + indicated < 2:
         return None
-    words = tuple(column.words[code] for code in known)
-    fill = float(np.argmax(counts[known])) if table.missing in ("mean", "median", "most-frequent") else np.nan
-    return Input(name, "text", words), fill, indicated, np.zeros(len(words)), np.ones(len(words))
+    fill = np.nan
+    if missing in ("mean", "median", "most-frequent"):
+        fill = float(np.argmax([words.counts[word] for word in known]))
+    return Input(name, "text", tuple(known)), fill, indicated, np.zeros(len(known)), np.ones(len(known))
 
 
-def _fit_number(table: Table, name: str, column: Column, rows: np.ndarray | None, moments: Moments) -> _Part | None:
-    present = int(moments.count)
-    if not present:
+def _of_number(missing: str | None, name: str, kind: Kind, seen: _Seen, index: int) -> _Part | None:
+    moments = seen.moments.at(index)
+    if not moments.count:
         raise ValueError(f"column {name!r} has no value in any row to train on; --drop {name} leaves it out.")
-    indicated = table.missing == "indicator" and moments.missing > 0
+    indicated = missing == "indicator" and moments.missing > 0
     if moments.low == moments.high and not indicated:
         return None
-    values = column.values if rows is None else column.values[rows]
-    fill = _fill(table.missing, values, moments)
+    fill = _fill(missing, seen, index)
     filled = moments if np.isnan(fill) else moments.filled(fill)
-    return Input(name, column.kind), fill, indicated, np.array([filled.mean]), np.array([filled.scale()])
+    return Input(name, kind), fill, indicated, np.array([filled.mean]), np.array([filled.scale()])
 
 
-def _fill(missing: str | None, values: np.ndarray, moments: Moments) -> float:
+def _fill(missing: str | None, seen: _Seen, index: int) -> float:
     if missing in ("mean", "indicator"):
-        return float(moments.mean)
-    if missing == "median":
-        return float(np.nanmedian(values))
-    if missing == "most-frequent":
-        different, counts = np.unique(values[~np.isnan(values)] if moments.missing else values, return_counts=True)
-        return float(different[np.argmax(counts)])
-    return np.nan
+        return float(seen.moments.mean[index])
+    return seen.fill(index) if missing in ("median", "most-frequent") else np.nan
 
 
-def _fit_array(table: Table, rows: np.ndarray | None) -> Encoding:
-    X, num_inputs = table.X, table.X.shape[1]
+def _of_array(table: Table, seen: _Seen) -> Encoding:
+    moments, num_inputs = seen.moments, len(seen.moments.mean)
     indicated = np.zeros(num_inputs, bool)
     fill = np.full(num_inputs, np.nan)
-    if not isinstance(X, np.ndarray):
-        largest = abs(X if rows is None else X[rows]).max(axis=0)
-        largest = np.asarray(largest.todense() if hasattr(largest, "todense") else largest, np.float64).ravel()
-        offset, scale = np.zeros(num_inputs), 1 / np.where(largest > 0, largest, 1)
+    if table.file is None and not isinstance(table.X, np.ndarray):
+        offset, scale = np.zeros(num_inputs), 1 / np.where(moments.high > 0, moments.high, 1)
     else:
-        moments = measure(blocks_of(X, rows), num_inputs)
         if not moments.count.all():
             column = int(np.argmin(moments.count))
             raise ValueError(f"column {column + 1} of the features has no value in any row to train on. Leave it out.")
-        if table.missing in ("mean", "indicator"):
-            fill = moments.mean
-        elif table.missing is not None and table.missing != "drop-rows":
-            fill = np.array(
-                [
-                    _fill(table.missing, X[:, i] if rows is None else X[rows, i], moments.at(i))
-                    for i in range(num_inputs)
-                ]
-            )
+        fill = np.array([_fill(table.missing, seen, index) for index in range(num_inputs)])
         if table.missing == "indicator":
             indicated = moments.missing > 0
         filled = moments if np.isnan(fill).any() else moments.filled(fill)

@@ -12,7 +12,7 @@ from handgrad.data.tables import Table
 
 
 class Part(NamedTuple):
-    """Some rows of a table: X (N, P) of float32, or SciPy's CSR, labels (N,), and weights (N,) where there are some."""
+    """Some rows of a table: X (N, P) as `encode` gives it, labels (N,), and weights (N,) where there are some."""
 
     X: Any
     labels: np.ndarray
@@ -69,9 +69,14 @@ def split_and_scale(table: Table, *, validation: float = 0.0, test: float = TEST
         times=table.times,
     )
     encoding = fit_encoding(table, rows.train)
-    X = encode(encoding, table).X
+    X = encode(encoding, table).X if table.file is None else None
     train, held_out, tested = (
-        Part(X[part], labels[part], None if table.weights is None else table.weights[part]) for part in rows
+        Part(
+            encode(encoding, table.take(part)).X if X is None else X[part],
+            labels[part],
+            None if table.weights is None else table.weights[part],
+        )
+        for part in rows
     )
     notes = describe_gaps(labels, rows, table.class_names)
     constant = constant_columns(encoding, table)

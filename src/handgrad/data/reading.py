@@ -6,7 +6,7 @@ that is wrong with it, the places, and what to do.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,9 +82,9 @@ def read_table(
     roles = Roles(target, tuple(drop), tuple(keep), weight, tuple(ids), group, time)
     if missing not in (None, *MISSING):
         raise ValueError(f"read_table: missing must be one of {', '.join(MISSING)}; got {missing!r}.")
-    with _open(source, _format(separator, decimal, quote, text_encoding)) as data:
+    with open_data(source, as_format(separator, decimal, quote, text_encoding)) as data:
         if not isinstance(data, arrow.Columns):
-            arrays_ = _choose(data, roles, labels, features)
+            arrays_ = choose(data, roles, labels, features)
             return assemble_arrays(arrays_, roles, missing, num_inputs=_num_inputs(encoding))
         if features is not None or isinstance(labels, (str, os.PathLike)):
             raise ValueError(
@@ -122,11 +122,11 @@ def read_features(
       As `read_table`.
     """
     roles = Roles(None, (), (), None, tuple(ids), None, None)
-    with _open(source, _format(separator, decimal, quote, text_encoding)) as data:
+    with open_data(source, as_format(separator, decimal, quote, text_encoding)) as data:
         if isinstance(data, arrow.Columns):
             with returning_memory():
                 return assemble(data, roles, None, encoding, needs_classes=False, ignored=target)
-        arrays_ = _choose(data, roles, None, features, is_labelled=False)
+        arrays_ = choose(data, roles, None, features, is_labelled=False)
         return assemble_arrays(arrays_, roles, None, num_inputs=_num_inputs(encoding))
 
 
@@ -135,7 +135,8 @@ def _num_inputs(encoding: Encoding | None) -> int | None:
     return len(encoding.fill) if encoding is not None and encoding.inputs is None else None
 
 
-def _format(separator: str, decimal: str, quote: str, text_encoding: str) -> delimited.Format:
+def as_format(separator: str, decimal: str, quote: str, text_encoding: str) -> delimited.Format:
+    """How text is written, as far as that is given."""
     separator = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";", "space": " "}.get(separator, separator)
     for name, mark in (("separator", separator), ("quote", quote)):
         if len(mark) > 1 or mark in ("\n", "\r", "\0") or not mark.isascii():
@@ -161,7 +162,8 @@ class _Arrays(NamedTuple):
 
 
 @contextlib.contextmanager
-def _open(source: Any, format_: delimited.Format) -> Iterator[arrow.Columns | _Arrays]:
+def open_data(source: Any, format_: delimited.Format) -> Iterator[arrow.Columns | _Arrays]:
+    """What can be read of a file or of an object."""
     if not isinstance(source, (str, os.PathLike)):
         yield _from_object(source)
         return
@@ -207,14 +209,23 @@ def _as_columns(text: delimited.Delimited, notes: Sequence[str]) -> arrow.Column
         names=[name for name in text.names if name.strip()],
         read=lambda wanted, texts: delimited.read(text, texts, wanted),
         is_typed=False,
+        cut=lambda wanted, texts: delimited.cut(text, texts, wanted),
         decimal=text.format.decimal,
         notes=tuple(filter(None, (*notes, delimited.nameless_columns(text)))),
         hint=f" It was read as separated by {separator}s; --separator names another." if len(text.names) == 1 else "",
     )
 
 
-def _choose(data: _Arrays, roles: Roles, labels: Any, features: str | None, *, is_labelled: bool = True) -> Arrays:
-    """The arrays in their roles."""
+def choose(
+    data: _Arrays,
+    roles: Roles,
+    labels: Any,
+    features: str | None,
+    *,
+    is_labelled: bool = True,
+    load: Callable[[Any], Any] | None = None,
+) -> Arrays:
+    """The arrays in their roles, the features as `load` has them."""
     for option, names in (("target", roles.target), ("drop", roles.drop), ("keep", roles.keep)):
         if names:
             raise ValueError(
@@ -243,7 +254,7 @@ def _choose(data: _Arrays, roles: Roles, labels: Any, features: str | None, *, i
         found = arrays.read_labels(path)
     return Arrays(
         name=data.name,
-        X=_load(data.arrays[x]),
+        X=(load or _load)(data.arrays[x]),
         y=found,
         others={name: np.asarray(_load(data.arrays[name])) for name in beside},
         notes=(f"features from {x}; arrays left out: {join(others)}.",) if others and is_labelled else (),

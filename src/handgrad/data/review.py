@@ -1,5 +1,7 @@
 """What a person would notice on looking through a table's columns."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from handgrad.data.naming import join, printable
@@ -24,11 +26,7 @@ def review(table: Table, problems: list[Problem]) -> list[str]:
     numbering, codes = [], []
     for name, column in table.columns.items():
         if column.kind == "text":
-            words, rows = len(column.words), int(np.count_nonzero(column.values >= 0))
-            kind = LIKE_IDS if words > rows / 2 and rows >= FEWEST_ROWS else TOO_MANY if words > MOST_WORDS else None
-            if kind is not None:
-                where = f"{printable(name)} ({words:,} texts in {rows:,} rows, such as {printable(column.words[0])!r})"
-                problems.append(Problem(kind[0], where, kind[1]))
+            review_text(name, len(column.words), int(np.count_nonzero(column.values >= 0)), column.words, problems)
         elif column.kind == "number" and len(column.values) >= FEWEST_ROWS and _is_whole(column.values[:PEEK]):
             kind_of = _look_at_whole(column)
             numbering += [name] if kind_of == "id" else []
@@ -39,6 +37,14 @@ def review(table: Table, problems: list[Problem]) -> list[str]:
     if codes:
         notes.append(f"few different whole numbers are taken as quantities, not as classes: {join(codes)}.")
     return notes
+
+
+def review_text(name: str, words: int, rows: int, examples: Iterable[str], problems: list[Problem]) -> None:
+    """Add a column that has so many different texts in so many rows, where it cannot be learnt from."""
+    kind = LIKE_IDS if words > rows / 2 and rows >= FEWEST_ROWS else TOO_MANY if words > MOST_WORDS else None
+    if kind is not None:
+        where = f"{printable(name)} ({words:,} texts in {rows:,} rows, such as {printable(next(iter(examples)))!r})"
+        problems.append(Problem(kind[0], where, kind[1]))
 
 
 def _is_whole(values: np.ndarray) -> bool:

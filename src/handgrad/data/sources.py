@@ -171,6 +171,23 @@ def arrow_file(source: Source, text_encoding: str) -> Any:
     return pyarrow.BufferReader(pyarrow.py_buffer(unpacked))
 
 
+def arrow_stream(source: Source, text_encoding: str) -> Any:
+    """The file's text as Arrow unpacks and reads it in blocks.
+
+    Raises:
+      ValueError: text in another encoding than UTF-8.
+    """
+    import pyarrow
+
+    if not text_encoding.startswith("utf-8"):
+        raise ValueError(
+            f"{source.name}: is text in {text_encoding}, and only UTF-8 is read in blocks. Convert it first."
+        )
+    file = pyarrow.OSFile(str(source.path))
+    packing = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}.get(source.packing)
+    return pyarrow.CompressedInputStream(file, packing) if packing else file
+
+
 def _unpack(source: Source, file: BinaryIO) -> Any:
     if source.packing == ".gz":
         return gzip.GzipFile(fileobj=file)

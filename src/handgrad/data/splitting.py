@@ -203,6 +203,8 @@ def table_keys(table: Table) -> np.ndarray:
         keys = hash_rows(table.ids)
         if len(np.unique(keys)) == len(keys):
             return keys
+    if table.file is not None:
+        return table.file.keys
     if table.columns is None:
         return hash_rows({"X": table.X})
     return hash_rows({name: _as_numbers(column) for name, column in table.columns.items()})

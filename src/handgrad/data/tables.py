@@ -1,6 +1,6 @@
 """What a table is once it has been read: columns of four kinds, or one array, and what else stands beside each row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -33,12 +33,36 @@ class Column(NamedTuple):
         return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(len(self.values), bool)
 
 
-class Table(NamedTuple):
-    """Rows, and what their numbers stand for. Features are either columns or an array.
+class Filed(NamedTuple):
+    """Features that stay in their file.
 
     Attributes:
-      X: features (N, P) that came as an array, dense or SciPy's CSR, numbers as they were read; None for columns.
-      columns: features that came as columns, by name and in the order of the file; None for an array.
+      begin: begins a pass: tables of a few of the rows each, ascending, and nothing but their features; of the rows
+        whose indices, ascending, are given, or of all.
+      keys: what each row is known by, as `table_keys` has it, (N,), uint64.
+      kinds: of the columns, by name; None of an array.
+      num_inputs: columns, those of an array too.
+    """
+
+    begin: Callable[[np.ndarray | None], Iterator["Table"]]
+    keys: np.ndarray
+    kinds: Mapping[str, Kind] | None
+    num_inputs: int
+
+    def take(self, rows: np.ndarray) -> "Filed":
+        """Some of the rows, ascending."""
+        return self._replace(
+            begin=lambda own: self.begin(rows if own is None else rows[own]),
+            keys=self.keys[rows],
+        )
+
+
+class Table(NamedTuple):
+    """Rows, and what their numbers stand for. Features are columns, or an array, or stay in their file.
+
+    Attributes:
+      X: features (N, P) that came as an array, dense or SciPy's CSR, numbers as they were read; else None.
+      columns: features that came as columns, by name and in the order of the file; else None.
       labels: (N,), int32: indices into class_names; None where the data have no classes, as those to predict from.
       class_names: the classes, in the order a person would give them.
       target: the name of the column with the classes; None for arrays.
@@ -50,6 +74,7 @@ class Table(NamedTuple):
       times: (N,), float64: when each row was; later ones must not be trained on.
       left_out: names of columns that were there and are no features.
       notes: what was found out or decided in reading, a sentence each.
+      file: features that are read anew for each pass over them, as `stream_table` has it; else None.
     """
 
     X: Any = None
@@ -65,8 +90,19 @@ class Table(NamedTuple):
     times: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    file: Filed | None = None
 
     @property
     def num_rows(self) -> int:
         """N."""
+        if self.file is not None:
+            return len(self.file.keys)
         return len(next(iter(self.columns.values())).values) if self.columns is not None else self.X.shape[0]
+
+    def take(self, rows: np.ndarray) -> "Table":
+        """The features of some of the rows, ascending, and nothing else."""
+        if self.file is not None:
+            return Table(file=self.file.take(rows), image_shape=self.image_shape)
+        if self.columns is None:
+            return Table(self.X[rows], image_shape=self.image_shape)
+        return Table(columns={name: own._replace(values=own.values[rows]) for name, own in self.columns.items()})

@@ -17,6 +17,7 @@ from handgrad.data.tables import ClassName
 from handgrad.formulas import Params
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import Network, layers_of
+from handgrad.rows import Stream
 
 # Every number of rows would be a program of its own: rows are taken in blocks whose number is a power of two, the last
 # one filled up. A block has no more entries than this, be the features many and sparse.
@@ -114,7 +115,7 @@ def answer(model: Model, table: Table) -> Answers:
 
 
 def probabilities(params: Any, X: Any) -> np.ndarray:
-    """The probabilities (N, C) of encoded rows X (N, P), dense or SciPy's CSR, block by block."""
+    """The probabilities (N, C) of encoded rows X (N, P), as `encode` gives them, block by block."""
     dtype = np.result_type(layers_of(params)[0].params.W.dtype, np.float32)
     wide = jax.tree.map(lambda array: np.asarray(array, dtype), params)
     size = max(1, min(MAX_ROWS, MAX_ENTRIES // max(array.shape[0] for array, _ in _pairs(wide))))
@@ -123,12 +124,13 @@ def probabilities(params: Any, X: Any) -> np.ndarray:
     Y = np.empty((num_rows, layers_of(params)[-1].params.W.shape[1]), dtype)
     with jax.enable_x64(dtype == np.float64):
         wide = jax.tree.map(jnp.asarray, wide)
-        for start in range(0, num_rows, size):
-            block = X[start : start + size]
+        start = 0
+        for block in X.blocks(size) if isinstance(X, Stream) else (X[i : i + size] for i in range(0, num_rows, size)):
             block = np.asarray(block if isinstance(block, np.ndarray) else block.toarray(), dtype)
             full = np.zeros((min(size, 2 ** (num_rows - start - 1).bit_length()), block.shape[1]), dtype)
             full[: len(block)] = block
             Y[start : start + len(block)] = np.asarray(_predict_proba(wide, full))[: len(block)]
+            start += len(block)
     return Y
 
 

@@ -94,7 +94,15 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
     if found[0][1] is not None:
         weights = np.concatenate([each for _, each in found])
     shape = num_rows, first.X.shape[1]
-    return Stream(shape, first.X.dtype, lambda: _filler(function, shape, _blocks_of(function, X))), targets, weights
+    stream = of_blocks(function, shape, first.X.dtype, lambda: (block.X for block in _blocks_of(function, X)))
+    return stream, targets, weights
+
+
+def of_blocks(
+    function: str, shape: tuple[int, int], dtype: np.dtype, begin: Callable[[], Iterator[np.ndarray]]
+) -> Stream:
+    """A stream of blocks (n, P) of any sizes, which begin anew where they are asked for."""
+    return Stream(shape, dtype, lambda: _filler(function, shape, begin()))
 
 
 class _Read(NamedTuple):
@@ -158,7 +166,7 @@ def _pass_over(function: str, source: Any) -> Iterator[Any]:
     yield from blocks
 
 
-def _filler(function: str, shape: tuple[int, int], blocks: Iterator[_Read]) -> Fill:
+def _filler(function: str, shape: tuple[int, int], blocks: Iterator[np.ndarray]) -> Fill:
     """Puts the rows of blocks of any size together."""
     rest = np.empty((0, shape[1]))
     seen = 0
@@ -171,7 +179,7 @@ def _filler(function: str, shape: tuple[int, int], blocks: Iterator[_Read]) -> F
                 block = next(blocks, None)
                 if block is None:
                     break
-                rest = block.X
+                rest = block
                 if rest.shape[1] != shape[1]:
                     raise ValueError(f"{function}: a source must give the same rows in each pass; got other columns.")
             take = min(len(array) - count, len(rest))

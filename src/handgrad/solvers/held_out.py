@@ -12,12 +12,12 @@ from handgrad.shapes import Bool, Float
 
 
 class Scored(NamedTuple):
-    """Rows and their weights in each of F folds, 0 where a fold does not hold a row out; `counted` are those that have
-    a finite loss.
+    """Rows, their labels (N,) or distributions (N, C), and their weights in each of F folds, 0 where a fold does not
+    hold a row out; `counted` are those that have a finite loss.
     """
 
     parts: Parts
-    T: Float[np.ndarray, "N C"]
+    targets: np.ndarray
     weights: Float[np.ndarray, "N F"]
     counted: Float[np.ndarray, "N F"]
 
@@ -39,9 +39,9 @@ def prepare_scores(
     Raises:
       ValueError: nothing is left.
     """
-    T, weights = one_hot(np, targets, present.shape[1], np.float64).T.astype(np.float64), weights.astype(np.float64)
+    weights = weights.astype(np.float64)
     lacks = (~present).T.astype(np.float64)
-    unknown = (T @ lacks > 0) & (weights > 0)
+    unknown = ((lacks[targets] if targets.ndim == 1 else targets @ lacks) > 0) & (weights > 0)
     counted = np.where(unknown, 0, weights)
     empty = np.flatnonzero(parts.sum(counted.sum(axis=0)) == 0)
     if len(empty) == counted.shape[1]:
@@ -49,9 +49,11 @@ def prepare_scores(
             f"{function}: the rows held out for validation must have weight, and classes that are trained on; none has."
         )
     if unknown.any():
-        classes = np.flatnonzero(np.any((T.T @ unknown) * lacks > 0, axis=1))
+        rows = unknown.any(axis=1)
+        T = one_hot(np, targets[rows], present.shape[1], np.float64)
+        classes = np.flatnonzero(np.any((T @ unknown[rows]) * lacks > 0, axis=1))
         warnings.warn(
-            f"{function}: {np.sum(unknown.any(axis=1))} rows are left out of the validation loss, being of classes "
+            f"{function}: {np.sum(rows)} rows are left out of the validation loss, being of classes "
             f"({', '.join(map(str, classes))}) that the rows trained on lack. Stratify the folds, or use fewer.",
             RuntimeWarning,
             stacklevel=3,
@@ -62,7 +64,7 @@ def prepare_scores(
             RuntimeWarning,
             stacklevel=3,
         )
-    return Scored(parts, T, weights, counted)
+    return Scored(parts, targets, weights, counted)
 
 
 def mean_scores(scored: Scored, fitted: list[Params]) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, " J"]]:
@@ -86,9 +88,10 @@ def _score(scored: Scored, fold: int, params: Params) -> Float[np.ndarray, "2 J"
         w, counted = scored.weights[rows, fold], scored.counted[rows, fold]
         if not w.any():
             continue
-        Z, T, known = np.where(classes[:, None], block.times(V), -np.inf), scored.T[rows], counted > 0
-        right = Z.argmax(axis=1) == T.argmax(axis=1)
+        Z, known = np.where(classes[:, None], block.times(V), -np.inf), counted > 0
+        T = one_hot(np, scored.targets[rows], len(classes), np.float64)
+        right = Z.argmax(axis=1) == T.argmax(axis=0)
         at = np.ix_(classes, known)
-        of_loss = [exact_losses(logits[at], T.T[at]) @ counted[known] for logits in Z]
+        of_loss = [exact_losses(logits[at], T[at]) @ counted[known] for logits in Z]
         sums += np.stack([np.array(of_loss), right @ w])
     return scored.parts.sum(sums)

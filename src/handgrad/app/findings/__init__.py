@@ -35,7 +35,29 @@ LOOKS = (
 )
 
 
-def find(run: Run, evaluation: Evaluation) -> tuple[Finding, ...]:
-    """All that is found of a run and of its evaluation on the test rows."""
-    facts = Facts(run, evaluation, probabilities(run.model.params, run.split.train.X), judge_features(run))
-    return tuple(finding for look in LOOKS if (finding := look(facts)) is not None)
+# Of which a sample of the rows would say what is not so, or less than is known of all.
+OF_ALL_ROWS = (
+    of_results.no_better_than_majority,
+    of_data.group_overlap,
+    of_data.few_test_rows,
+    of_data.rare_classes,
+    of_results.miscalibrated,
+)
+# What only features of all rows tell.
+OF_ALL_FEATURES = (of_results.separated_classes, of_data.constant_features)
+
+
+def find(run: Run, evaluation: Evaluation, seen: tuple[Run, Evaluation] | None = None) -> tuple[Finding, ...]:
+    """All that is found of a run and of its evaluation on the test rows.
+
+    `seen` are both on rows that are in memory: where these are a sample, what features tell is of them, and what only
+    all rows would tell is left out.
+    """
+    looked_at, of_them = seen or (run, evaluation)
+    train_Y = probabilities(looked_at.model.params, looked_at.split.train.X)
+    facts = Facts(looked_at, of_them, train_Y, judge_features(looked_at))
+    if looked_at.sampled is None:
+        return tuple(finding for look in LOOKS if (finding := look(facts)) is not None)
+    of_all = Facts(run, evaluation, train_Y[:0], ())
+    looks = [(look, of_all if look in OF_ALL_ROWS else facts) for look in LOOKS if look not in OF_ALL_FEATURES]
+    return tuple(finding for look, own in looks if (finding := look(own)) is not None)

@@ -36,7 +36,8 @@ def group_overlap(facts: Facts) -> Finding | None:
     table, split = facts.run.table, facts.run.split
     shares = {}
     for name, ids in table.ids.items():
-        shared = np.isin(ids[split.rows.test], ids[np.concatenate([split.rows.train, split.rows.validation])])
+        tested, others = ids[split.rows.test], ids[np.concatenate([split.rows.train, split.rows.validation])]
+        shared = np.isin(tested, others[others != ""])  # a cell that is empty is no id
         if shared.any():
             shares[name] = float(shared.mean())
     if not shares or table.groups is not None or table.times is not None:
@@ -86,7 +87,7 @@ def few_test_rows(facts: Facts) -> Finding | None:
         f"{evaluation.rows} rows test the model, and say no more of its accuracy than that it is between {low:.0%} and "
         f"{high:.0%}.",
         {"test_rows": evaluation.rows, "interval": [low, high]},
-        "Collect more rows, or judge by cross-validation, as `handgrad fit --folds 10` does for the penalty.",
+        "Collect more rows, or judge by cross-validation, as scikit-learn's cross_val_score does of SoftmaxRegression.",
     )
 
 
@@ -126,7 +127,8 @@ def constant_features(facts: Facts) -> Finding | None:
 def duplicated_features(facts: Facts) -> Finding | None:
     """Columns of which one follows from the other on a straight line."""
     encoding, X = facts.run.split.encoding, facts.run.split.train.X
-    if X.shape[1] > MOST_COMPARED or X.shape[0] < 3:
+    # Neighbours in a picture, at its edges above all, are alike by right.
+    if encoding.image_shape is not None or X.shape[1] > MOST_COMPARED or X.shape[0] < 3:
         return None
     X = X[:: -(-X.shape[0] // COMPARED_ROWS)]
     X = np.asarray(X if isinstance(X, np.ndarray) else X.toarray(), np.float64)

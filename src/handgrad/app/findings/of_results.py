@@ -11,6 +11,7 @@ from handgrad.app.findings.finding import Facts, Finding
 from handgrad.formulas.network import layers_of
 
 ONE_SIDED = 1.6448536269514722  # of the normal distribution, 95 %
+LITTLE = 0.05  # of rows that are right, or a tenth of what is explained: a gain that a person calls none
 GAP = 0.05  # between shares of rows that are right
 GAP_DEVIATIONS = 3
 CALIBRATED = 0.02  # an expected calibration error that nobody minds
@@ -24,7 +25,8 @@ def no_better_than_majority(facts: Facts) -> Finding | None:
     labels = run.split.test.labels
     is_right, is_majority = run.Y.argmax(axis=1) == labels, labels == evaluation.majority
     gained, lost = int(np.sum(is_right & ~is_majority)), int(np.sum(~is_right & is_majority))
-    if _is_more(gained, lost):
+    explains = _is_less(_losses(facts), _baseline_losses(facts))
+    if _is_more(gained, lost) or (explains and gained - lost > LITTLE * len(labels)):
         return None
     name = run.model.class_names[evaluation.majority]
     informs = evaluation.loss < evaluation.baseline_loss
@@ -52,11 +54,9 @@ def no_better_than_one_feature(facts: Facts) -> Finding | None:
     """Features of which one tells as much as all of them."""
     if len(facts.features) < 2 or not np.isfinite(facts.evaluation.loss):
         return None
-    best, labels = facts.features[0], facts.run.split.test.labels
-    losses = -np.log(np.maximum(facts.run.Y[np.arange(len(labels)), labels].astype(np.float64), 1e-300))
-    less = best.losses - losses
-    error = less.std(ddof=1) / math.sqrt(len(less)) if len(less) > 1 else math.inf
-    if best.explained <= 0 or less.mean() > ONE_SIDED * error:
+    best, losses = facts.features[0], _losses(facts)
+    gain, explained = best.losses.mean() - losses.mean(), facts.evaluation.baseline_loss - losses.mean()
+    if best.explained <= 0 or _is_less(losses, best.losses) or gain > 2 * LITTLE * explained > 0:
         return None
     return Finding(
         "no-better-than-best-feature",
@@ -106,10 +106,9 @@ def separated_classes(facts: Facts) -> Finding | None:
 def penalty_at_edge(facts: Facts) -> Finding | None:
     """A path whose best penalty is its first or its last."""
     choice = facts.run.choice
-    if choice is None or 0 < choice.best < len(choice.l2s) - 1:
+    if choice is None or choice.edge is None:
         return None
-    l2 = float(choice.l2s[choice.best])
-    is_largest = l2 >= choice.l2s.max()
+    l2, is_largest = float(choice.l2s[choice.best]), choice.edge == "largest"
     return Finding(
         "penalty-at-edge",
         f"The best penalty, l2 = {l2:.3g}, is the {'largest' if is_largest else 'smallest'} that was tried.",
@@ -182,14 +181,36 @@ def miscalibrated(facts: Facts) -> Finding | None:
         return None
     confidence, accuracy = float(share @ calibration.confidence), float(share @ calibration.accuracy)
     is_over = confidence > accuracy
+    advice = "Take a larger l2, or stop earlier." if is_over else "Take a smaller l2, or train longer."
+    if facts.run.choice is not None:
+        advice = "The penalty was chosen by few rows, or by another score: --folds 10, or --scoring log-loss."
     return Finding(
         "miscalibrated",
         f"The model is {'surer' if is_over else 'less sure'} than it is right: its answers have a probability of "
         f"{confidence:.1%} in the mean and are right in {accuracy:.1%}; the expected calibration error is "
         f"{calibration.error:.1%}.",
         {"error": calibration.error, "by_chance": by_chance, "confidence": confidence, "accuracy": accuracy},
-        "Take a larger l2, or stop earlier." if is_over else "Take a smaller l2, or train longer.",
+        advice,
     )
+
+
+def _losses(facts: Facts) -> np.ndarray:
+    """Of each test row."""
+    labels = facts.run.split.test.labels
+    return -np.log(np.maximum(facts.run.Y[np.arange(len(labels)), labels].astype(np.float64), 1e-300))
+
+
+def _baseline_losses(facts: Facts) -> np.ndarray:
+    """Of each test row, by the classes' shares in the rows trained on."""
+    train, labels = facts.run.split.train.labels, facts.run.split.test.labels
+    shares = np.bincount(train, minlength=len(facts.run.model.class_names)) / max(len(train), 1)
+    return -np.log(np.maximum(shares[labels], 1e-300))
+
+
+def _is_less(losses: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the losses are less in the mean, beyond chance: the rows' differences, one-sided at 5 %."""
+    less = others - losses
+    return len(less) > 1 and bool(less.mean() > ONE_SIDED * less.std(ddof=1) / math.sqrt(len(less)))
 
 
 def _is_more(gained: int, lost: int) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from handgrad.app.report import images, pictures
@@ -40,7 +41,7 @@ def render(run: Run, metrics: Mapping[str, Any]) -> str:
             number=functools.partial(number, metrics),
             show=functools.partial(show, metrics),
             pictures=pictures,
-            settings=[name for name, value in run.settings.items() if value is not None and value != []],
+            settings=[name for name, value in run.settings.items() if value not in (None, [], ())],
             notes=(*run.table.notes, *run.split.notes),
             left_out=run.model.encoding.left_out,
             encoding=_describe_encoding(run),
@@ -48,11 +49,16 @@ def render(run: Run, metrics: Mapping[str, Any]) -> str:
             classes=_order_classes(metrics),
             most_shown=MOST_SHOWN,
             weight_images=images.weight_images(run, metrics["weights"]["largest"]),
-            mistake_images=images.row_images(run, [each["row"] - 1 for each in mistakes]),
+            mistake_images=images.row_images(run, _places(run, [each["row"] - 1 for each in mistakes])),
             command=shlex.join(["handgrad", *metrics["arguments"]]) if metrics["arguments"] else None,
             target=run.model.target,
         )
     )
+
+
+def _places(run: Run, rows: list[int]) -> list[int]:
+    """Where rows of the data are in the run's table."""
+    return rows if run.sampled is None else np.searchsorted(run.sampled, rows).tolist()
 
 
 @functools.cache
@@ -128,11 +134,11 @@ def _plain(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    """With a decimal, or as many as it takes not to call 100 % what is less, or 0 % what is more."""
-    for decimals in range(1, 6):
-        text = f"{100 * value:.{decimals}f}"
-        if float(text) not in (0, 100) or abs(value - round(value)) < 1e-9:
-            break
+    """With a decimal, or two where one would call 100 % what is less, or 0 % what is more."""
+    text = f"{100 * value:.1f}"
+    if float(text) in (0, 100) and abs(value - round(value)) > 1e-9:
+        text = f"{100 * value:.2f}"
+        text = {"100.00": "> 99.99", "0.00": "< 0.01"}.get(text, text)
     return f"{text}{NARROW}%"
 
 

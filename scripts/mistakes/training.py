@@ -1,0 +1,118 @@
+"""Mistakes in gradient descent: its learning rate, the epoch that it keeps, its command; in bars and callbacks."""
+
+from mistakes.mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        "the learning rate without the noise of batches",
+        "solvers/step.py",
+        "share = (num_rows - rows) / (rows * max(num_rows - 1, 1))",
+        "share = 0.0",
+        "test_descent.py::test_the_rate_that_suits_is_one_over_the_curvature",
+    ),
+    Mutant(
+        "the curvature of softmax taken for 1 where it is at most 1/2",
+        "solvers/step.py",
+        "share * of_rows) / 2 + l2",
+        "share * of_rows) + l2",
+        "test_descent.py::test_twice_the_rate_is_the_most_that_does_not_overshoot",
+    ),
+    Mutant(
+        "the learning rate without the bias",
+        "solvers/step.py",
+        "return _product(X.T, wu / unit), jnp.sum(wu) / unit",
+        "return _product(X.T, wu / unit), 0 * jnp.sum(wu)",
+        "test_descent.py::test_the_rate_that_suits_is_one_over_the_curvature",
+    ),
+    Mutant(
+        "the learning rate squared beyond float32",
+        "solvers/step.py",
+        "unit = jnp.maximum(jnp.max(jnp.abs(X)).astype(wide), 1)",
+        "unit = jnp.ones((), wide)",
+        "test_train.py::test_bad_input_is_refused_before_anything_is_computed",
+    ),
+    Mutant(
+        "the last short batch at the rate of the first",
+        "solvers/sgd.py",
+        "(order[whole:], rates[-1])",
+        "(order[whole:], rates[0])",
+        "test_descent.py::test_a_schedule_is_followed_step_by_step[16]",
+    ),
+    Mutant(
+        "the best epoch's parameters not kept",
+        "solvers/sgd.py",
+        "best = _Best(epoch, now.validation_loss, _copy(params))",
+        "best = _Best(epoch, now.validation_loss, best.params)",
+        "test_descent.py::test_patience_keeps_the_best_epoch_and_ends_after_so_many_that_are_no_better",
+    ),
+    Mutant(
+        "an epoch more than patience has",
+        "solvers/sgd.py",
+        "epoch - best.epoch >= patience",
+        "epoch - best.epoch > patience",
+        "test_descent.py::test_patience_keeps_the_best_epoch_and_ends_after_so_many_that_are_no_better",
+    ),
+    Mutant(
+        "the validation without the weights of the classes",
+        "solvers/sgd.py",
+        "held_weights, held_out.shape[0], **about)",
+        'held_weights, held_out.shape[0], **{**about, "class_weights": None})',
+        "test_descent.py::test_the_validation_loss_has_the_weights_of_its_rows_and_of_the_classes",
+    ),
+    Mutant(
+        "a plateau left from the last epoch, not from the best",
+        "app/training.py",
+        "params, best = result.params, done + result.best if result.best else best",
+        "best = done + result.best if result.best else best",
+        "test_app_train.py::test_a_plateau_is_left_from_the_best_epoch_on_at_a_tenth_of_the_rate",
+    ),
+    Mutant(
+        "epochs after a plateau counted from 1",
+        "app/training.py",
+        "done + result.best if result.best else best",
+        "result.best if result.best else best",
+        "test_app_train.py::test_a_plateau_is_left_from_the_best_epoch_on_at_a_tenth_of_the_rate",
+    ),
+    Mutant(
+        "checks of the gradient that cost a fifth of the training",
+        "app/checking.py",
+        "OF_BOTH_CHECKS * of_training / 2)",
+        "OF_BOTH_CHECKS * of_training)",
+        "test_app_train.py::test_two_checks_cost_a_tenth_of_the_training_or_a_tenth_of_a_second",
+    ),
+    Mutant(
+        "a check of more rows than it may cost",
+        "app/checking.py",
+        "multiplications(params, most) > budget",
+        "multiplications(params, most) > 8 * budget",
+        "test_app_train.py::test_a_check_costs_what_is_counted[10]",
+    ),
+    Mutant(
+        "rounding of alike rows taken to average out",
+        "reference.py",
+        "own = len(A) * v + u",
+        "own = _growth(v, len(A)) + u",
+        "test_check.py::test_many_rows_that_are_rounded_the_same_way_fail_no_right_gradient",
+    ),
+    Mutant(
+        "names of classes cut at their commas",
+        "app/tables.py",
+        'r"(.+?)=([^=,]+)(?:,|$)"',
+        'r"([^,]+?)=([^=,]+)(?:,|$)"',
+        "test_app_train.py::test_weights_by_name_take_names_as_they_are",
+    ),
+    Mutant(
+        "a callback of scikit-learn's that cannot end a fit",
+        "scikit.py",
+        "stop |= bool(self.task.call_on_fit_task_end(**self.about))",
+        "self.task.call_on_fit_task_end(**self.about)",
+        "test_estimator_callbacks.py::test_a_callback_may_end_a_fit",
+    ),
+    Mutant(
+        "a bar that swallows what the callback answers",
+        "progress.py",
+        "return None if callback is None else callback(*arguments)",
+        "return None if callback is None else [callback(*arguments)]",
+        "test_showing.py::test_a_bar_changes_nothing_and_leaves_the_callback_its_say[train]",
+    ),
+]

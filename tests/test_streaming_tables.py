@@ -1,0 +1,328 @@
+"""Tables that stay in their files: what they are, and what is made of them, is as if they had been read."""
+
+import datetime
+import gzip
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import handgrad
+from handgrad.data import arrays as stored_arrays
+from handgrad.data import (
+    delimited,
+    encode,
+    fit_encoding,
+    measuring,
+    read_table,
+    split_and_scale,
+    stream_table,
+    streaming,
+)
+from handgrad.data.splitting import table_keys
+
+pyarrow = pytest.importorskip("pyarrow")
+for name in ("csv", "feather", "parquet"):
+    pytest.importorskip(f"pyarrow.{name}")
+
+ROLES = {"target": "kind", "weight": "weight", "group": "clinic", "ids": ("number",)}
+COLUMNED = ("csv", "csv.gz", "tsv", "parquet", "folder", "feather", "arrow")
+ARRAYS = ("npy", "npz")
+
+
+@pytest.fixture(autouse=True)
+def blocks(request, monkeypatch):
+    """Of eleven rows, which no size divides, or as they are."""
+    size = getattr(request, "param", "few")
+    if size == "few":
+        monkeypatch.setattr(streaming, "LEAST_ROWS", 11)
+        monkeypatch.setattr(streaming, "ROWS_AT_ONCE", 0)
+        monkeypatch.setattr(stored_arrays, "CUT_BYTES", 11 * 5 * 4)
+    return size
+
+
+def columns(num_rows=100, *, missing=False):
+    rng = np.random.default_rng(0)
+    labels = np.arange(num_rows) % 3
+    size = rng.normal(size=num_rows) + labels
+    town = rng.choice(["Ulm", "Bonn", "Köln"], num_rows).tolist()
+    if missing:
+        size[::7] = np.nan
+        town[40] = town[93] = None
+    start = datetime.date(2026, 1, 1)
+    return {
+        "size": pyarrow.array(size, from_pandas=True),
+        "count": (rng.integers(0, 9, num_rows) + labels).tolist(),
+        "town": town,
+        "smokes": rng.choice([True, False], num_rows).tolist(),
+        "day": [start + datetime.timedelta(days=int(day)) for day in rng.integers(0, 400, num_rows)],
+        "constant": [1.0] * num_rows,
+        "weight": (1 + rng.random(num_rows)).tolist(),
+        "clinic": [f"c{number // 4}" for number in range(num_rows)],
+        "number": [f"n{number}" for number in range(num_rows)],
+        "kind": [("no", "perhaps", "yes")[label] for label in labels],
+    }
+
+
+def write(folder, form, **how):
+    table = pyarrow.table(columns(**how))
+    path = folder / f"table.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=30)
+    elif form == "folder":
+        path.mkdir()
+        for number in range(3):
+            pyarrow.parquet.write_table(table[number * 40 : number * 40 + 40], path / f"part-{number}.parquet")
+    elif form == "feather":
+        pyarrow.feather.write_feather(table, path, chunksize=23)
+    elif form == "arrow":
+        with pyarrow.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=37)
+    else:
+        options = pyarrow.csv.WriteOptions(delimiter="\t" if form == "tsv" else ",")
+        pyarrow.csv.write_csv(table, path, write_options=options)
+        if form == "csv.gz":
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    return path
+
+
+def write_arrays(folder, form, dtype=np.float32, num_rows=100):
+    rng = np.random.default_rng(1)
+    y = np.arange(num_rows) % 3
+    X = (3 * rng.normal(size=(num_rows, 5)) + y[:, None] + 100).astype(dtype)
+    if form == "npz":
+        np.savez_compressed(folder / "data.npz", X=X, y=y)
+        return folder / "data.npz"
+    np.save(folder / "x.npy", X)
+    np.save(folder / "y.npy", y)
+    return folder / "x.npy"
+
+
+def gathered(stream, rows=17):
+    return np.concatenate([block.copy() for block in stream.blocks(rows)])
+
+
+def assert_alike(read, streamed):
+    assert streamed.file is not None
+    assert streamed.class_names == read.class_names
+    assert streamed.num_rows == read.num_rows
+    assert (streamed.target, streamed.left_out, streamed.image_shape) == (read.target, read.left_out, read.image_shape)
+    for name in ("labels", "weights", "groups", "times"):
+        np.testing.assert_array_equal(getattr(streamed, name), getattr(read, name))
+    assert {name: own.tolist() for name, own in streamed.ids.items()} == {
+        name: own.tolist() for name, own in read.ids.items()
+    }
+    np.testing.assert_array_equal(table_keys(streamed), table_keys(read))
+    np.testing.assert_array_equal(table_keys(streamed._replace(ids={})), table_keys(read._replace(ids={})))
+
+
+def assert_same_encoding(expected, found):
+    for name, one, other in zip(expected._fields, expected, found, strict=True):
+        if isinstance(one, np.ndarray):
+            np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-12, err_msg=name)
+        else:
+            assert other == one
+
+
+def assert_split_alike(read, streamed):
+    expected, found = (split_and_scale(table, validation=0.1) for table in (read, streamed))
+    assert_same_encoding(expected.encoding, found.encoding)
+    assert found.notes == expected.notes
+    for one, other in zip(expected[1], found[1], strict=True):
+        np.testing.assert_array_equal(other, one)
+    for one, other in zip(expected[2:5], found[2:5], strict=True):
+        assert other.X.shape == one.X.shape
+        np.testing.assert_allclose(gathered(other.X), one.X, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(other.labels, one.labels)
+        np.testing.assert_array_equal(other.weights, one.weights)
+    return expected, found
+
+
+# --- As if they had been read -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", ["few", "many"], indirect=True)
+@pytest.mark.parametrize("form", COLUMNED)
+def test_columns_in_a_file_are_those_that_are_read(form, blocks, tmp_path):
+    path = write(tmp_path, form)
+    read, streamed = read_table(path, **ROLES), stream_table(path, **ROLES)
+    assert_alike(read, streamed)
+    assert_split_alike(read, streamed)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("missing", ["mean", "median", "most-frequent", "indicator", "drop-rows"])
+def test_missing_values_in_a_file_are_as_those_that_are_read(missing, form, tmp_path):
+    path = write(tmp_path, form, missing=True)
+    read, streamed = (table(path, missing=missing, **ROLES) for table in (read_table, stream_table))
+    assert_alike(read, streamed)
+    assert streamed.notes == read.notes
+    assert_split_alike(read, streamed)
+
+
+@pytest.mark.parametrize("blocks", ["few", "many"], indirect=True)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, ">f8"])
+@pytest.mark.parametrize("form", ARRAYS)
+def test_arrays_in_a_file_are_those_that_are_read(form, dtype, blocks, tmp_path):
+    path = write_arrays(tmp_path, form, dtype)
+    read, streamed = read_table(path), stream_table(path)
+    assert_alike(read, streamed)
+    assert_split_alike(read, streamed)
+
+
+@pytest.mark.parametrize("missing", ["median", "most-frequent", "indicator", "drop-rows"])
+def test_missing_entries_of_an_array_are_as_those_that_are_read(missing, tmp_path):
+    path = write_arrays(tmp_path, "npy")
+    X = np.load(path)
+    X[3, 1] = X[50, 1] = X[99, 4] = np.nan
+    np.save(path, X.round(1))
+    read, streamed = (table(path, missing=missing) for table in (read_table, stream_table))
+    assert_alike(read, streamed)
+    assert_split_alike(read, streamed)
+
+
+def test_images_and_rows_in_the_order_of_time_are_as_those_that_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {"X": rng.integers(0, 255, (60, 8, 9, 3)).astype(np.uint8), "y": np.arange(60) % 2, "t": np.arange(60) % 7}
+    np.savez(tmp_path / "images.npz", **arrays)
+    read, streamed = (table(tmp_path / "images.npz", time="t") for table in (read_table, stream_table))
+    assert streamed.image_shape == (8, 9, 3)
+    assert_alike(read, streamed)
+    assert_split_alike(read, streamed)
+
+
+def test_what_a_text_is_follows_from_all_its_rows(tmp_path):
+    header = "late,yes,stamp,comma,kind\n"
+    rows = [f"{i % 5},TRUE,{i % 28 + 1}.03.2026,x{i % 2},{'ab'[i % 2]}" for i in range(60)]
+    rows[50] = "k 7,false,1.12.2025,x1,a"
+    path = tmp_path / "table.csv"
+    path.write_text(header + "\n".join(rows))
+    for table in (read_table, stream_table):
+        with pytest.raises(ValueError, match=r"columns of numbers hold what is none: late \('k 7'"):
+            table(path, target="kind")
+    rows = ["k" + row for row in rows]
+    path.write_text(header + "\n".join(rows))
+    read, streamed = (table(path, target="kind") for table in (read_table, stream_table))
+    assert streamed.file.kinds == {"late": "text", "yes": "boolean", "stamp": "date", "comma": "text"}
+    assert_alike(read, streamed)
+    assert_split_alike(read, streamed)
+
+
+def test_a_fit_of_a_file_is_that_of_what_is_read(tmp_path):
+    path = write_arrays(tmp_path, "npy")
+    splits = [split_and_scale(table(path)) for table in (read_table, stream_table)]
+    expected, found = (handgrad.fit(split.train.X, split.train.labels, l2=0.01) for split in splits)
+    assert found.converged
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+
+
+def test_a_stored_encoding_takes_a_file(tmp_path):
+    path = write(tmp_path, "parquet")
+    table = read_table(path, **ROLES)
+    encoding = fit_encoding(table)
+    X = encode(encoding, stream_table(path, **ROLES)).X
+    np.testing.assert_allclose(gathered(X), encode(encoding, table).X, rtol=1e-6, atol=1e-6)
+
+
+def test_who_waits_is_told_how_far_each_pass_is(tmp_path):
+    calls = []
+    table = stream_table(write(tmp_path, "parquet"), **ROLES, callback=lambda *how: calls.append(how))
+    assert calls[-1] == (100, 100)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    calls.clear()
+    gathered(encode(fit_encoding(table), table).X)
+    assert calls.count((100, 100)) == 2
+
+
+def test_a_pass_holds_a_few_blocks(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(stored_arrays, "CUT_BYTES", 2**16)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20_000, 50)).astype(np.float32))
+    np.save(tmp_path / "y.npy", np.arange(20_000) % 3)
+
+    def go():
+        table = stream_table(tmp_path / "x.npy")
+        for _ in encode(fit_encoding(table), table).X.blocks(500):
+            pass
+
+    go()
+    tracemalloc.start()
+    go()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20 + 20_000 * (8 + 8 + 8 + 8 + 4 + 2) < 20_000 * 50 * 4
+
+
+# --- What is refused --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_read_in_blocks_says_what_to_do(tmp_path):
+    (tmp_path / "x.svm").write_text("1 1:2\n2 1:3\n")
+    (tmp_path / "latin.csv").write_bytes("a,kind\n1,Köln\n2,Bonn\n".encode("cp1252") * 3)
+    np.save(tmp_path / "x.npy", np.asfortranarray(np.ones((6, 2))))
+    np.save(tmp_path / "y.npy", np.arange(6) % 2)
+    for source, words in (
+        (tmp_path / "x.svm", "svmlight is not read in blocks. Write it as .parquet"),
+        ("-", "standard input: can be read only once. Name a file"),
+        (tmp_path / "latin.csv", "only UTF-8 is read in blocks. Convert it first"),
+        (tmp_path / "x.npy", "numpy.ascontiguousarray"),
+        (np.ones((3, 3)), "must be the path of a file; got ndarray. handgrad.fit takes"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            stream_table(source, target="kind" if str(source).endswith("csv") else None)
+
+
+def test_what_is_wrong_in_a_later_block_is_said_with_its_rows(tmp_path):
+    path = write_arrays(tmp_path, "npy")
+    X = np.load(path)
+    X[70, 2] = np.inf
+    np.save(path, X)
+    with pytest.raises(ValueError, match=r"from row 67: numbers are infinite: the features \(row 5, column 3\)"):
+        stream_table(path)
+    table = pyarrow.table({"a": [1.0] * 35 + [float("inf")] + [2.0] * 10, "kind": ["a", "b"] * 23})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"counted from row 34: numbers are infinite: a \(in row 3\)"):
+        stream_table(tmp_path / "t.parquet", target="kind")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_missing_values_are_refused_with_their_number_and_the_first(form, tmp_path):
+    path = write(tmp_path, form, missing=True)
+    said = []
+    for table in (read_table, stream_table):
+        with pytest.raises(ValueError, match=r"town \(2 of 100, the first in row 41\)") as caught:
+            table(path, **ROLES)
+        said.append(str(caught.value))
+    assert said[1] == said[0]
+
+
+def test_texts_that_are_too_many_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "t.csv"
+    path.write_text("name,kind\n" + "".join(f"n{i},{'ab'[i % 2]}\n" for i in range(60)))
+    said = []
+    for table in (read_table, stream_table):
+        with pytest.raises(ValueError, match=r"name \(60 texts in 60 rows, such as 'n0'\)") as caught:
+            table(path, target="kind")
+        said.append(str(caught.value))
+    assert said[1] == said[0]
+    monkeypatch.setattr(delimited, "MOST_WORDS", 50)
+    with pytest.raises(ValueError, match="'name' has more than 50 different texts"):
+        stream_table(path, target="kind")
+
+
+def test_a_median_of_too_many_numbers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "MOST_TALLIED", 20)
+    table = stream_table(write_arrays(tmp_path, "npy"), missing="median")
+    with pytest.raises(ValueError, match=r"more than 20 different ones.*--missing mean or indicator"):
+        fit_encoding(table)
+
+
+def test_a_file_that_changes_between_passes_is_refused(tmp_path):
+    path = write_arrays(tmp_path, "npy")
+    split = split_and_scale(stream_table(path))
+    np.save(path, np.load(path)[:-60])
+    with pytest.raises(ValueError, match="same rows in each pass"):
+        gathered(split.train.X)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"x\.npy: is damaged or cut short"):
+        gathered(split.train.X)
