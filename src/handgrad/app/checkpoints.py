@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from handgrad.app import cli
 from handgrad.app.progress import Watch
 from handgrad.app.screen import Screen
 from handgrad.app.unfinished import DATA, begin, read, write
+from handgrad.app.words import one_line
 from handgrad.data import Table
 from handgrad.files import UNFINISHED, checkpoints, new_run, remove
 from handgrad.solvers.certificate import Certified
@@ -154,7 +156,8 @@ def at_work(
             raise
         finally:
             if work.goes_on and isinstance(sys.exception(), KeyboardInterrupt | None):
-                screen.say(f"`handgrad {screen.arguments[0]} --resume {work.out}` goes on with it", style="yellow")
+                command = shlex.join(["handgrad", screen.arguments[0], "--resume", one_line(str(work.out))])
+                screen.say(f"`{command}` goes on with it", style="yellow")
 
 
 def describe(arguments: Sequence[str]) -> dict[str, Any]:

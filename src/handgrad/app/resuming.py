@@ -7,6 +7,7 @@ from typing import Any
 from handgrad.app.checkpoints import describe, versions
 from handgrad.app.screen import Screen
 from handgrad.app.unfinished import locked, read
+from handgrad.app.words import one_line
 from handgrad.files import ARGUMENTS, MODEL_FILE, UNFINISHED, is_unfinished, settle
 
 BEGUN = "handgrad.begun"  # under which a command's context has the folder of what it goes on with
@@ -22,7 +23,7 @@ def resume(context: Any, screen: Screen, folder: pathlib.Path) -> Any:
     name = context.command.name
     if not is_unfinished(folder):
         if (folder / MODEL_FILE).exists():
-            screen.say(f"{folder}: is finished; there is nothing to go on with")
+            screen.say(f"{one_line(str(folder))}: is finished; there is nothing to go on with")
             screen.answer(lambda: {"run": str(folder), "finished": True})
             return 0
         if folder.exists():
