@@ -405,13 +405,15 @@ def interrupt(folder, number, line):
     return process.returncode, error
 
 
-@pytest.mark.parametrize(
-    ("number", "line", "words"),
-    [(signal.SIGINT, "the imports begin", "interrupted"), (signal.SIGTERM, "epoch ", "ended by SIGTERM")],
-)
-def test_an_interruption_leaves_nothing_and_no_traceback(tmp_path, number, line, words):
-    assert interrupt(tmp_path, number, line) == (128 + number, f"handgrad: {words}\n")
+def test_an_interruption_of_the_imports_leaves_nothing_and_no_traceback(tmp_path):
+    assert interrupt(tmp_path, signal.SIGINT, "the imports begin") == (130, "handgrad: interrupted\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_leaves_a_checkpoint_and_no_traceback(tmp_path):
+    assert interrupt(tmp_path, signal.SIGTERM, "epoch ") == (143, "handgrad: ended by SIGTERM\n")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["unfinished"]
+    assert (tmp_path / "run" / "unfinished" / "1").is_dir()
 
 
 def test_epochs_that_are_done_when_it_is_interrupted_are_kept(tmp_path):
@@ -419,7 +421,7 @@ def test_epochs_that_are_done_when_it_is_interrupted_are_kept(tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 1 <= metrics["best_epoch"] <= len(metrics["history"]) < 20_000
     assert metrics["test_accuracy"] > 0.5
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES | {"unfinished"}
 
 
 def test_an_interruption_that_was_dropped_comes_again(tmp_path):

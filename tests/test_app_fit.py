@@ -369,7 +369,7 @@ def test_what_is_done_is_kept_at_an_interruption(capsys, monkeypatch, tmp_path, 
 
 
 @pytest.mark.slow
-def test_an_interruption_before_anything_is_done_leaves_nothing(tmp_path):
+def test_an_interruption_before_anything_is_found_leaves_a_checkpoint(tmp_path):
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from handgrad.app import cli, progress\n"
@@ -378,4 +378,4 @@ def test_an_interruption_before_anything_is_done_leaves_nothing(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "handgrad: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["unfinished"]

@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant(
         "a second Ctrl-C that does nothing",
         "app/progress.py",
-        "        signal.signal(signal.SIGINT, before)\n        screen.say(",
+        "        put_back()\n        screen.say(",
         "        screen.say(",
         "test_app_fit.py::test_the_first_interruption_asks_and_the_second_ends",
     ),

@@ -76,8 +76,8 @@ MUTANTS = [
     Mutant(
         "converged as the program says, without a proof",
         "solvers/driver.py",
-        "    done = is_done(answers, l2, tol)\n    for _ in range",
-        "    done = answers.converged\n    for _ in range",
+        "done = is_done(answers, l2, tol)\n        attempt",
+        "done = answers.converged\n        attempt",
         "test_certificate.py::test_what_is_certified_is_what_is_returned[30000000.0]",
     ),
     Mutant(

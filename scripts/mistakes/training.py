@@ -41,15 +41,15 @@ MUTANTS = [
     Mutant(
         "the best epoch's parameters not kept",
         "solvers/sgd.py",
-        "best = _Best(epoch, now.validation_loss, _copy(params))",
-        "best = _Best(epoch, now.validation_loss, best.params)",
+        "best=Best(now.epoch, now.validation_loss, _copy(state.params))",
+        "best=Best(now.epoch, now.validation_loss, state.best.params)",
         "test_descent.py::test_patience_keeps_the_best_epoch_and_ends_after_so_many_that_are_no_better",
     ),
     Mutant(
         "an epoch more than patience has",
         "solvers/sgd.py",
-        "epoch - best.epoch >= patience",
-        "epoch - best.epoch > patience",
+        "state.epoch - state.best.epoch >= patience",
+        "state.epoch - state.best.epoch > patience",
         "test_descent.py::test_patience_keeps_the_best_epoch_and_ends_after_so_many_that_are_no_better",
     ),
     Mutant(
@@ -61,16 +61,16 @@ MUTANTS = [
     ),
     Mutant(
         "a plateau left from the last epoch, not from the best",
-        "app/training.py",
-        "params, best = result.params, done + result.best if result.best else best",
-        "best = done + result.best if result.best else best",
+        "app/descending.py",
+        "params, best = state.best.params, before",
+        "params, best = state.params, before",
         "test_app_train.py::test_a_plateau_is_left_from_the_best_epoch_on_at_a_tenth_of_the_rate",
     ),
     Mutant(
         "epochs after a plateau counted from 1",
-        "app/training.py",
-        "done + result.best if result.best else best",
-        "result.best if result.best else best",
+        "app/descending.py",
+        "before + state.best.epoch if state.best.epoch else best",
+        "state.best.epoch if state.best.epoch else best",
         "test_app_train.py::test_a_plateau_is_left_from_the_best_epoch_on_at_a_tenth_of_the_rate",
     ),
     Mutant(

@@ -1,7 +1,8 @@
 """Files and the folders of runs, which appear whole or not at all, whatever ends the program.
 
 Each is written under another name beside its own, `.NAME.xxxxxxxx.partial`, and renamed at the end. As long as the
-process lives it holds a lock on that; the next one to write there removes what nobody holds.
+process lives it holds a lock on that; the next one to write there removes what nobody holds. A run of hours is at work
+in a folder within its own, `unfinished`, which is gone once the run has taken its place; see `handgrad.app.unfinished`.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ except ImportError:  # Windows: nothing is known to be dead, and all is left whe
 MODEL_FILE = "model.safetensors"
 # The names that a run has for its files. All else in its folder is the user's, and stays.
 RUN_FILES = (MODEL_FILE, "metrics.json", "report.html", "loss.png", "confusion.png", "weights.png")
-OLD_PARTIAL = ".partial-"  # what version 0.1 left in the folder when it was killed
+OLD_PARTIAL = ".partial-"  # what is left in the folder by a process that was killed, in version 0.1 by each
+UNFINISHED, ARGUMENTS = "unfinished", "arguments.json"  # the folder of a run at work, and the file that makes it one
 
 
 @contextlib.contextmanager
@@ -49,16 +51,16 @@ def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def new_run(folder: pathlib.Path, *, overwrite: bool) -> Iterator[pathlib.Path]:
+def new_run(folder: pathlib.Path, *, overwrite: bool, goes_on: bool = False) -> Iterator[pathlib.Path]:
     """A temporary folder to write to: it becomes `folder` at a good end, and is removed at any other.
 
     Where a run is replaced, it is whole until the new one is in its place, by one exchange of two names. The user's
-    own files beside it stay.
+    own files beside it stay, and where it `goes_on` what is unfinished, which is else gone with the exchange.
 
     Raises:
       ValueError: `folder` is a file, is the current one, holds what is no run, or holds a run and `overwrite` is False.
     """
-    _require_room(folder, overwrite)
+    require_room(folder, overwrite=overwrite)
     target = folder.resolve()
     missing = [parent for parent in target.parents if not parent.exists()]
     if target.parent.is_file():
@@ -67,7 +69,7 @@ def new_run(folder: pathlib.Path, *, overwrite: bool) -> Iterator[pathlib.Path]:
     try:
         with _partial(target, pathlib.Path.mkdir) as temporary:
             yield temporary
-            _put(temporary, target)
+            _put(temporary, target, goes_on)
     except BaseException:
         for parent in missing:
             with contextlib.suppress(OSError):
@@ -106,11 +108,11 @@ def _partial(target: pathlib.Path, make: Callable[[pathlib.Path], Any]) -> Itera
         except OSError as error:
             error.filename = str(target.parent)  # the other name means nothing to a user
             raise
-        descriptor = _lock(temporary)
+        descriptor = lock(temporary)
     try:
         yield temporary
     finally:
-        _remove(temporary)
+        remove(temporary)
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -119,7 +121,7 @@ def _name_beside(target: pathlib.Path, kind: str) -> pathlib.Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{kind}")
 
 
-def _lock(path: pathlib.Path) -> int | None:
+def lock(path: pathlib.Path) -> int | None:
     """A descriptor that holds the lock; −1 where there are no locks, None where another has it or has removed it.
 
     Not by the number of a process, which another machine or container that shares the folder may have too.
@@ -146,17 +148,18 @@ def _lock(path: pathlib.Path) -> int | None:
 def _remove_if_dead(path: pathlib.Path) -> bool:
     """Remove what no process holds. Returns whether it did."""
     try:
-        descriptor = _lock(path)
+        descriptor = lock(path)
     except OSError:
         return False
     if descriptor is None or descriptor < 0:
         return not path.exists()
-    _remove(path)
+    remove(path)
     os.close(descriptor)
     return True
 
 
-def _remove(path: pathlib.Path) -> None:
+def remove(path: pathlib.Path) -> None:
+    """Remove a file or a folder, or what can be removed of it."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -166,7 +169,31 @@ def _remove(path: pathlib.Path) -> None:
 # --- The folder of a run ----------------------------------------------------------------------------------------------
 
 
-def _require_room(folder: pathlib.Path, overwrite: bool) -> None:
+def is_unfinished(folder: pathlib.Path) -> bool:
+    """Whether a run is, or was, at work in the folder."""
+    return (folder / UNFINISHED / ARGUMENTS).is_file()
+
+
+def require_finished(folder: pathlib.Path) -> None:
+    """Check that a run of which something is missing is not at work still.
+
+    Raises:
+      FileNotFoundError: it is.
+    """
+    if is_unfinished(folder):
+        raise FileNotFoundError(f"{folder}: is not finished; `--resume` goes on with it.")
+
+
+def checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What an unfinished run in the folder can go on from, the newest last."""
+    if not is_unfinished(folder):
+        return []
+    found = [entry for entry in (folder / UNFINISHED).iterdir() if entry.name.isdecimal()]
+    return sorted(found, key=lambda entry: int(entry.name))
+
+
+def require_room(folder: pathlib.Path, *, overwrite: bool) -> None:
+    """Check that there may be a run in the folder. Raises as `new_run`."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -180,21 +207,28 @@ def _require_room(folder: pathlib.Path, overwrite: bool) -> None:
             raise ValueError(
                 f"{folder}: holds a run already. Choose another folder, or pass --overwrite (in Python overwrite=True)."
             )
-    elif not all(entry.name.startswith(OLD_PARTIAL) for entry in folder.iterdir()):
+    elif checkpoints(folder):
+        if not overwrite:
+            raise ValueError(
+                f"{folder}: holds an unfinished run, which --resume goes on with. Choose another folder, or pass "
+                "--overwrite (in Python overwrite=True)."
+            )
+    elif not is_unfinished(folder) and not all(entry.name.startswith(OLD_PARTIAL) for entry in folder.iterdir()):
         raise ValueError(f"{folder}: holds files and no run. Choose a folder that is new or empty.")
     for name in RUN_FILES:
         if (folder / name).exists() and not stat.S_ISREG((folder / name).lstat().st_mode):
             raise ValueError(f"{folder / name}: stands where a run has a file, and is none. Move it away.")
 
 
-def _put(temporary: pathlib.Path, target: pathlib.Path) -> None:
+def _put(temporary: pathlib.Path, target: pathlib.Path, goes_on: bool) -> None:
+    at_work = UNFINISHED if is_unfinished(target) and not goes_on else None
     if not target.exists() or not any(target.iterdir()):
         with contextlib.suppress(FileNotFoundError):
             target.rmdir()  # only where it is empty
         os.rename(temporary, target)
         return
     for entry in target.iterdir():
-        if entry.name not in RUN_FILES and not entry.name.startswith(OLD_PARTIAL):
+        if entry.name not in (*RUN_FILES, at_work) and not entry.name.startswith(OLD_PARTIAL):
             _link(entry, temporary / entry.name)
     shutil.copymode(target, temporary)
     try:
@@ -208,7 +242,7 @@ def _put(temporary: pathlib.Path, target: pathlib.Path) -> None:
             if earlier.exists() and not target.exists():
                 os.rename(earlier, target)
             raise
-        _remove(earlier)
+        remove(earlier)
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -14,14 +14,16 @@ from handgrad.initialization import init_params as init_params
 from handgrad.layer_sweep import value_and_gradient as _value_and_gradient
 from handgrad.network import dense as dense
 from handgrad.network import init_network as init_network
+from handgrad.solvers.epochs import Epoch as Epoch
+from handgrad.solvers.epochs import TrainResult as TrainResult
+from handgrad.solvers.epochs import TrainState as TrainState
 from handgrad.solvers.fit import fit as fit
 from handgrad.solvers.inference import Coefficients as Coefficients
 from handgrad.solvers.path import fit_path as fit_path
 from handgrad.solvers.results import FitResult as FitResult
 from handgrad.solvers.results import PathResult as PathResult
-from handgrad.solvers.sgd import Epoch as Epoch
-from handgrad.solvers.sgd import TrainResult as TrainResult
 from handgrad.solvers.sgd import train as train
+from handgrad.solvers.state import FitState as FitState
 
 linear = _compiled(_formulas.linear)
 softmax = _compiled(_formulas.softmax)

@@ -1,5 +1,6 @@
 """The penalty chosen on rows that are not trained on, along a path that goes on until the best is inside it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from handgrad.rows import Parts, locate
 from handgrad.solvers.data import Data, Folds, make_folds, prepare
 from handgrad.solvers.held_out import mean_scores, prepare_scores
 from handgrad.solvers.path import solve_folds
+from handgrad.solvers.state import FitState, Keep
 
 # Half a decade apart. The path begins with the first five, and goes on by two decades where the best is at its end.
 FIRST = 10.0 ** -np.arange(1.0, 3.1, 0.5)
@@ -35,6 +37,22 @@ class HeldOut(NamedTuple):
     rows: np.ndarray | None
     part: Part | None
     name: str
+
+
+class Choosing(NamedTuple):
+    """Where a choice is, for `choose` to go on from.
+
+    Attributes:
+      found: penalties and their scores (n, 2).
+      wanted: the penalties that are being tried.
+      starts: where their fits begin, of each fold.
+      fits: where these are.
+    """
+
+    found: Any
+    wanted: Any
+    starts: Any
+    fits: FitState
 
 
 def deal(table: Table, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -71,6 +89,8 @@ def choose(
     watch: Callable[[float, str], bool] = lambda *_: False,
     l2s: np.ndarray = FIRST,
     following: Callable[[np.ndarray, int, np.ndarray], np.ndarray] | None = None,
+    keep: Keep | None = None,
+    begun: Choosing | None = None,
 ) -> Choice | None:
     """The best of a path of penalties; None where nothing was found before the watch ended it.
 
@@ -83,6 +103,8 @@ def choose(
       l2s: where the path begins, the largest penalty first.
       following: given the path so far, the index of the best and the penalties tried last, those to try next, none of
         them at the end; if None the path goes on where the best is at its end, as far as 1e-8 and 1e3.
+      keep: called as the solver goes on, with what gives the `Choosing`.
+      begun: what to go on from.
 
     Raises:
       ValueError: no held-out row has weight; a score that there is not, or that is not defined here.
@@ -99,9 +121,15 @@ def choose(
     score = _scorer(held_out, data, folds, scoring)
     found: dict[float, float] = {}
     wanted = np.asarray(l2s, np.float64)
-    ended = False
+    ended, state = False, None
+    if begun is not None:
+        found, wanted, state = dict(begun.found.tolist()), begun.wanted, begun.fits
+        folds = folds._replace(starts=begun.starts)
     while len(wanted) and not ended:
-        ended, V = _try(data, folds, wanted, score, found, watch)
+        place = Choosing(np.array(list(found.items())).reshape(-1, 2), wanted, folds.starts, state)  # type: ignore[arg-type]
+        hook = None if keep is None else functools.partial(_keep, keep, place)
+        ended, V = _try(data, folds, wanted, score, found, watch, keep=hook, state=state)
+        state = None
         if not found:
             return None
         path = np.array(sorted(found, reverse=True))
@@ -111,6 +139,11 @@ def choose(
         if len(wanted):
             folds = folds._replace(starts=V[:, -1 if wanted[0] < last[0] else 0])
     return Choice(path, scores, scoring, held_out.name, best, ended)
+
+
+def _keep(keep: Keep, place: Choosing, take: Callable[[], FitState], may_end: bool) -> None:
+    """Give the place of a choice, with that of its fits."""
+    keep(lambda: place._replace(fits=take()), may_end)
 
 
 def widened(path: np.ndarray, best: int, last: np.ndarray) -> np.ndarray:
@@ -133,6 +166,7 @@ def _try(
     score: Callable[[list[Params]], np.ndarray],
     found: dict[float, float],
     watch: Callable[[float, str], bool],
+    **place: Any,
 ) -> tuple[bool, np.ndarray]:
     """Add the scores of those where every fold has converged; whether it was ended, and V of every fold and penalty."""
     ended = False
@@ -144,7 +178,7 @@ def _try(
         return ended
 
     num_folds = len(folds.present)
-    answers = solve_folds(data, folds, np.broadcast_to(l2s, (num_folds, len(l2s))), TOL, MAX_ITERATIONS, count)
+    answers = solve_folds(data, folds, np.broadcast_to(l2s, (num_folds, len(l2s))), TOL, MAX_ITERATIONS, count, **place)
     W, b, V = (array.reshape(num_folds, len(l2s), *array.shape[1:]) for array in answers.certified[:3])
     kept = answers.converged.reshape(num_folds, -1).all(axis=0)
     if kept.any():

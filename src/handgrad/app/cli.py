@@ -3,7 +3,8 @@
     0  done, also where a fit is done that has not converged, which is said
     1  the gradient check failed, or the loss became infinite
     2  the user's mistake: one line, no traceback
-    128 + n  ended by signal n: 130 is Ctrl-C, 143 is kill; a fit that Ctrl-C has ended is kept all the same
+    128 + n  ended by signal n: 130 is Ctrl-C, 143 is kill; what Ctrl-C has ended is kept all the same, and
+             `--resume` goes on with either
 
 Any other exception is a mistake of ours and keeps its traceback.
 """

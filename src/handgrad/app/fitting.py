@@ -5,26 +5,27 @@ import math
 import pathlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from handgrad.app.checking import MAX_CHECKED_ROWS, check_at
-from handgrad.app.choosing import ACCURACY, LOG_LOSS, HeldOut, choose, deal
+from handgrad.app.checkpoints import FIT_STATE, Work, as_fit_state, as_state, at_work
+from handgrad.app.choosing import ACCURACY, LOG_LOSS, Choosing, HeldOut, choose, deal
 from handgrad.app.progress import watching
 from handgrad.app.runs import Choice, Run, begin, conclude
 from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
-from handgrad.app.tables import as_class_weights, read_or_stream
+from handgrad.app.tables import as_class_weights, read, read_or_stream
 from handgrad.data import Part, Split, Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
-from handgrad.files import new_run
 from handgrad.models import Model, probabilities
 from handgrad.rows import locate
 from handgrad.solvers.fit import fit_in_silence
 from handgrad.solvers.held_out import mean_scores, prepare_scores
 from handgrad.solvers.results import FitResult
+from handgrad.solvers.state import FitState
 
 FOLDS = 5
 FEW = 10_000  # rows, of which a validation part would be so small that it chooses badly: folds cost little there
@@ -45,6 +46,8 @@ def fit(
     out: pathlib.Path | None,
     overwrite: bool,
     stream: bool,
+    checkpoint_every: int | None,
+    begun: pathlib.Path | None,
 ) -> int:
     """See `handgrad.app.program`."""
     if l2 is not None and (folds is not None or scoring != LOG_LOSS):
@@ -52,30 +55,38 @@ def fit(
     settings = {"data": str(data or "digits"), "class_weight": class_weight, "seed": seed}
     if l2 is None:
         settings |= {"scoring": scoring, "folds": folds}
-    with contextlib.ExitStack() as stack:
-        folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        table = read_or_stream(screen, data, reading, is_asked=stream)
+    with at_work(screen, out, overwrite=overwrite, every=checkpoint_every, begun=begun) as work:
+        known = work.known()
+        if known is None or known["in_file"]:
+            table = read_or_stream(screen, data, reading, is_asked=stream or known is not None)
+        else:  # in memory, however much of it is free now
+            table = read(data, reading)
         if table.file is not None:
             settings["stream"] = True
             if l2 is None and scoring not in (LOG_LOSS, ACCURACY):
                 raise ValueError(f"--scoring must be {LOG_LOSS} or {ACCURACY} with --stream; got {scoring!r}.")
-        run, ended = _fit(screen, settings, table, l2)
-        status = conclude(screen, run, folder, out)
+        work.require_same(table)
+        run, ended = _fit(screen, settings, table, l2, work)
+        with work.written() as folder:
+            status = conclude(screen, run, folder, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
         raise KeyboardInterrupt
     return status
 
 
-def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | None) -> tuple[Run, bool]:
+def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | None, work: Work) -> tuple[Run, bool]:
     start, choice, ended = time.perf_counter(), None, False
+    choosing, chosen, state = _place(work)
     if l2 is None:
-        l2, choice, ended, chosen_by = _choose_penalty(screen, settings, table)
+        l2, choice, ended, chosen_by = _choose_penalty(screen, settings, table, work, choosing, chosen)
         split = chosen_by or split_and_scale(table, seed=settings["seed"])
     else:
         split = split_and_scale(table, seed=settings["seed"])
         begin(screen, settings["data"], table, split)
     weights = as_class_weights(settings["class_weight"], split.train, table.class_names)
-    fitted, stopped = fit_part(screen, split.train, len(table.class_names), l2, weights)
+    chosen = None if choice is None else (choice.l2s, choice.scores, choice.best)
+    num_classes = len(table.class_names)
+    fitted, stopped = fit_part(screen, split.train, num_classes, l2, work, chosen, class_weights=weights, state=state)
     seconds = time.perf_counter() - start
     checked = split.train
     if table.file is not None:
@@ -96,8 +107,26 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
     return run, ended or stopped
 
 
+def _place(work: Work) -> tuple[Choosing | None, tuple[Any, Any, Any] | None, FitState | None]:
+    """Where a run goes on: amid its choice, or with what was chosen amid the fit."""
+    saved = work.take_saved()
+    if saved is None:
+        return None, None, None
+    if not any(name.startswith("['fitting']") for name in saved):
+        like = Choosing(np.zeros((0, 2)), 0, 0, FIT_STATE)
+        found = as_state({"choosing": like}, saved)["choosing"]
+        return found._replace(fits=as_fit_state(found.fits)), None, None
+    found = as_state({"fitting": FIT_STATE, "chosen": (..., ..., ...)}, saved)
+    return None, None if found["chosen"][0] is ... else found["chosen"], as_fit_state(found["fitting"])
+
+
 def _choose_penalty(
-    screen: Screen, settings: dict[str, Any], table: Table
+    screen: Screen,
+    settings: dict[str, Any],
+    table: Table,
+    work: Work,
+    begun: Choosing | None,
+    chosen: tuple[Any, Any, Any] | None,
 ) -> tuple[float, Choice | None, bool, Split | None]:
     """The penalty and how it was chosen, whether that was ended by Ctrl-C, and the split where all but the test rows of
     it are trained on; without it, they are to be encoded anew, and what was encoded here is gone by then.
@@ -106,10 +135,12 @@ def _choose_penalty(
     held_out, split = _hold_out(screen, settings, table)
     num_rows = len(split.rows.train) + len(split.rows.validation)
     choice, ended = None, False
-    if held_out is not None:
+    if held_out is not None and chosen is not None:
+        choice = Choice(*chosen[:2], settings["scoring"], held_out.name, int(chosen[2]))
+    elif held_out is not None:
         weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
-        how = {"scoring": settings["scoring"], "class_weights": weights}
-        choice, ended = choose_watched(screen, held_out, len(table.class_names), **how)
+        how = {"scoring": settings["scoring"], "class_weights": weights, "begun": begun}
+        choice, ended = choose_watched(screen, held_out, len(table.class_names), work, **how)
     if choice is None:
         why = "no fit of the path has converged" if held_out else "there are too few rows to choose a penalty by"
         screen.note([f"{why}; l2 is 1/{num_rows}"])
@@ -117,20 +148,41 @@ def _choose_penalty(
     return l2, choice, ended, None if len(split.rows.validation) else split
 
 
-def choose_watched(screen: Screen, held_out: HeldOut, num_classes: int, **how: Any) -> tuple[Choice | None, bool]:
+def choose_watched(
+    screen: Screen, held_out: HeldOut, num_classes: int, work: Work, **how: Any
+) -> tuple[Choice | None, bool]:
     """`choose`, and whether it was ended by Ctrl-C, which ends all where there is nothing to keep."""
-    with _warnings_as_notes(screen), watching(screen, "choosing the penalty") as watch:
-        choice = choose(held_out, num_classes, watch=watch, **how)
+    with _warnings_as_notes(screen), watching(screen, "choosing the penalty", work.signals) as watch:
+
+        def keep(take: Callable[[], Choosing], _: bool) -> None:
+            work.count(lambda: {"choosing": take()}, watch)
+
+        choice = choose(held_out, num_classes, watch=watch, keep=keep, **how)
     if choice is None and watch.asked:
         raise KeyboardInterrupt
     return choice, watch.asked
 
 
 def fit_part(
-    screen: Screen, part: Part, num_classes: int, l2: float, class_weights: np.ndarray | None = None
+    screen: Screen,
+    part: Part,
+    num_classes: int,
+    l2: float,
+    work: Work,
+    chosen: tuple[Any, Any, Any] | None = None,
+    *,
+    class_weights: np.ndarray | None = None,
+    state: FitState | None = None,
 ) -> tuple[FitResult, bool]:
-    """A certified fit of some rows, and whether it was ended by Ctrl-C."""
-    with watching(screen, "fitting") as watch:
+    """A certified fit of some rows, and whether it was ended by Ctrl-C.
+
+    A checkpoint has the path, the scores and which is best that have been `chosen`; the fit goes on from a `state`.
+    """
+    with watching(screen, "fitting", work.signals) as watch:
+
+        def keep(take: Callable[[], FitState], _: bool) -> None:
+            work.count(lambda: {"fitting": take(), "chosen": chosen}, watch)
+
         fitted = fit_in_silence(
             part.X,
             part.labels,
@@ -141,7 +193,9 @@ def fit_part(
             num_classes=num_classes,
             tol=TOL,
             max_iterations=MAX_ITERATIONS,
+            state=state,
             callback=watch.of_gap(TOL),
+            keep=keep,
         )
     return fitted, watch.asked
 

@@ -83,13 +83,17 @@ def command(
 
         @functools.wraps(declaration)
         def run(context: typer.Context, **arguments: Any) -> Any:
+            folder = arguments.pop("resume", None)
+            if folder is not None:
+                _require_nothing_else(context)
+                resuming = importlib.import_module("handgrad.app.resuming")
+                return resuming.resume(context, _make_screen(context, arguments), folder)
+            if "checkpoint_every" in arguments:
+                arguments["begun"] = context.meta.get("handgrad.begun")
             given = {name: arguments.pop(name) for name in options}
             if reads is not None:
                 arguments["reading"] = {name: value for name, value in given.items() if value}
-            screen = importlib.import_module("handgrad.app.screen")
-            arguments["screen"] = screen.make_screen(
-                quiet=arguments.pop("quiet"), as_json=arguments.pop("as_json"), arguments=context.obj or ()
-            )
+            arguments["screen"] = _make_screen(context, arguments)
             work = importlib.import_module(f"handgrad.app.{module}")
             return getattr(work, declaration.__name__)(**arguments)
 
@@ -110,6 +114,22 @@ def command(
         return app.command(epilog=f"Example: {example}")(run)
 
     return declare
+
+
+def _make_screen(context: typer.Context, arguments: dict[str, Any]) -> Any:
+    screen = importlib.import_module("handgrad.app.screen")
+    return screen.make_screen(
+        quiet=arguments.pop("quiet"), as_json=arguments.pop("as_json"), arguments=context.obj or ()
+    )
+
+
+def _require_nothing_else(context: typer.Context) -> None:
+    """Check that --resume stands alone: a run goes on with the arguments that it was begun with."""
+    for each in context.command.params:
+        source = context.get_parameter_source(each.name or "")
+        if source is not None and source.name == "COMMANDLINE" and each.name not in ("resume", "as_json", "quiet"):
+            option = each.opts[0] if each.opts[0].startswith("-") else each.name.upper()
+            raise ValueError(f"--resume goes on with the arguments that the run was begun with; got {option} too.")
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.app.checking import check_at
+from handgrad.app.checkpoints import Work
 from handgrad.app.choosing import ACCURACY, FIRST, LOG_LOSS, HeldOut
 from handgrad.app.embeddings import read_embeddings
 from handgrad.app.fitting import choose_watched, fit_part, mean_loss
@@ -114,12 +115,12 @@ def _probe(screen: Screen, settings: dict[str, Any], table: Table, split: Split,
         k = 2 if num_classes == 2 else 1
         l2s = FIRST if preset.Cs is None else np.sort(k / (preset.Cs * size))[::-1]
         choice, ended = choose_watched(
-            screen, held_out, num_classes, scoring=preset.scoring, l2s=l2s, following=preset.following
+            screen, held_out, num_classes, Work(), scoring=preset.scoring, l2s=l2s, following=preset.following
         )
         if choice is None:
             raise ValueError("probe: no fit of the path has converged. Pass --standardize, or a penalty by --l2.")
         l2 = float(choice.l2s[choice.best]) * size / num_rows  # the same C
-    fitted, stopped = fit_part(screen, split.train, num_classes, l2)
+    fitted, stopped = fit_part(screen, split.train, num_classes, l2, Work())
     seconds = time.perf_counter() - start
     return Run(
         command="probe",

@@ -40,6 +40,23 @@ Out = Annotated[
     pathlib.Path | None,
     typer.Option(help="Folder for the model, the metrics and the report, such as runs/digits.", metavar="FOLDER"),
 ]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep in --out what --resume goes on from, every N epochs or iterations of a fit; kill does so too.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+Resume = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        help="Go on with a run that was ended before its time, as if it had not been; needs no other argument.",
+        metavar="RUN",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")]
 
 
@@ -88,12 +105,15 @@ def fit(
             "than half of the free memory.",
         ),
     ] = False,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = None,
 ) -> None:
     """Fit a softmax regression to its optimum, with a proof of how near it is.
 
     The penalty is chosen on rows that are not trained on, along a path that goes on until the best is inside it; all
     but the test rows, a fifth, are then fitted, and the test rows are looked at once. A fit that float32 does not
-    bring to its optimum says so, and is exit status 0. Ctrl-C keeps what is done.
+    bring to its optimum says so, and is exit status 0. Ctrl-C keeps what is done. What was ended before its time,
+    `handgrad fit --resume runs/flowers` goes on with.
     """
 
 
@@ -170,10 +190,13 @@ def train(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
+    checkpoint_every: CheckpointEvery = None,
+    resume: Resume = None,
 ) -> None:
     """Train on 70 % of the rows, watch another 10 %, test on the rest, and check the gradient at both ends.
 
     The epoch that is best on the rows watched is kept. Exit status 1 if the loss diverges, or a gradient is wrong.
+    What was ended before its time, `handgrad train --resume runs/digits` goes on with.
     """
 
 

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from rich.progress import BarColumn, Progress, TextColumn
@@ -19,14 +19,17 @@ RARER = 3  # without a terminal each line comes after so many times the seconds 
 
 
 class Watch:
-    """Called as watch(share, words), it shows how much is done, and answers whether the user has asked to end it."""
+    """Called as watch(share, words), it shows how much is done, and answers whether the user has asked to end it.
+
+    `asked` is whether that is so, and `number` the signal that did.
+    """
 
     current: "ClassVar[Watch | None]" = None  # which `watching` shows
 
     def __init__(self, screen: Screen, what: str):
         self.screen, self.what, self.start = screen, what, time.monotonic()
         self.share, self.next = 0.0, PATIENCE
-        self.asked, self.words = False, ""
+        self.asked, self.number, self.words = False, 0, ""
         bar = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
         self.bar = Progress(*bar, console=screen.console, transient=True) if screen.console.is_terminal else None
 
@@ -88,31 +91,33 @@ class Passes:
 
 
 @contextlib.contextmanager
-def watching(screen: Screen, what: str) -> Iterator[Watch]:
-    """A watch, shown from a second on. Ctrl-C asks it to end; a second Ctrl-C ends the program at once.
+def watching(screen: Screen, what: str, signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Watch]:
+    """A watch, shown from a second on. Ctrl-C asks it to end; a second Ctrl-C ends the program at once. So does each of
+    the signals.
 
-    Where another thread than the main one runs this, or something else answers Ctrl-C, that stays so.
+    Where another thread than the main one runs this, or something else answers a signal, that stays so.
     """
     watch = Watch(screen, what)
 
     def ask(number: int, _: Any) -> None:
         cli.received.append(number)
-        watch.asked = True
-        signal.signal(signal.SIGINT, before)
+        watch.asked, watch.number = True, number
+        put_back()
         screen.say("interrupted: what is done is kept; once more ends it at once", style="yellow")
 
-    before = signal.getsignal(signal.SIGINT)
-    is_ours = threading.current_thread() is threading.main_thread() and before in (
-        signal.default_int_handler,
-        cli.raise_interrupt,
-    )
-    if is_ours:
-        signal.signal(signal.SIGINT, ask)
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in signals if is_main}
+    before = {n: own for n, own in before.items() if own in (signal.default_int_handler, cli.raise_interrupt)}
+    for number in before:
+        signal.signal(number, ask)
     outer, Watch.current = Watch.current, watch
     try:
         yield watch
     finally:
         Watch.current = outer
-        if is_ours:
-            signal.signal(signal.SIGINT, before)
+        put_back()
         watch.close()

@@ -20,7 +20,7 @@ from handgrad.app.sampling import sample
 from handgrad.app.screen import Screen, to_json
 from handgrad.app.words import one_line
 from handgrad.data import Split, Table, table_keys
-from handgrad.files import MODEL_FILE
+from handgrad.files import MODEL_FILE, require_finished
 from handgrad.models import Model
 from handgrad.models.saving import write_model
 from handgrad.solvers.results import FitResult
@@ -271,6 +271,7 @@ def read_metrics(run: pathlib.Path) -> dict[str, Any]:
     """
     path = run / "metrics.json" if run.is_dir() else run
     if not path.exists():
+        require_finished(path.parent)
         raise FileNotFoundError(f"{path}: there are no such metrics. `handgrad fit --out RUN` writes them.")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))

@@ -11,26 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import handgrad
 from handgrad.app.checking import budget_of_each, check_at, print_check
+from handgrad.app.checkpoints import Work, at_work
+from handgrad.app.descending import descend
 from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
 from handgrad.app.progress import watching
 from handgrad.app.runs import Run, begin, conclude
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read
-from handgrad.data import Part, Table, split_and_scale
+from handgrad.data import Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
-from handgrad.files import new_run
 from handgrad.models import Model, probabilities
 from handgrad.solvers.step import suitable_rate
 
 # How far a learning rate may be from the one that suits the data before a word is said: twice that rate no longer
 # lowers the loss for certain, and with a thousandth of it hundreds of epochs do what one should.
 TOO_LARGE, TOO_SMALL = 4.0, 1e-3
-COOLED = 0.1
 STILL_FALLING = 0.05  # the part of the epochs, at their end, among which the best is none that was passed
 
 
@@ -53,6 +52,8 @@ def train(
     seed: int,
     out: pathlib.Path | None,
     overwrite: bool,
+    checkpoint_every: int | None,
+    begun: pathlib.Path | None,
 ) -> int:
     """See `handgrad.app.program`."""
     for option, value, choices in (("--optimizer", optimizer, OPTIMIZERS), ("--schedule", schedule, SCHEDULES)):
@@ -74,16 +75,18 @@ def train(
         "l2": l2,
         "seed": seed,
     }
-    with contextlib.ExitStack() as stack:
-        folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
-        run, ended = _train(screen, settings, read(data, reading))
-        status = conclude(screen, run, folder, out)
+    with at_work(screen, out, overwrite=overwrite, every=checkpoint_every, begun=begun) as work:
+        table = read(data, reading)
+        work.require_same(table)
+        run, ended = _train(screen, settings, table, work)
+        with work.written() as folder:
+            status = conclude(screen, run, folder, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
         raise KeyboardInterrupt
     return status
 
 
-def _train(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[Run, bool]:
+def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -> tuple[Run, bool]:
     """The run, and whether it was ended by Ctrl-C."""
     split = split_and_scale(table, validation=VALIDATION, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
@@ -104,14 +107,18 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[Run,
     rate, suits = _rate(screen, settings, params, trained.X, weights)
     settings = {**settings, "learning_rate": rate}
     losses = [float(handgrad.loss(params, trained.X, trained.labels, weights))]
-    with show_epochs(screen, epochs) as show_epoch, watching(screen, "training") as watch, warnings.catch_warnings():
+    with contextlib.ExitStack() as stack:
+        show_epoch = stack.enter_context(show_epochs(screen, epochs))
+        watch = stack.enter_context(watching(screen, "training", work.signals))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", RuntimeWarning)  # of an infinite loss, which _require_finite reports
 
         def callback(epoch: handgrad.Epoch) -> bool:
             show_epoch(epoch)
             return watch.asked
 
-        params, history, best = _descend(settings, params, trained, watched, class_weights, callback)
+        data = (trained, watched, class_weights)
+        params, history, best = descend(settings, params, data, callback, work, watch)
     seconds = time.perf_counter() - start
     _require_finite(history[-1], suits)
     losses.append(float(handgrad.loss(params, trained.X, trained.labels, weights)))
@@ -132,60 +139,6 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[Run,
         best=best,
     )
     return run, watch.asked
-
-
-def _descend(
-    settings: dict[str, Any],
-    params: Any,
-    trained: Part,
-    watched: Part,
-    class_weights: np.ndarray | None,
-    callback: Callable[[handgrad.Epoch], bool],
-) -> handgrad.TrainResult:
-    """Train, until the callback answers True; on a plateau from the best epoch on once more, at a tenth of the rate.
-
-    Where labels are noisy, the noise of the batches keeps a constant rate from coming nearer than that.
-    """
-    epochs, key = settings["epochs"], jax.random.key(settings["seed"])
-    size = min(settings["batch_size"] or len(trained.labels), len(trained.labels))
-    patience = settings["patience"] or epochs
-    history: list[handgrad.Epoch] = []
-    best, ended = 0, False
-
-    def add(_: Any, epoch: handgrad.Epoch) -> bool:
-        nonlocal ended
-        history.append(epoch._replace(epoch=len(history) + 1))
-        ended = callback(history[-1])
-        return ended
-
-    for cooled in (1.0, COOLED) if settings["schedule"] == "plateau" else (1.0,):
-        done = len(history)
-        rate = settings["learning_rate"] * cooled
-        schedule = _schedule(settings["schedule"], rate, epochs * math.ceil(len(trained.labels) / size))
-        is_explicit = settings["optimizer"] == "sgd"
-        result = handgrad.train(
-            trained.X,
-            trained.labels,
-            optimizer=None if is_explicit else getattr(optax, settings["optimizer"])(schedule),
-            learning_rate=schedule if is_explicit else None,
-            batch_size=settings["batch_size"],
-            epochs=epochs - done,
-            l2=settings["l2"],
-            weights=trained.weights,
-            class_weights=class_weights,
-            validation=watched,
-            patience=patience,
-            params=params,
-            key=jax.random.fold_in(key, done),
-            callback=add,
-        )
-        params, best = result.params, done + result.best if result.best else best
-        if len(result.history) > len(history) - done:  # it has diverged, and the callback was not called
-            history.append(result.history[-1]._replace(epoch=len(history) + 1))
-            break
-        if ended or len(history) == epochs:
-            break
-    return handgrad.TrainResult(params, tuple(history), best)
 
 
 @contextlib.contextmanager
@@ -237,17 +190,6 @@ def _rate(
         what = "the loss may rise" if given > suits else "little will be learnt"
         screen.note([f"--learning-rate {given:g} is {given / suits:.2g} times {words}; {what}"])
     return given, words
-
-
-def _schedule(name: str, rate: float, num_steps: int) -> Any:
-    """The learning rate at each step."""
-    if name in ("plateau", "constant"):
-        return rate
-    return (
-        optax.cosine_decay_schedule(rate, num_steps)
-        if name == "cosine"
-        else optax.linear_schedule(rate, 0.0, num_steps)
-    )
 
 
 def say_kept(

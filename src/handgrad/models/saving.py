@@ -20,14 +20,14 @@ from handgrad.data.encoding import Input
 from handgrad.data.naming import printable
 from handgrad.data.tables import ClassName
 from handgrad.data.tensors import parse, read_tensors, write_tensors
-from handgrad.files import MODEL_FILE, new_run, settle
+from handgrad.files import MODEL_FILE, new_run, require_finished, settle
 from handgrad.formulas import Layer, Params
 from handgrad.formulas.network import is_network, layers_of
 from handgrad.models.forms import FORMS, require_form
 from handgrad.models.model import Model, find_fault
 from handgrad.settings import show
+from handgrad.solvers.epochs import TrainResult
 from handgrad.solvers.results import FitResult, PathResult
-from handgrad.solvers.sgd import TrainResult
 
 FORMAT_VERSION = 2
 
@@ -105,6 +105,7 @@ def load(run: str | os.PathLike[str]) -> Model:
     if path.is_dir():
         path = path / MODEL_FILE
     if not path.exists():
+        require_finished(path.parent)
         raise FileNotFoundError(f"{path}: there is no such model. `handgrad train --out RUN` writes one.")
     try:
         metadata, tensors = read_tensors(path)

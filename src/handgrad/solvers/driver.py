@@ -14,6 +14,7 @@ from handgrad.solvers.certificate import Certified, certify
 from handgrad.solvers.data import Data, Folds, start_at
 from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, STOPPED, Problems
 from handgrad.solvers.penalty import L2
+from handgrad.solvers.state import FitState, Keep, SolverState, copied
 from handgrad.solvers.sums import loss_and_gradient
 from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, place, solve
 
@@ -50,6 +51,8 @@ def solve_certified(
     tol: float,
     max_iterations: int,
     callback: Callable[[int, float, float, int], Any] | None = None,
+    keep: Keep | None = None,
+    state: FitState | None = None,
 ) -> Answers:
     """Solve J problems until what is returned is proved to be within tol, or nothing more can be done.
 
@@ -63,10 +66,12 @@ def solve_certified(
       l2: the penalties.
       tol, max_iterations: as in `fit`.
       callback: called as callback(iteration, loss, gap, ended), the last being how many problems have ended.
+      keep: called after each iteration with what gives the `FitState`, and whether the solving may end there.
+      state: to go on from, of the same problems and settings.
     """
     # The rows' own devices are what counts, whatever mesh the caller has set.
     with jax.set_mesh(Mesh(np.empty((), object), ())):
-        return _solve_certified(data, folds, fold, l2, tol, max_iterations, callback)
+        return _solve_certified(data, folds, fold, l2, tol, max_iterations, callback, keep, state)
 
 
 def _solve_certified(
@@ -77,6 +82,8 @@ def _solve_certified(
     tol: float,
     max_iterations: int,
     callback: Callable[[int, float, float, int], Any] | None,
+    keep: Keep | None,
+    state: FitState | None,
 ) -> Answers:
     num_lanes = max(1, min(len(l2), COLUMNS // data.num_classes))
     compile_ahead(data.rows, data.num_classes, num_lanes)
@@ -91,26 +98,66 @@ def _solve_certified(
         at_zero = np.where(folds.present[f], 0, -ABSENT) * np.append(np.zeros(data.num_features), 1)[:, None]
         norms[fold == f] = _gradient_norm(placed, at_zero, f)
     run = functools.partial(_solve, data, folds, placed, num_lanes=num_lanes, l2=l2, strength=strength)
-    everything = np.arange(len(l2))
-    goal = Tolerance(MARGIN * tol, 0.0, max_iterations)
-    answers = run(everything, fold, starts[fold], norms, np.zeros_like(everything), goal, callback=callback)
-    done = is_done(answers, l2, tol)
-    for _ in range(1, ATTEMPTS):
-        again = np.flatnonzero(~done & answers.converged & (answers.iterations < max_iterations))
-        if not len(again) or (answers.status == STOPPED).any():
-            break
-        missed = float(np.max(how_far(answers, l2, tol)[again]))
-        smaller = goal.tol * min(max(MARGIN / missed, LEAST), MOST)
-        goal = Tolerance(smaller, 0.0, max_iterations)
-        starts = _within(answers.certified.V[again], folds.present[fold[again]], data.dtype)
-        counting = None if callback is None else functools.partial(_count, callback, len(l2) - len(again))
-        new = run(again, fold[again], starts, norms[again], answers.iterations[again], goal, callback=counting)
-        new = new._replace(passes=new.passes + answers.passes[again])
-        for old, newer in zip(jax.tree.leaves(answers), jax.tree.leaves(new), strict=True):
-            old[again] = newer
+    attempt, goal, which, answers, solver = FitState(0, MARGIN * tol, np.arange(len(l2)), None, None)
+    if state is not None:
+        attempt, goal, which, answers, solver = _check_state(state, data, strength, num_lanes)
+    while True:
+        begins = starts[fold[which]], np.zeros_like(which)
+        if answers is not None:
+            V = _within(answers.certified.V[which], folds.present[fold[which]], data.dtype)
+            begins = V, answers.iterations[which]
+        new = run(
+            which,
+            fold[which],
+            begins[0],
+            norms[which],
+            begins[1],
+            Tolerance(goal, 0.0, max_iterations),
+            callback=None if callback is None else functools.partial(_count, callback, len(l2) - len(which)),
+            keep=None
+            if keep is None
+            else functools.partial(_keep, keep, FitState(attempt, goal, which, answers, None)),
+            state=solver,
+        )
+        answers, solver = new if answers is None else _merged(answers, which, new), None
         done = is_done(answers, l2, tol)
+        attempt += 1
+        which = np.flatnonzero(~done & answers.converged & (answers.iterations < max_iterations))
+        if attempt == ATTEMPTS or not len(which) or (answers.status == STOPPED).any():
+            break
+        missed = float(np.max(how_far(answers, l2, tol)[which]))
+        goal *= min(max(MARGIN / missed, LEAST), MOST)
     unproven = np.where(answers.converged, PRECISION, answers.status)
     return answers._replace(status=np.where(done, CONVERGED, unproven))
+
+
+def _merged(answers: Answers, which: np.ndarray, new: Answers) -> Answers:
+    """The answers, with those of some problems anew."""
+    new = new._replace(passes=new.passes + answers.passes[which])
+    answers = copied(answers)  # those before may be in a state
+    for old, newer in zip(jax.tree.leaves(answers), jax.tree.leaves(new), strict=True):
+        old[which] = newer
+    return answers
+
+
+def _keep(keep: Keep, state: FitState, take: Callable[[], SolverState], may_end: bool) -> None:
+    """Give the state of an attempt, with that of its solver."""
+    keep(lambda: state._replace(solver=take()), may_end)
+
+
+def _check_state(state: FitState, data: Data, strength: np.ndarray, num_lanes: int) -> FitState:
+    """A state of these very problems, which has come from a fit, perhaps by way of a file."""
+    solver, required = state.solver, (num_lanes, data.num_features + 1, data.num_classes)
+    rows = solver.rows[~np.isnan(solver.rows[:, 0])]
+    found = solver.trial.shape, solver.trial.dtype
+    if found != (required, data.dtype) or len(solver.solutions.status) != len(state.which):
+        raise ValueError(
+            f"fit: state must come from a fit of the same data, {data.dtype} of shape {required} with the bias; got "
+            f"{found[1]} of shape {found[0]}. Leave it out to start anew."
+        )
+    if not np.array_equal(rows[:, 1], strength[state.which][rows[:, 0].astype(int)]):
+        raise ValueError("fit: state must come from a fit with the same l2; got another's. Pass params to start from.")
+    return state._replace(attempt=int(state.attempt), tol=float(state.tol))
 
 
 def _count(callback: Callable[..., Any], before: int, iteration: int, loss: float, gap: float, ended: int) -> Any:
@@ -170,13 +217,15 @@ def _solve(
     l2: np.ndarray,
     strength: np.ndarray,
     callback: Any,
+    keep: Keep | None,
+    state: SolverState | None,
 ) -> Answers:
     """Solve some of the problems, and certify what is found."""
     problems = Problems(L2(strength[which]), fold, starts, iterations)
     # Without a penalty the gradient's norm ends a lane, of all problems the least.
     if (strength[which] == 0).any():
         goal = goal._replace(norm=goal.tol * float(norms[strength[which] == 0].min()))
-    solutions = solve(placed, problems, goal, num_lanes=num_lanes, callback=callback)
+    solutions = solve(placed, problems, goal, num_lanes=num_lanes, callback=callback, keep=keep, state=state)
     V = np.stack(solutions.V).astype(np.float64)
     # Numbers that have left the dtype's range say nothing: what is returned then is the start.
     V = np.where(np.isfinite(V).all(axis=(1, 2), keepdims=True), V, folds.starts[fold])

@@ -10,14 +10,15 @@ import numpy as np
 from handgrad import arguments
 from handgrad.formulas import Params
 from handgrad.progress import share_of_gap, shown
-from handgrad.settings import check_callback
+from handgrad.settings import check_callback, show
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import Data, make_folds, prepare
 from handgrad.solvers.driver import Answers, begin_at, is_done, solve_certified
 from handgrad.solvers.existence import Verdict, check_affordable, decide
 from handgrad.solvers.inference import target_sums
-from handgrad.solvers.lanes import CONVERGED, PRECISION, STOPPED
+from handgrad.solvers.lanes import CONVERGED, ITERATIONS, PRECISION, STOPPED
 from handgrad.solvers.results import Ending, FitResult, describe
+from handgrad.solvers.state import FitState, Keep
 
 
 def fit(
@@ -33,6 +34,7 @@ def fit(
     max_iterations: int = 2000,
     fit_intercept: bool = True,
     mesh: Any = None,
+    state: FitState | None = None,
     callback: Callable[[int, float, float], Any] | None = None,
     progress: bool = False,
 ) -> FitResult:
@@ -70,6 +72,8 @@ def fit(
       max_iterations: of L-BFGS.
       fit_intercept: whether there is a bias; without one b is 0, and the features are not centred.
       mesh: a `jax.sharding.Mesh` over whose devices the rows of a dense X on the host are dealt out.
+      state: the `state` of an earlier result, to go on where its callback or `max_iterations` has ended it: with the
+        same other arguments, `max_iterations` apart, it then ends as one fit would have, in every bit.
       callback: called as callback(iteration, loss, gap) after each iteration; where it returns True the fit ends there,
         with what is certified of that point.
       progress: whether to show a bar with the time that is left, in a notebook, or in a terminal, which needs rich, of
@@ -105,6 +109,7 @@ def fit(
             max_iterations=max_iterations,
             fit_intercept=fit_intercept,
             mesh=mesh,
+            state=state,
             callback=watch,
         )
     if not result.converged:
@@ -125,9 +130,13 @@ def fit_in_silence(
     max_iterations: int,
     fit_intercept: bool = True,
     mesh: Any = None,
+    state: FitState | None = None,
     callback: Callable[[int, float, float], Any] | None = None,
+    keep: Keep | None = None,
 ) -> FitResult:
-    """`fit` without its warning."""
+    """`fit` without its warning; `keep` is that of `solve_certified`."""
+    if state is not None and not isinstance(state, FitState):
+        raise TypeError(f"fit: state must be the state of a FitResult; got {show(state)}.")
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit", X, targets, weights, class_weights, params, num_classes, **about)
     check_settings("fit", tol, max_iterations, callback)
@@ -139,14 +148,24 @@ def fit_in_silence(
         folds = begin_at(data, params, folds, l2)
     l2s, fold = np.full(1, float(l2)), np.zeros(1, int)
     watch = None if callback is None else (lambda *of_lane: callback(*of_lane[:3]))
-    answers = solve_certified(data, folds, fold, l2s, tol=tol, max_iterations=max_iterations, callback=watch)
+    last: list[FitState] = []
+
+    def keep_last(take: Callable[[], FitState], may_end: bool) -> None:
+        if may_end:
+            last[:] = [take()]
+        if keep is not None:
+            keep(take, may_end)
+
+    settings: dict[str, Any] = {"tol": tol, "max_iterations": max_iterations}
+    answers = solve_certified(data, folds, fold, l2s, **settings, callback=watch, keep=keep_last, state=state)
     verdict = None
     if l2 == 0 and answers.status[0] != STOPPED:
         verdict = decide(data, folds, answers.certified.V[0])
         if verdict.V is not None:
             answers = answers._replace(certified=certify(data, verdict.V[None], folds, fold, l2s))
             answers = answers._replace(status=np.where(is_done(answers, l2s, tol), CONVERGED, PRECISION))
-    return as_result(data, answers, 0, float(l2), verdict, tol=tol, max_iterations=max_iterations)
+    result = as_result(data, answers, 0, float(l2), verdict, **settings)
+    return result._replace(state=last[0] if last and answers.status[0] in (STOPPED, ITERATIONS) else None)
 
 
 def as_result(

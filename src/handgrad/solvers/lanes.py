@@ -29,7 +29,7 @@ class Problems(NamedTuple):
 class Solutions(NamedTuple):
     """What is known of J problems, in the solver's coordinates, the bias being the last row of V."""
 
-    V: list[Float[np.ndarray, "P+1 C"]]
+    V: Any  # a list of (P+1, C); in a state an array
     iterations: Int[np.ndarray, " J"]
     passes: Int[np.ndarray, " J"]
     status: Int[np.ndarray, " J"]

@@ -18,6 +18,7 @@ from handgrad.solvers.driver import Answers, solve_certified
 from handgrad.solvers.fit import check_settings
 from handgrad.solvers.held_out import mean_scores, prepare_scores
 from handgrad.solvers.results import PathResult
+from handgrad.solvers.state import FitState, Keep
 
 
 def fit_path(
@@ -125,13 +126,18 @@ def solve_folds(
     tol: float,
     max_iterations: int,
     callback: Callable[[int, int], Any] | None = None,
+    keep: Keep | None = None,
+    state: FitState | None = None,
 ) -> Answers:
-    """Fit l2s[f] to fold f, for every f; the answers are fold by fold. The callback is that of `fit_path`."""
+    """Fit l2s[f] to fold f, for every f; the answers are fold by fold. The callback is that of `fit_path`; `keep` and
+    `state` are those of `solve_certified`.
+    """
     watch = None if callback is None else (lambda *of_lane: callback(of_lane[3], l2s.size))
     # From the strongest penalty down, all of a fold after another: a fold starts where all rows have ended.
     order = np.concatenate([fold * l2s.shape[1] + np.argsort(-row, kind="stable") for fold, row in enumerate(l2s)])
     problems = order // l2s.shape[1], l2s.ravel()[order]
-    found = solve_certified(data, folds, *problems, tol=tol, max_iterations=max_iterations, callback=watch)
+    settings: dict[str, Any] = {"tol": tol, "max_iterations": max_iterations}
+    found = solve_certified(data, folds, *problems, **settings, callback=watch, keep=keep, state=state)
     return jax.tree.map(lambda array: array[np.argsort(order)], found)
 
 

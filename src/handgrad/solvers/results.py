@@ -10,6 +10,7 @@ from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.existence import Verdict
 from handgrad.solvers.inference import Coefficients, standard_errors
 from handgrad.solvers.lanes import CONVERGED, ITERATIONS, STOPPED
+from handgrad.solvers.state import FitState
 
 
 def describe_sizes(params: Any) -> str:
@@ -34,6 +35,7 @@ class FitResult(NamedTuple):
       message: how the fit ended, and where it did not converge what to do.
       l2: the penalty.
       target_sums: XᵀT and 1ᵀT with the weights, where l2 is 0: what the fitted XᵀY and 1ᵀY are equal to.
+      state: where the fit has ended before its time, by a callback or `max_iterations`, for another to go on from.
     """
 
     params: Params
@@ -46,6 +48,7 @@ class FitResult(NamedTuple):
     message: str
     l2: float
     target_sums: Params | None = None
+    state: FitState | None = None
 
     def __repr__(self) -> str:
         """Two lines: what was fitted, and how it ended."""

@@ -4,7 +4,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,50 +22,10 @@ from handgrad.initialization import init_params
 from handgrad.precision import wide_dtype
 from handgrad.progress import shown
 from handgrad.rows import refuse_source
-from handgrad.settings import is_true
+from handgrad.settings import is_true, show
 from handgrad.solvers.data import weigh_classes
-from handgrad.solvers.results import describe_sizes
+from handgrad.solvers.epochs import Best, Epoch, TrainResult, TrainState
 from handgrad.solvers.step import rates, suitable_rate
-
-
-class Epoch(NamedTuple):
-    """What one epoch came to.
-
-    Attributes:
-      epoch: its number, from 1.
-      loss: mean cross-entropy over the epoch's rows in nats, without the penalty, each batch before its step.
-      validation_loss: mean cross-entropy of the validation rows after the epoch in nats, weighted as they are; None
-        without validation.
-      validation_accuracy: fraction of the validation rows predicted right after the epoch; None without validation.
-    """
-
-    epoch: int
-    loss: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-
-
-class TrainResult(NamedTuple):
-    """What `train` returns.
-
-    Attributes:
-      params: the trained parameters, in the form of those it started from.
-      history: an `Epoch` for each.
-      best: the number of the epoch after which these are the parameters: with `patience` that of the least validation
-        loss, 0 where none was better than the start; else the last.
-    """
-
-    params: Params | Network
-    history: tuple[Epoch, ...]
-    best: int
-
-    def __repr__(self) -> str:
-        """Two lines: what was trained, and the epoch that is kept."""
-        kept = self.history[self.best - 1] if self.best else None
-        found = "the start was better than each of them" if kept is None else f"loss {kept.loss:.4g} nats"
-        if kept is not None and kept.validation_loss is not None:
-            found += f", validation loss {kept.validation_loss:.4g}, accuracy {kept.validation_accuracy:.2%}"
-        return f"TrainResult: {describe_sizes(self.params)}\nepoch {self.best} of {len(self.history)} is kept: {found}"
 
 
 def train(
@@ -84,6 +44,7 @@ def train(
     params: Params | Network | None = None,
     num_classes: int | None = None,
     key: jax.Array | None = None,
+    state: TrainState | None = None,
     callback: Callable[[Params | Network, Epoch], bool | None] | None = None,
     progress: bool = False,
 ) -> TrainResult:
@@ -117,11 +78,14 @@ def train(
         They are copied, not changed.
       num_classes: C; if None that of params, of distributions, or the largest label + 1.
       key: a JAX random key for the order of the rows; the same key gives the same result. `jax.random.key(0)` if None.
+      state: the `state` of an earlier result, to go on where that ended, with params and key of its own: 3 epochs and 3
+        more are 6 in every bit, with the same other arguments. It stays as it is.
       callback: called after each epoch with the parameters and its `Epoch`; True, and nothing else, ends the training.
       progress: whether to show a bar with the time that is left, as in `fit`.
 
     Returns:
-      TrainResult(params, history, best), params in X's dtype (float32 where X is float64 and JAX has it not enabled).
+      TrainResult(params, history, best, state), params in X's dtype (float32 where X is float64 and JAX has it not
+        enabled).
 
     Raises:
       TypeError, ValueError: arguments that do not fit, labels outside [0, C) or data that are not finite, before
@@ -131,6 +95,9 @@ def train(
       RuntimeWarning: the loss has become infinite or NaN; the training ends there and the history shows it. With
         `patience` the best epoch before is returned, else the parameters as they have become.
     """
+    if state is not None:
+        state = _check_state(state, params, key)
+        params = state.params
     X, targets, weights, params, validation = _check(
         X, targets, weights, class_weights, params, num_classes, validation
     )
@@ -149,7 +116,7 @@ def train(
             learning_rate = suitable_rate(params, X, weights, batch_size=batch_size, l2=float(l2))
         if not callable(learning_rate):
             checks.check_number("train", "learning_rate", learning_rate, dtype=X.dtype)
-        state = None
+        fresh = None
     elif learning_rate is not None:
         raise ValueError(
             "train: an optimizer has its own learning rate; got both an optimizer and "
@@ -158,27 +125,37 @@ def train(
     elif not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"train: optimizer must be an optax.GradientTransformation; got {optimizer!r}.")
     else:
-        learning_rate, state = 0.0, _copy(optimizer.init(params))
-    key = jax.random.key(0) if key is None else key
-    checks.check_key("train", key)
+        learning_rate, fresh = 0.0, optimizer.init(params)
+    if state is None:
+        state = TrainState(params, _copy(fresh), jax.random.key(0) if key is None else key, 0, 0, None)
+    else:
+        state = state._replace(params=params, optimizer_state=_like(fresh, state.optimizer_state))
+    checks.check_key("train", state.key)
+    if patience is None:
+        state = state._replace(best=None)
+    elif state.best is None:
+        state = state._replace(best=Best(state.epoch, float(_evaluate(params, validation)[0]), _copy(params)))
     num_steps = -(-X.shape[0] // min(batch_size or X.shape[0], X.shape[0]))
 
-    def run(params, state, epoch):
-        return _run_epoch(
-            params,
-            state,
-            jax.random.fold_in(key, epoch),
+    def run(state):
+        params, optimizer_state, metrics = _run_epoch(
+            state.params,
+            state.optimizer_state,
+            jax.random.fold_in(state.key, state.epoch + 1),
             (X, targets, weights),
             validation,
-            rates(learning_rate, (epoch - 1) * num_steps, num_steps, wide_dtype(X.dtype)),
+            rates(learning_rate, state.steps, num_steps, wide_dtype(X.dtype)),
             float(l2),
             optimizer=optimizer,
             batch_size=batch_size,
         )
+        counts = {"epoch": state.epoch + 1, "steps": state.steps + num_steps}
+        return state._replace(params=params, optimizer_state=optimizer_state, **counts), metrics
 
-    best = None if patience is None else _Best(0, float(_evaluate(params, validation)[0]), _copy(params))
-    with shown("train", progress, callback, lambda _, epoch: (epoch.epoch / epochs, _in_words(epoch))) as watch:
-        return _descend(run, params, state, epochs, best, patience, watch)
+    begun = state.epoch
+    share = lambda _, epoch: ((epoch.epoch - begun) / epochs, _in_words(epoch))  # noqa: E731
+    with shown("train", progress, callback, share) as watch:
+        return _descend(run, state, begun + epochs, patience, watch)
 
 
 def _in_words(epoch: Epoch) -> str:
@@ -186,16 +163,16 @@ def _in_words(epoch: Epoch) -> str:
     return f"epoch {epoch.epoch:,}, loss {epoch.loss:.4g}{validation}"
 
 
-def _descend(run, params, state, epochs, best, patience, callback):
+def _descend(run, state, last, patience, callback):
     """Run the epochs until their number, patience, divergence or the callback ends them."""
     history = []
-    for epoch in range(1, epochs + 1):
-        params, state, metrics = run(params, state, epoch)
-        now = Epoch(epoch, *jax.tree.map(float, metrics))
+    while state.epoch < last and not (state.best is not None and state.epoch - state.best.epoch >= patience):
+        state, metrics = run(state)
+        now = Epoch(state.epoch, *jax.tree.map(float, metrics))
         history.append(now)
-        if not math.isfinite(now.loss) or not all(bool(jnp.all(jnp.isfinite(a))) for a in jax.tree.leaves(params)):
+        if not (math.isfinite(now.loss) and _is_finite(state.params)):
             warnings.warn(
-                f"train: the loss became {now.loss} in epoch {epoch}, or the parameters after it are not "
+                f"train: the loss became {now.loss} in epoch {now.epoch}, or the parameters after it are not "
                 "finite, and training ended there. Try a smaller "
                 "learning rate, or features scaled to about 1.",
                 RuntimeWarning,
@@ -203,22 +180,44 @@ def _descend(run, params, state, epochs, best, patience, callback):
             )
             break
         # The next epoch takes the buffers of params for its own: what is kept, here or by the callback, is a copy.
-        if best is not None and now.validation_loss < best.loss:
-            best = _Best(epoch, now.validation_loss, _copy(params))
-        if callback is not None and is_true(callback(_copy(params), now)):
+        if state.best is not None and now.validation_loss < state.best.loss:
+            state = state._replace(best=Best(now.epoch, now.validation_loss, _copy(state.params)))
+        if callback is not None and is_true(callback(_copy(state.params), now)):
             break
-        if best is not None and epoch - best.epoch >= patience:
-            break
-    best = _Best(len(history), math.nan, params) if best is None else best
-    return TrainResult(best.params, tuple(history), best.epoch)
+    kept = Best(state.epoch, math.nan, state.params) if state.best is None else state.best
+    return TrainResult(kept.params, tuple(history), kept.epoch, state)
 
 
-class _Best(NamedTuple):
-    """The epoch of the least validation loss so far, 0 being the start, and its parameters."""
+def _is_finite(params):
+    return all(bool(jnp.all(jnp.isfinite(array))) for array in jax.tree.leaves(params))
 
-    epoch: int
-    loss: float
-    params: Params | Network
+
+def _check_state(state, params, key):
+    """Check a state to go on from, which has come from `train`, perhaps by way of a file."""
+    if not isinstance(state, TrainState):
+        raise TypeError(f"train: state must be the state of a TrainResult; got {show(state)}.")
+    if params is not None or key is not None:
+        raise ValueError("train: a state has its own params and key; leave these out.")
+    if not _is_finite(state.params):
+        raise ValueError("train: a state must have finite params; that training has diverged. Take an earlier state.")
+    best = state.best and Best(
+        int(state.best.epoch), float(state.best.loss), jax.tree.map(jnp.asarray, state.best.params)
+    )
+    return state._replace(epoch=int(state.epoch), steps=int(state.steps), best=best)
+
+
+def _like(fresh, optimizer_state):
+    """A copy of an optimizer's state, which is one of the optimizer that is given."""
+    required, found = (
+        jax.tree.map(lambda array: (jnp.shape(array), jnp.result_type(array)), tree)
+        for tree in (fresh, optimizer_state)
+    )
+    if required != found:
+        raise ValueError(
+            "train: state must come from a training with the same optimizer; got another one's. Pass the optimizer "
+            "of that training, or start anew with params=state.params."
+        )
+    return _copy(optimizer_state)
 
 
 def _check(X, targets, weights, class_weights, params, num_classes, validation):

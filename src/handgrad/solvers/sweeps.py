@@ -20,18 +20,17 @@ from handgrad.rows import Rows
 from handgrad.settings import is_true
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.kronecker import Curvature, factor_features, invert_blocks, takes_blocks, takes_features
-from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, RUNNING, STOPPED, Problems, Solutions
+from handgrad.solvers.lanes import ABSENT, CONVERGED, RUNNING, STOPPED, Problems, Solutions
 from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move, programs
 from handgrad.solvers.penalty import L2
-from handgrad.solvers.search import POINTS, Line
+from handgrad.solvers.search import POINTS
+from handgrad.solvers.state import Keep, Lane, SolverState, as_rows, copied, from_row
 from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradient, rounding, slopes
 
 MEMORY = 8
 LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
 MEMORY_OF_LARGE = 4
 PAYBACK, OF_MANY = 4, 2  # the blocks are renewed each P/4 iterations of one lane, or P/2 of all lanes together
-PATIENCE = 40  # iterations without progress before the memory is dropped
-STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
 
 
 class Tolerance(NamedTuple):
@@ -100,64 +99,6 @@ def _memory(width: int, num_classes: int) -> int:
     return MEMORY if width * num_classes <= LARGE else MEMORY_OF_LARGE
 
 
-class _Lane:
-    """What the host keeps of a lane."""
-
-    def __init__(self, problem: int, start: Float[np.ndarray, "P+1 C"], strength: float, fold: int, iterations: int):
-        self.problem, self.start, self.strength, self.fold = problem, start, strength, fold
-        self.line: Line | None = None  # where there is none the trial point is where the lane begins
-        self.iterations, self.passes = iterations, 0
-        self.stalled = 0  # iterations since there was progress
-        self.strikes = 0
-        self.loss = self.measure = self.best = math.inf
-        self.done = self.stuck = False
-
-    def accepts(self, loss: float, slope: float, measure: float, eps: float) -> bool:
-        """Whether the trial is accepted."""
-        self.passes += 1
-        if not (math.isfinite(loss) and math.isfinite(measure)):
-            loss = slope = math.nan
-        accepted = math.isfinite(loss) if self.line is None else self.line.accepts(loss, slope, eps)
-        if accepted:
-            self.iterations += self.line is not None
-            progress = loss < self.loss * (1 - 4 * eps) or measure < 0.8 * self.best
-            self.stalled = 0 if progress else self.stalled + 1
-            self.loss, self.measure, self.best = loss, measure, min(self.best, measure)
-        self.stuck = self.stalled >= PATIENCE or (not accepted and (self.line is None or self.line.is_lost))
-        return accepted
-
-    def turn(self, slope: float) -> None:
-        """Along a new line, whose slope this is: the trial was accepted."""
-        self.line = Line(self.loss, slope, self.following)
-        self.stuck |= self.line.is_lost
-
-    def begin_anew(self) -> None:
-        """Where it is, without its memory."""
-        self.line, self.stalled = None, 0
-
-    @property
-    def taken(self) -> float:
-        """The part of the step that leads to the trial point."""
-        return 0.0 if self.line is None else self.line.alpha
-
-    @property
-    def following(self) -> float:
-        """The first trial of the next line, the trial here being accepted."""
-        return 1.0 if self.line is None else self.line.following()
-
-    def ending(self, error: float, limit: int) -> int:
-        """Why a lane that is stuck or out of iterations ends, if it does; `error` is its gradient's rounding, squared.
-
-        One whose gradient is smaller than its rounding ends; one that is stuck drops its memory and goes on, until the
-        third time.
-        """
-        self.strikes += self.stuck
-        gap = error / (2 * self.strength) if self.strength > 0 else 0.0
-        if self.strikes >= STRIKES or gap > self.measure:
-            return PRECISION
-        return ITERATIONS if self.iterations >= limit else RUNNING
-
-
 def solve(
     data: Placed,
     problems: Problems,
@@ -165,50 +106,79 @@ def solve(
     *,
     num_lanes: int,
     callback: Callable[[int, float, float, int], Any] | None = None,
+    keep: Keep | None = None,
+    state: SolverState | None = None,
 ) -> Solutions:
     """Solve every problem, so many of them at a time; the first ones are begun at their starts.
 
     `callback` gets iteration, loss and gap of the first lane after each iteration of its, and how many problems have
-    ended; where it answers True the others end where they are.
+    ended; where it answers True the others end where they are. `keep` then gets a function that gives the state, and
+    whether the solving may end there; from a state it goes on as if nothing had been between.
     """
-    solver = _Solver(data, problems, tolerance, num_lanes)
+    solver = _Solver(data, problems, tolerance, num_lanes, state)
     with np.errstate(all="ignore"):  # what has left the dtype's range is a trial that is not accepted
-        _run(solver, callback)
+        _run(solver, callback, keep)
     return solver.solutions
 
 
-def _run(solver: "_Solver", callback: Callable[[int, float, float, int], Any] | None) -> None:
+def _run(solver: "_Solver", callback: Callable[[int, float, float, int], Any] | None, keep: Keep | None) -> None:
+    solver.settle()  # as a state is given before that is done
     while busy := solver.busy():
+        solver.look_along()
         first = busy[0][1]
         iterations, stops = first.iterations, False
         solver.sweep()
-        if callback is not None and first.iterations > iterations:
-            stops = is_true(callback(first.iterations, first.loss, first.measure, solver.count_ended()))
+        if first.iterations > iterations:
+            if callback is not None:
+                stops = is_true(callback(first.iterations, first.loss, first.measure, solver.count_ended()))
+            if keep is not None:
+                keep(solver.take_state, stops or first.iterations >= solver.tolerance.max_iterations)
         solver.settle()
         if stops:
             solver.stop()
-        solver.look_along()
 
 
 class _Solver:
     """K lanes, on the device and on the host, and what they have solved."""
 
-    def __init__(self, data: Placed, problems: Problems, tolerance: Tolerance, num_lanes: int):
+    def __init__(
+        self, data: Placed, problems: Problems, tolerance: Tolerance, num_lanes: int, state: SolverState | None
+    ):
         self.data, self.problems, self.tolerance = data, problems, tolerance
         J, width, C = len(problems.fold), data.rows.shape[1] + 1, data.num_classes
-        self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
-        self.waiting = iter(range(J))
-        self.lanes: list[_Lane | None] = [self._next() for _ in range(num_lanes)]
         self.compiled = compile_ahead(data.rows, C, num_lanes)
         self.takes_blocks = takes_blocks(data.rows, C, J)
-        self.curvature = Curvature(*data.features, None)
-        self.age = 0  # of the blocks, in iterations
         self.period = max(8, width // (PAYBACK if num_lanes == 1 else OF_MANY * num_lanes))
-        state = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
-        self.state, self.trial = _put((state, np.zeros_like(state.V)), data.rows.home)
-        self._load([None if lane is None else lane.start for lane in self.lanes])
+        if state is None:
+            lanes = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
+            self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
+            self.waiting = 0  # the first of the problems that are not yet taken up
+            self.lanes: list[Lane | None] = [self._next() for _ in range(num_lanes)]
+            self.age = 0  # of the blocks, in iterations
+            state = SolverState(lanes, np.zeros_like(lanes.V), None, *self._on_host())
+            self._put(state)
+            self._load([None if lane is None else lane.start for lane in self.lanes])
+            return
+        state = copied(state)  # NumPy's arrays are written to
+        self.solutions = state.solutions._replace(V=list(state.solutions.V))
+        self.waiting, self.age = int(state.waiting), int(state.age)
+        self.lanes = [from_row(*row) for row in zip(state.rows, state.starts, strict=True)]
+        self._put(state)
 
-    def busy(self) -> list[tuple[int, _Lane]]:
+    def _put(self, state: SolverState) -> None:
+        on_device = _put((state.lanes, state.trial, state.blocks), self.data.rows.home)
+        self.state, self.trial = on_device[:2]
+        self.curvature = Curvature(*self.data.features, on_device[2])
+
+    def take_state(self) -> SolverState:
+        """What another solver of the same problems goes on from."""
+        return copied(SolverState(self.state, self.trial, self.curvature.blocks, *self._on_host()))
+
+    def _on_host(self) -> Any:
+        solutions = self.solutions._replace(V=np.stack(self.solutions.V))
+        return *as_rows(self.lanes, self.solutions.V[0]), self.age, self.waiting, solutions
+
+    def busy(self) -> list[tuple[int, Lane]]:
         """The lanes with a problem, and their numbers."""
         return [(k, lane) for k, lane in enumerate(self.lanes) if lane is not None]
 
@@ -280,7 +250,7 @@ class _Solver:
         """How many problems have ended."""
         return int(np.count_nonzero(self.solutions.status))
 
-    def _store(self, lane: _Lane, V: Float[np.ndarray, "P+1 C"], status: int) -> None:
+    def _store(self, lane: Lane, V: Float[np.ndarray, "P+1 C"], status: int) -> None:
         self.solutions.V[lane.problem] = V if math.isfinite(lane.loss) else lane.start
         self.solutions.iterations[lane.problem] = lane.iterations
         self.solutions.passes[lane.problem] = lane.passes
@@ -312,7 +282,7 @@ class _Solver:
     def _strengths(self) -> np.ndarray:
         return np.array([1.0 if lane is None else lane.strength for lane in self.lanes], self.data.rows.dtype)
 
-    def _is_small(self, lane: _Lane) -> bool:
+    def _is_small(self, lane: Lane) -> bool:
         return lane.measure <= (self.tolerance.tol * lane.loss if lane.strength > 0 else self.tolerance.norm**2)
 
     def _load(self, starts: list[Any]) -> None:
@@ -327,12 +297,12 @@ class _Solver:
         strengths = L2(self._strengths())
         self.state, self.trial = load(self.state, self.trial, chosen, V, strengths, np.stack(present))
 
-    def _next(self) -> _Lane | None:
+    def _next(self) -> Lane | None:
         """A lane of the next problem, if there is one, which begins at its start or at the nearest that is solved."""
-        number = next(self.waiting, None)
-        if number is None:
+        number, problems = self.waiting, self.problems
+        if number == len(problems.fold):
             return None
-        problems = self.problems
+        self.waiting += 1
         fold, strength = int(problems.fold[number]), float(problems.penalty.strength[number])
         V, present = problems.starts[number], self._present(number)
         solved = np.flatnonzero(self.solutions.status != RUNNING)
@@ -343,7 +313,7 @@ class _Solver:
             # A class that this fold leaves out, or that it alone has, is put where it starts.
             V = np.where(present & self._present(nearest), self.solutions.V[nearest], V)
         V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)
-        return _Lane(number, V, strength, fold, int(problems.iterations[number]))
+        return Lane(number, V, strength, fold, int(problems.iterations[number]))
 
     def _present(self, number: int) -> Bool[np.ndarray, " C"]:
         """Which classes are not left out of a problem."""
