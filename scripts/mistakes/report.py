@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant(
         "a mistake's row of the test part",
         "app/details.py",
-        '"row": row + 1,',
+        '"row": (row if run.sampled is None else int(run.sampled[row])) + 1,',
         '"row": index + 1,',
         "test_report.py::test_mistakes_are_those_rows_with_the_values_that_led_there",
     ),
