@@ -27,7 +27,7 @@ from handgrad.data.words import returning_memory
 
 STREAMED = ("delimited", "parquet", "arrow", "npy", "npz")
 LEAST_ROWS = 64  # of a block
-ROWS_AT_ONCE = 16  # times what fits the cache
+ROWS_AT_ONCE = 8  # times what fits the cache
 MOST_WORDS = 2**20  # of a text that are told apart
 SELDOM_MORE = 20  # bytes of the table and X for each of a packed file; of others about 2
 
