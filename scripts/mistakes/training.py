@@ -63,7 +63,7 @@ MUTANTS = [
         "a plateau left from the last epoch, not from the best",
         "app/descending.py",
         "params, best = state.best.params, before",
-        "params, best = state.params, before",
+        "best = before",
         "test_app_train.py::test_a_plateau_is_left_from_the_best_epoch_on_at_a_tenth_of_the_rate",
     ),
     Mutant(
