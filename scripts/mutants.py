@@ -14,14 +14,27 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mistakes import formulas, head, models, others, program, report, resuming, rows, solvers, tables, training
+from mistakes import (
+    formulas,
+    head,
+    models,
+    others,
+    program,
+    report,
+    resuming,
+    rows,
+    solvers,
+    streaming,
+    tables,
+    training,
+)
 from mistakes.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[1]
 # As scripts/test.sh compiles: with little effort.
 XLA_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
-PARTS = (formulas, head, solvers, training, rows, models, tables, resuming, program, report, others)
+PARTS = (formulas, head, solvers, training, rows, streaming, models, tables, resuming, program, report, others)
 MUTANTS = [each for part in PARTS for each in part.MUTANTS]
 
 
