@@ -199,7 +199,7 @@ def test_a_feature_whose_square_overflows_does_nothing_to_the_rows_that_are_padd
 @pytest.fixture
 def captured(monkeypatch):
     """The arguments with which chunks are summed, program after program."""
-    calls, original = [], dense._sum_chunk
+    calls, original = [], dense.sum_chunk
 
     def spy(*arguments):
         shapes = jax.tree.map(
@@ -209,7 +209,7 @@ def captured(monkeypatch):
         calls.append((*arguments[:4], *shapes))
         return original(*arguments)
 
-    monkeypatch.setattr(dense, "_sum_chunk", spy)
+    monkeypatch.setattr(dense, "sum_chunk", spy)
     return calls, original
 
 
@@ -459,8 +459,8 @@ def test_temporary_memory_is_a_fraction_of_the_data(monkeypatch):
         described = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (about, own, shared))
         raise MeasuredError(sum_chunk.lower(of, static, block_rows, mesh, *described).compile().memory_analysis())
 
-    sum_chunk = dense._sum_chunk
-    monkeypatch.setattr(dense, "_sum_chunk", measured)
+    sum_chunk = dense.sum_chunk
+    monkeypatch.setattr(dense, "sum_chunk", measured)
     rows = DenseRows(locate("test", jnp.zeros((12800, 784))), np.zeros(784), 1.0, 1.0, np.float32)  # 40 MB
     by_row = rows.place(np.zeros(12800, np.int32)), rows.place(np.ones((12800, 1), np.float32))
     shared = np.zeros((1, 785, 10), np.float32), np.zeros(1, np.int32)
@@ -481,7 +481,7 @@ def test_few_programs_serve_any_number_of_rows():
     for _ in range(20):
         X = rng.normal(size=(rng.integers(1000, 2001), 30)).astype(np.float32)
         assert handgrad.fit(X, rng.integers(0, 3, len(X)), l2=0.1, tol=1e-3).converged
-    assert dense._sum_chunk._cache_size() <= 6  # the sweep with G and without, A, the class blocks, the slopes
+    assert dense.sum_chunk._cache_size() <= 6  # the sweep with G and without, A, the class blocks, the slopes
 
 
 @pytest.mark.usefixtures("compiled_rows")
@@ -490,8 +490,8 @@ def test_new_callbacks_weights_and_folds_compile_nothing():
     X, t = rng.normal(size=(300, 4)).astype(np.float32), rng.integers(0, 3, 300)
     handgrad.fit(X, t, l2=0.1)
     handgrad.fit_path(X, t, l2s=[0.1, 1.0], validation=3)
-    before = dense._sum_chunk._cache_size()
+    before = dense.sum_chunk._cache_size()
     for number in range(3):
         handgrad.fit(X, t, l2=0.1 * number + 0.1, weights=rng.uniform(0, 1, 300), callback=lambda *_: None)
         handgrad.fit_path(X[number:], t[number:], l2s=[0.1, 2.0], validation=3)
-    assert dense._sum_chunk._cache_size() == before
+    assert dense.sum_chunk._cache_size() == before
