@@ -1,6 +1,7 @@
 """What every test runs under: eight devices on the CPU, strict dtype promotion, no broadcast of ranks."""
 
 import contextlib
+import itertools
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -10,6 +11,25 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Files in which each case of a test compiles programs of its own. Of four cases and more every other one runs by default.
+COMPILING = {
+    f"test_{name}.py"
+    for name in "network fused fused_values head_meshes distillation values layer value_and_gradient libraries check "
+    "check_mistakes".split()
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the other cases slow; one that is asked for by its name runs whatever it is marked with."""
+    quick = [item for item in items if item.path.name in COMPILING and not item.get_closest_marker("slow")]
+    for _, cases in itertools.groupby(quick, key=lambda item: (item.path, item.originalname)):
+        cases = list(cases)
+        if len(cases) >= 4:
+            for case in cases[1::2]:
+                case.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)
