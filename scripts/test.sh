@@ -15,8 +15,8 @@ if [ "${1:-}" = "--all" ]; then
   shift
 else
   # Compiled with little effort, which takes a quarter less time; --all has what users have.
-  export XLA_FLAGS=${XLA_FLAGS:-"--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0
-    --xla_cpu_parallel_codegen_split_count=1"}
+  quickly="--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+  export XLA_FLAGS=${XLA_FLAGS:-"--xla_force_host_platform_device_count=8 $quickly"}
 fi
 # A process a core: most of the time goes into compiling, which one process does one after the other. A file's tests go
 # to one process, where what one of them compiles the others find.

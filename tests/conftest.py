@@ -13,12 +13,20 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Files in which each case of a test compiles programs of its own. Of four cases and more every other one runs by default.
-COMPILING = {
-    f"test_{name}.py"
-    for name in "network fused fused_values head_meshes distillation values layer value_and_gradient libraries check "
-    "check_mistakes".split()
-}
+# Files in which each case of a test compiles programs of its own: of four and more every other one runs by default.
+COMPILING = (
+    "test_check.py",
+    "test_check_mistakes.py",
+    "test_distillation.py",
+    "test_fused.py",
+    "test_fused_values.py",
+    "test_head_meshes.py",
+    "test_layer.py",
+    "test_libraries.py",
+    "test_network.py",
+    "test_value_and_gradient.py",
+    "test_values.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
