@@ -379,3 +379,21 @@ def test_an_interruption_before_anything_is_found_leaves_a_checkpoint(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "handgrad: interrupted\n")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["unfinished"]
+
+
+@pytest.mark.parametrize("command", [["fit", "--l2", "0.01"], ["train", "--epochs", "3"]], ids=str)
+def test_weights_count_by_their_ratios_at_any_size(tmp_path, capsys, command):
+    rng = np.random.default_rng(0)
+    x, ratio = rng.normal(size=(200, 2)), rng.integers(1, 4, size=200)
+    found = []
+    for number, unit in enumerate((1.0, 2.0**1020, 2.0**-1020)):
+        path = tmp_path / f"{number}.csv"
+        rows = [
+            f"{a!r},{b!r},{unit * r!r},{'yes' if a + b > 0 else 'no'}"
+            for (a, b), r in zip(x.tolist(), ratio.tolist(), strict=True)
+        ]
+        path.write_text("\n".join(["a,b,w,y", *rows]) + "\n")
+        assert main([*command, str(path), "--target", "y", "--weight", "w", "--json"]) == 0
+        metrics = json.loads(capsys.readouterr().out)
+        found.append([metrics[name] for name in ("test_loss", "train_loss", "baseline_loss", "test_accuracy")])
+    assert found[1:] == [found[0]] * 2

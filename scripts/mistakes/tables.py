@@ -87,4 +87,11 @@ MUTANTS = [
         "return text",
         "test_hostile_files.py::test_no_formula_no_line_end_and_no_escape_is_written",
     ),
+    Mutant(
+        "weights of a table summed as they are",
+        "data/tables.py",
+        "return np.ldexp(self.weights, -int(np.frexp(self.weights.max())[1]))",
+        "return self.weights",
+        "test_app_fit.py::test_weights_count_by_their_ratios_at_any_size",
+    ),
 ]

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import bdtr
 
 from handgrad.app.evaluation import Evaluation
 from handgrad.app.evaluation import evaluate as evaluate_rows
@@ -111,7 +112,8 @@ def judge(model: Model, data: pathlib.Path, reading: dict[str, Any]) -> Judged:
     if unknown:
         said = join([f"{name!r} ({count})" for name, count in unknown.items()], SHOWN)
         notes.append(f"rows of classes that the model does not know are left out of the numbers: {said}")
-    weights = None if table.weights is None else table.weights[rows]
+    weights = table.relative_weights
+    weights = None if weights is None else weights[rows]
     return Judged(model, rows, labels[rows], answers.Y[rows], weights, tuple(notes), unknown)
 
 
@@ -246,8 +248,4 @@ def mcnemar(wins: int, losses: int) -> float:
       >>> round(mcnemar(1, 9), 6), mcnemar(3, 3)
       (0.021484, 1.0)
     """
-    n, least = wins + losses, min(wins, losses)
-    logs = [
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(least + 1)
-    ]
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))

@@ -32,7 +32,7 @@ def part_of(table: Table, encoding: Encoding, rows: np.ndarray) -> Part:
     """Some rows of a table in its file, encoded, in memory."""
     some = read_rows(table, rows)
     assert some.labels is not None
-    return Part(encode(encoding, some).X, some.labels, some.weights)
+    return Part(encode(encoding, some).X, some.labels, some.relative_weights)
 
 
 def sample(table: Table, split: Split, tested: np.ndarray) -> Sample:
@@ -44,7 +44,7 @@ def sample(table: Table, split: Split, tested: np.ndarray) -> Sample:
     test = test[tested]
     rows = np.union1d(train, test)
     some = read_rows(table, rows)
-    X, labels, weights = encode(split.encoding, some).X, some.labels, some.weights
+    X, labels, weights = encode(split.encoding, some).X, some.labels, some.relative_weights
     assert labels is not None
     places = Parts(*(np.searchsorted(rows, part) for part in (train, test[:0], test)))
     trained, watched, tests = (Part(X[own], labels[own], None if weights is None else weights[own]) for own in places)

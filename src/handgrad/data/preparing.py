@@ -70,11 +70,12 @@ def split_and_scale(table: Table, *, validation: float = 0.0, test: float = TEST
     )
     encoding = fit_encoding(table, rows.train)
     X = encode(encoding, table).X if table.file is None else None
+    weights = table.relative_weights
     train, held_out, tested = (
         Part(
             encode(encoding, table.take(part)).X if X is None else X[part],
             labels[part],
-            None if table.weights is None else table.weights[part],
+            None if weights is None else weights[part],
         )
         for part in rows
     )

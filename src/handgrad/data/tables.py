@@ -93,6 +93,13 @@ class Table(NamedTuple):
     file: Filed | None = None
 
     @property
+    def relative_weights(self) -> np.ndarray | None:
+        """The weights divided by a power of two, exactly: the largest is near 1, and no sum of them overflows."""
+        if self.weights is None or not self.weights.size:
+            return self.weights
+        return np.ldexp(self.weights, -int(np.frexp(self.weights.max())[1]))
+
+    @property
     def num_rows(self) -> int:
         """N."""
         if self.file is not None:
