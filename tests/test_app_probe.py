@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad.app import probing
+from handgrad.app import fitting, probing
 from handgrad.app.choosing import HeldOut, choose
 from handgrad.app.cli import main
 from handgrad.app.embeddings import read_embeddings
@@ -22,7 +22,7 @@ def quick(monkeypatch):
     """And no check of the gradient, which compiles for seconds."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(probing, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
+    monkeypatch.setattr(fitting, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
 
 
 def embeddings(num_rows=200, dtype=np.float16, seed=0, noise=1.0):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad.app import benching, caching, checking, fitting, probing, training
+from handgrad.app import benching, caching, checking, fitting, training
 from handgrad.app.cli import main
 from handgrad.app.evaluating import mcnemar
 from handgrad.app.program import app
@@ -34,7 +34,7 @@ def wide_terminal(monkeypatch):
 @pytest.fixture
 def unchecked(monkeypatch):
     """No check of the gradient, which compiles for seconds, for each shape of the data."""
-    for module in (checking, fitting, probing, training):
+    for module in (checking, fitting, training):
         monkeypatch.setattr(module, "check_at", lambda *_, **__: handgrad.GradientReport((), True, ""))
 
 

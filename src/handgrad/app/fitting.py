@@ -91,8 +91,23 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
     checked = split.train
     if table.file is not None:
         checked = part_of(table, split.encoding, split.rows.train[:: math.ceil(len(checked.labels) / MAX_CHECKED_ROWS)])
-    run = Run(
-        command="fit",
+    checked = _of_fitted_classes(fitted, checked)
+    return run_of("fit", settings, table, split, fitted, choice, seconds, checked), ended or stopped
+
+
+def run_of(
+    command: str,
+    settings: dict[str, Any],
+    table: Table,
+    split: Split,
+    fitted: FitResult,
+    choice: Choice | None,
+    seconds: float,
+    checked: Part,
+) -> Run:
+    """What a certified fit came to, its gradient checked on some rows."""
+    return Run(
+        command=command,
         settings=settings,
         table=table,
         split=split,
@@ -100,11 +115,10 @@ def _fit(screen: Screen, settings: dict[str, Any], table: Table, l2: float | Non
         Y=probabilities(fitted.params, split.test.X),
         train_loss=mean_loss(fitted, split.train),
         seconds=seconds,
-        checks=(check_at(fitted.params, _of_fitted_classes(fitted, checked)),),
+        checks=(check_at(fitted.params, checked),),
         fitted=fitted,
         choice=choice,
     )
-    return run, ended or stopped
 
 
 def _place(work: Work) -> tuple[Choosing | None, tuple[Any, Any, Any] | None, FitState | None]:

@@ -20,18 +20,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handgrad.app.checking import check_at
 from handgrad.app.checkpoints import Work
 from handgrad.app.choosing import ACCURACY, FIRST, LOG_LOSS, HeldOut
 from handgrad.app.embeddings import read_embeddings
-from handgrad.app.fitting import choose_watched, fit_part, mean_loss
+from handgrad.app.fitting import choose_watched, fit_part, run_of
 from handgrad.app.runs import Run, begin, conclude
 from handgrad.app.screen import Screen
 from handgrad.app.translating import Penalty, translate
 from handgrad.data import Encoding, Part, Split, Table, encode, fit_encoding, split_rows, table_keys
 from handgrad.data.splitting import TEST, VALIDATION, Parts, describe_gaps
 from handgrad.files import new_run
-from handgrad.models import Model, probabilities
 from handgrad.models.saving import plain_encoding
 
 STEPS_A_DECADE = 8
@@ -122,19 +120,8 @@ def _probe(screen: Screen, settings: dict[str, Any], table: Table, split: Split,
         l2 = float(choice.l2s[choice.best]) * size / num_rows  # the same C
     fitted, stopped = fit_part(screen, split.train, num_classes, l2, Work())
     seconds = time.perf_counter() - start
-    return Run(
-        command="probe",
-        settings=settings,
-        table=table,
-        split=split,
-        model=Model(fitted.params, split.encoding, table.class_names, table.target),
-        Y=probabilities(fitted.params, split.test.X),
-        train_loss=mean_loss(fitted, split.train),
-        seconds=seconds,
-        checks=(check_at(fitted.params, _in_float32(split.train)),),
-        fitted=fitted,
-        choice=choice,
-    ), ended or stopped
+    checked = _in_float32(split.train)
+    return run_of("probe", settings, table, split, fitted, choice, seconds, checked), ended or stopped
 
 
 def _split(table: Table, num_train: int | None, standardize: bool, seed: int) -> Split:
