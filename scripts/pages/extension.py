@@ -3,6 +3,7 @@
     {{ source("handgrad.formulas.losses.logit_gradient") }}
     {{ test("tests/test_losses.py::test_both_forms_of_the_loss_are_equal") }}
     {{ picture("images/simplex.svg", "what is to be seen") }}
+    {{ figures("training_cpu", "epochs") }}
 
 each of which is replaced by what it names. What is not found is an error, and ends the build.
 """
@@ -18,6 +19,7 @@ from markdown.inlinepatterns import InlineProcessor
 from markdown.preprocessors import Preprocessor
 from zensical.extensions.context import ContextPreprocessor
 
+from pages.figures import show_figures
 from pages.formulas import DISPLAY, INLINE, mathml
 from pages.lines import ROOT, show_source, show_test
 
@@ -32,7 +34,7 @@ def show_picture(file: str, text: str, *, page: str) -> str:
     return f"![{text}]({'../' * page.count('/')}{file}){{ .picture loading=lazy }}"
 
 
-SHOWN = {"source": show_source, "test": show_test}
+SHOWN = {"figures": show_figures, "source": show_source, "test": show_test}
 
 
 def expand(line: str, page: str) -> list[str]:
