@@ -1,7 +1,7 @@
 """Tables of what was measured, from benchmarks/*.json, so that no figure on a page is written by hand.
 
-A file either has its tables as they are shown, under `tables`, or the rows that a script wrote, of which tables are made
-here. Numbers are shown as they are; those that a script wrote with all their digits are rounded, which is said here.
+A file has its tables as they are shown, under `tables`, or the rows that a script wrote with all their digits, of which
+tables are made here, rounded.
 """
 
 import json
