@@ -4,6 +4,7 @@
     {{ test("tests/test_losses.py::test_both_forms_of_the_loss_are_equal") }}
     {{ picture("images/simplex.svg", "what is to be seen") }}
     {{ figures("training_cpu", "epochs") }}
+    {{ entry("handgrad.fit") }}
 
 each of which is replaced by what it names. What is not found is an error, and ends the build.
 """
@@ -22,6 +23,7 @@ from zensical.extensions.context import ContextPreprocessor
 from pages.figures import show_figures
 from pages.formulas import DISPLAY, INLINE, mathml
 from pages.lines import ROOT, show_source, show_test
+from pages.names import show_entry
 
 DIRECTIVE = re.compile(r"\{\{ (\w+)\((.*)\) \}\}")
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")
@@ -34,7 +36,7 @@ def show_picture(file: str, text: str, *, page: str) -> str:
     return f"![{text}]({'../' * page.count('/')}{file}){{ .picture loading=lazy }}"
 
 
-SHOWN = {"figures": show_figures, "source": show_source, "test": show_test}
+SHOWN = {"entry": show_entry, "figures": show_figures, "source": show_source, "test": show_test}
 
 
 def expand(line: str, page: str) -> list[str]:

@@ -4,13 +4,9 @@ import ast
 import textwrap
 from pathlib import Path
 
+from pages.names import public_names
+
 ROOT = Path(__file__).parents[2]
-# Where the public names are handed out, and under which name.
-HANDS_OUT = {
-    "handgrad.formulas": "src/handgrad/formulas/__init__.py",
-    "handgrad.data": "src/handgrad/data/__init__.py",
-    "handgrad": "src/handgrad/public.py",
-}
 
 
 def show_source(name: str, first: str | None = None, last: str | None = None) -> str:
@@ -25,8 +21,8 @@ def show_source(name: str, first: str | None = None, last: str | None = None) ->
     shown = textwrap.dedent("\n".join(lines)).strip("\n")
     title = f"{path.relative_to(ROOT)}, lines {numbers[0]}–{numbers[-1]}"
     block = f'```python title="{title}"\n{shown}\n```'
-    public = public_name(name)
-    return f"{block}\n\n[{public}][]{{ .to-reference }}" if public else block
+    public = public_names(name)
+    return f"{block}\n\n[`{public[0]}`][{public[0]}]{{ .to-reference }}" if public else block
 
 
 def show_test(name: str) -> str:
@@ -80,15 +76,3 @@ def _index(numbered: list[tuple[int, str]], text: str, name: str, start: int) ->
         if text in numbered[index][1]:
             return index
     raise ValueError(f"source: no line of {name} has {text!r}.")
-
-
-def public_name(name: str) -> str | None:
-    """Under which name users import it; nothing for what is not public."""
-    module, _, function = name.rpartition(".")
-    for public, file in HANDS_OUT.items():
-        for node in ast.walk(ast.parse((ROOT / file).read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == module:
-                for alias in node.names:
-                    if alias.name == function and not (alias.asname or "").startswith("_"):
-                        return f"{public}.{function}"
-    return None
