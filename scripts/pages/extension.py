@@ -5,6 +5,7 @@
     {{ picture("images/simplex.svg", "what is to be seen") }}
     {{ figures("training_cpu", "epochs") }}
     {{ entry("handgrad.fit") }}
+    {{ program() }}
 
 each of which is replaced by what it names. What is not found is an error, and ends the build.
 """
@@ -24,6 +25,7 @@ from pages.figures import show_figures
 from pages.formulas import DISPLAY, INLINE, mathml
 from pages.lines import ROOT, show_source, show_test
 from pages.names import show_entry
+from pages.program import show_program
 
 DIRECTIVE = re.compile(r"\{\{ (\w+)\((.*)\) \}\}")
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")
@@ -36,7 +38,13 @@ def show_picture(file: str, text: str, *, page: str) -> str:
     return f"![{text}]({'../' * page.count('/')}{file}){{ .picture loading=lazy }}"
 
 
-SHOWN = {"entry": show_entry, "figures": show_figures, "source": show_source, "test": show_test}
+SHOWN = {
+    "entry": show_entry,
+    "figures": show_figures,
+    "program": show_program,
+    "source": show_source,
+    "test": show_test,
+}
 
 
 def expand(line: str, page: str) -> list[str]:
@@ -45,7 +53,7 @@ def expand(line: str, page: str) -> list[str]:
     shown = SHOWN | {"picture": functools.partial(show_picture, page=page)}
     if match is None or match[1] not in shown:
         raise ValueError(f"docs/{page}: {line.strip()}: there are {', '.join(shown)}, as {{{{ name(…) }}}} on a line.")
-    text = shown[match[1]](*ast.literal_eval(f"({match[2]},)"))
+    text = shown[match[1]](*ast.literal_eval(f"[{match[2]}]"))
     indent = line[: len(line) - len(line.lstrip())]
     return [indent + each if each else "" for each in text.split("\n")]
 
