@@ -43,7 +43,10 @@ def _expand(line: str, page: str) -> list[str]:
     shown = SHOWN | {"picture": functools.partial(show_picture, page=page)}
     if match is None or match[1] not in shown:
         raise ValueError(f"docs/{page}: {line.strip()}: there are {', '.join(shown)}, as {{{{ name(…) }}}} on a line.")
-    text = shown[match[1]](*ast.literal_eval(f"[{match[2]}]"))
+    try:
+        text = shown[match[1]](*ast.literal_eval(f"[{match[2]}]"))
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"docs/{page}: {line.strip()}: {error}") from error
     indent = line[: len(line) - len(line.lstrip())]
     return [indent + each if each else "" for each in text.split("\n")]
 
