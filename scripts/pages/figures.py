@@ -79,8 +79,9 @@ def _markdown(table: Table) -> str:
 
 
 def _cell(value: Any) -> str:
-    # Sizes such as (2048, 512) stay on one line.
-    return "–" if value is None else re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", str(value))
+    # Sizes such as 2048, 512 and 784-10 stay on one line.
+    text = "–" if value is None else re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", str(value))
+    return re.sub(r"(?<=\d)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text)
 
 
 def _versions(found: dict[str, Any]) -> str:
