@@ -6,4 +6,4 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 set_up docs
 # Without the cache, which knows when a page changes and not when the source that it shows does.
-PYTHONPATH=scripts "$VENV/bin/zensical" build --config-file mkdocs.yml --clean --strict
+PYTHONPATH=scripts:src "$VENV/bin/zensical" build --config-file mkdocs.yml --clean --strict

@@ -1,16 +1,6 @@
-"""What the pages of docs/ write beyond Markdown, as an extension of Python-Markdown: formulas, and lines such as
+"""What the pages of docs/ write beyond Markdown, as an extension of Python-Markdown: directives, and formulas."""
 
-    {{ source("handgrad.formulas.losses.logit_gradient") }}
-    {{ test("tests/test_losses.py::test_both_forms_of_the_loss_are_equal") }}
-    {{ picture("images/simplex.svg", "what is to be seen") }}
-
-each of which is replaced by what it names. What is not found is an error, and ends the build.
-"""
-
-import ast
-import functools
 import html
-import re
 
 from markdown import Extension, Markdown
 from markdown.blockprocessors import BlockProcessor
@@ -18,51 +8,17 @@ from markdown.inlinepatterns import InlineProcessor
 from markdown.preprocessors import Preprocessor
 from zensical.extensions.context import ContextPreprocessor
 
+from pages.directives import expand
 from pages.formulas import DISPLAY, INLINE, mathml
-from pages.lines import ROOT, show_source, show_test
-
-DIRECTIVE = re.compile(r"\{\{ (\w+)\((.*)\) \}\}")
-FENCE = re.compile(r"\s*(`{3,}|~{3,})")
-
-
-def show_picture(file: str, text: str, *, page: str) -> str:
-    """A picture of docs/, with what is to be seen in it in words."""
-    if not (ROOT / "docs" / file).is_file():
-        raise ValueError(f"picture: there is no docs/{file}.")
-    return f"![{text}]({'../' * page.count('/')}{file}){{ .picture loading=lazy }}"
-
-
-SHOWN = {"source": show_source, "test": show_test}
-
-
-def expand(line: str, page: str) -> list[str]:
-    """The lines that a directive on a page stands for."""
-    match = DIRECTIVE.fullmatch(line.strip())
-    shown = SHOWN | {"picture": functools.partial(show_picture, page=page)}
-    if match is None or match[1] not in shown:
-        raise ValueError(f"docs/{page}: {line.strip()}: there are {', '.join(shown)}, as {{{{ name(…) }}}} on a line.")
-    text = shown[match[1]](*ast.literal_eval(f"({match[2]},)"))
-    indent = line[: len(line) - len(line.lstrip())]
-    return [indent + each if each else "" for each in text.split("\n")]
 
 
 class Directives(Preprocessor):
-    """Replaces directives outside of fences."""
+    """Replaces directives."""
 
     def run(self, lines: list[str]) -> list[str]:
         """The lines of a page with what its directives stand for."""
         context = ContextPreprocessor.from_markdown(self.md)
-        page = "" if context is None else context.page.path  # a docstring is on no page
-        found, fence = [], None
-        for line in lines:
-            opening = FENCE.match(line)
-            if fence is None and line.lstrip().startswith("{{ "):
-                found.extend(expand(line, page))
-                continue
-            if opening and (fence is None or line.strip() == fence):
-                fence = opening[1] if fence is None else None
-            found.append(line)
-        return found
+        return lines if context is None else expand(lines, context.page.path)  # a docstring is on no page
 
 
 class Display(BlockProcessor):

@@ -4,16 +4,10 @@ import ast
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-# Where the public names are handed out, and under which name.
-HANDS_OUT = {
-    "handgrad.formulas": "src/handgrad/formulas/__init__.py",
-    "handgrad.data": "src/handgrad/data/__init__.py",
-    "handgrad": "src/handgrad/public.py",
-}
+from pages.names import ROOT, link_to
 
 
-def show_source(name: str, first: str | None = None, last: str | None = None) -> str:
+def show_source(name: str, first: str | None = None, last: str | None = None, *, page: str) -> str:
     """The lines of a function or class without its docstring, or of these the ones from `first` to `last`."""
     path, node = find(name)
     numbered = without_docstring(path, node)
@@ -25,8 +19,8 @@ def show_source(name: str, first: str | None = None, last: str | None = None) ->
     shown = textwrap.dedent("\n".join(lines)).strip("\n")
     title = f"{path.relative_to(ROOT)}, lines {numbers[0]}–{numbers[-1]}"
     block = f'```python title="{title}"\n{shown}\n```'
-    public = public_name(name)
-    return f"{block}\n\n[{public}][]{{ .to-reference }}" if public else block
+    link = link_to(name, page)
+    return f"{block}\n\n{link}{{ .to-reference }}" if link else block
 
 
 def show_test(name: str) -> str:
@@ -80,15 +74,3 @@ def _index(numbered: list[tuple[int, str]], text: str, name: str, start: int) ->
         if text in numbered[index][1]:
             return index
     raise ValueError(f"source: no line of {name} has {text!r}.")
-
-
-def public_name(name: str) -> str | None:
-    """Under which name users import it; nothing for what is not public."""
-    module, _, function = name.rpartition(".")
-    for public, file in HANDS_OUT.items():
-        for node in ast.walk(ast.parse((ROOT / file).read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == module:
-                for alias in node.names:
-                    if alias.name == function and not (alias.asname or "").startswith("_"):
-                        return f"{public}.{function}"
-    return None
