@@ -100,20 +100,6 @@ def test_the_version_stands_in_the_changelog():
     assert f"## [{handgrad.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def readme_blocks():
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        return []
-    return re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-
-
-@pytest.mark.skipif(not readme_blocks(), reason="the tests run apart from the repository")
-@pytest.mark.parametrize("block", readme_blocks())
-def test_the_code_of_the_readme_runs(block, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
-
-
 def test_extras_name_what_exists():
     if not (ROOT / "pyproject.toml").exists():
         pytest.skip("the tests run apart from the repository")

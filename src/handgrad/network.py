@@ -1,6 +1,11 @@
 """Networks in JAX: parameters to start from, and a layer whose derivative rule is the hand-derived one.
 
 `Layer`, `forward`, `loss`, `gradient` and `value_and_gradient` are those of `handgrad.formulas`, for any array library.
+
+Example:
+  >>> layers = init_network(jax.random.key(0), (64, 32, 10))
+  >>> [own.W.shape for own, _ in gradient(layers, jnp.ones((5, 64)), jnp.zeros(5, int))]
+  [(64, 32), (32, 10)]
 """
 
 import functools

@@ -28,6 +28,13 @@ class GradientCheck(NamedTuple):
         large beside the gradient that a wrong one could hide in them.
       error_counts: how many entries' errors, divided by their tolerances, are 0, at most 1e-5, 1e-4, 1e-3, 1e-2, 1e-1,
         and 1, and above 1; empty where there was nothing to compare.
+
+    Example:
+      >>> params = handgrad.Params(W=np.eye(2, 3), b=np.zeros((1, 3)))
+      >>> X, t = np.array([[0.0, 1.0], [2.0, 1.0], [1.0, 3.0]]), np.array([0, 2, 1])
+      >>> check = handgrad.check_gradients(params, X, t, dtypes=("float64",)).checks[0]
+      >>> check.parameter, check.reference, check.entries, check.verdict
+      ('W', 'autograd', 6, 'passed')
     """
 
     dtype: str
@@ -53,6 +60,13 @@ class GradientReport(NamedTuple):
       checks: one for each dtype, parameter and reference.
       passed: whether none failed, and each parameter passed in each dtype, if only at tamer parameters.
       diagnosis: what is wrong and what to do, where something is; else "".
+
+    Example:
+      >>> params = handgrad.Params(W=np.eye(2, 3), b=np.zeros((1, 3)))
+      >>> X, t = np.array([[0.0, 1.0], [2.0, 1.0], [1.0, 3.0]]), np.array([0, 2, 1])
+      >>> report = handgrad.check_gradients(params, X, t, dtypes=("float64",))
+      >>> report.passed, report.diagnosis
+      (True, '')
     """
 
     checks: tuple[GradientCheck, ...]

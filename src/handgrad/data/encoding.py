@@ -42,6 +42,14 @@ class Encoding(NamedTuple):
       fill: for each input what stands for a missing value, of a text an index into its words; NaN where nothing does.
       has_indicator: for each input whether a feature says that its value is missing.
       offset, scale: of the features, (P,), float64.
+
+    Example:
+      >>> from handgrad.data import encode, fit_encoding, read_table
+      >>> rows = {"age": [41, 25, 30, 24], "town": ["Ulm", "Bonn"] * 2, "ill": ["no", "yes"] * 2}
+      >>> table = read_table(rows, target="ill")
+      >>> encoding = fit_encoding(table)
+      >>> encoding.feature_names, encoding.offset.tolist()
+      (('age', 'town=Bonn', 'town=Ulm'), [30.0, 0.0, 0.0])
     """
 
     inputs: tuple[Input, ...] | None
@@ -71,6 +79,14 @@ class Encoded(NamedTuple):
         anew for each pass, as `handgrad.fit` takes them.
       rows: the rows of the table that X has, ascending; None for all. Others lack a value, and missing is "drop-rows".
       notes: what the data have that the training rows had not, a sentence each.
+
+    Example:
+      >>> from handgrad.data import encode, fit_encoding, read_table
+      >>> rows = {"age": [41, 25, 30, 24], "town": ["Ulm", "Bonn"] * 2, "ill": ["no", "yes"] * 2}
+      >>> table = read_table(rows, target="ill")
+      >>> encoded = encode(fit_encoding(table), table)
+      >>> encoded.X.shape, encoded.X.dtype, encoded.rows, encoded.notes
+      ((4, 3), dtype('float32'), None, ())
     """
 
     X: Any
@@ -96,6 +112,16 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
     Raises:
       ValueError: a column is not there or of another kind, a value is missing and nothing stands for it, or a value is
         so large that the scaled one has no float32.
+
+    Example:
+      >>> from handgrad.data import fit_encoding, read_table
+      >>> rows = {"age": [41, 25, 30, 24], "town": ["Ulm", "Bonn"] * 2, "ill": ["no", "yes"] * 2}
+      >>> table = read_table(rows, target="ill")
+      >>> print(encode(fit_encoding(table), table).X[:, 1:])
+      [[0. 1.]
+       [1. 0.]
+       [0. 1.]
+       [1. 0.]]
     """
     if table.file is not None:
         return _encode_blocks(encoding, table)

@@ -12,7 +12,14 @@ from handgrad.data.tables import Table
 
 
 class Part(NamedTuple):
-    """Some rows of a table: X (N, P) as `encode` gives it, labels (N,), and weights (N,) where there are some."""
+    """Some rows of a table: X (N, P) as `encode` gives it, labels (N,), and weights (N,) where there are some.
+
+    Example:
+      >>> from handgrad.data import load_digits
+      >>> X, labels, weights = split_and_scale(load_digits()).test
+      >>> X.shape, X.dtype, labels.shape, weights
+      ((359, 64), dtype('float32'), (359,), None)
+    """
 
     X: Any
     labels: np.ndarray
@@ -27,6 +34,12 @@ class Split(NamedTuple):
       rows: of the table, in each part.
       train, validation, test: the parts.
       notes: which classes a part lacks and which columns are constant, a sentence each.
+
+    Example:
+      >>> from handgrad.data import load_digits
+      >>> digits = split_and_scale(load_digits(), validation=0.1)
+      >>> [len(part.labels) for part in (digits.train, digits.validation, digits.test)], digits.encoding.image_shape
+      ([1259, 179, 359], (8, 8))
     """
 
     encoding: Encoding

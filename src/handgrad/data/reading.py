@@ -119,7 +119,12 @@ def read_features(
       looked at; `encode` says so.
 
     Raises:
-      As `read_table`.
+      FileNotFoundError, ValueError, ImportError: as `read_table`.
+
+    Example:
+      >>> table = read_features({"colour": ["red", "blue"], "size": [1, 2], "kind": ["a", "b"]}, target="kind")
+      >>> list(table.columns), table.labels
+      (['colour', 'size'], None)
     """
     roles = Roles(None, (), (), None, tuple(ids), None, None)
     with open_data(source, as_format(separator, decimal, quote, text_encoding)) as data:

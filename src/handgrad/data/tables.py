@@ -20,6 +20,13 @@ class Column(NamedTuple):
       values: (N,). Of text int32, indices into `words`, −1 where a value is missing; else numbers of any real dtype,
         NaN where one is missing: booleans as 0 and 1, dates as days since 1970-01-01, UTC.
       words: the different texts.
+
+    Example:
+      >>> from handgrad.data import read_table
+      >>> table = read_table({"town": ["Ulm", "Bonn", "Ulm", ""], "ill": ["no", "yes"] * 2}, target="ill", missing="mean")
+      >>> column = table.columns["town"]
+      >>> column.kind, column.words, column.values.tolist(), column.is_missing().tolist()
+      ('text', ('Ulm', 'Bonn'), [0, 1, 0, -1], [False, False, False, True])
     """
 
     kind: Kind
@@ -75,6 +82,12 @@ class Table(NamedTuple):
       left_out: names of columns that were there and are no features.
       notes: what was found out or decided in reading, a sentence each.
       file: features that are read anew for each pass over them, as `stream_table` has it; else None.
+
+    Example:
+      >>> from handgrad.data import load_digits
+      >>> digits = load_digits()
+      >>> digits.num_rows, digits.X.shape, digits.labels[:4].tolist(), digits.image_shape
+      (1797, (1797, 64), [0, 1, 2, 3], (8, 8))
     """
 
     X: Any = None

@@ -29,6 +29,11 @@ weight 0 does not count, whatever is in it. A row of T that is a distribution bu
 `handgrad.*` look at NumPy's arguments before JAX narrows them: labels and features that 32 bits cannot hold, and
 weights that are negative, not finite, or lost beside the largest, raise there too.
 
+Example:
+  >>> from handgrad import formulas
+  >>> formulas.softmax(np.array([[0.0, 0.0]]))  # NumPy's in, NumPy's out
+  array([[0.5, 0.5]])
+
 References: Bishop, *Pattern Recognition and Machine Learning* (2006), sections 4.3.4 and 5.4.5; Cover and Thomas,
 *Elements of Information Theory* (2006), chapter 2.
 """

@@ -54,6 +54,12 @@ def hessian_vector_product(
     Raises:
       TypeError, ValueError: as `loss`.
 
+    Example:
+      >>> zeros = Params(W=np.zeros((1, 2)), b=np.zeros((1, 2)))
+      >>> direction = Params(W=np.array([[1.0, 0.0]]), b=np.zeros((1, 2)))
+      >>> print(hessian_vector_product(zeros, np.array([[2.0]]), direction).W)
+      [[ 1. -1.]]
+
     Reference: Pearlmutter, *Fast exact multiplication by the Hessian* (1994).
     """
     function = "hessian_vector_product"

@@ -13,7 +13,14 @@ Array = Any
 
 
 class Params(NamedTuple):
-    """The parameters of a layer, or anything of their shape: a gradient, a direction. A JAX pytree."""
+    """The parameters of a layer, or anything of their shape: a gradient, a direction. A JAX pytree.
+
+    Example:
+      >>> params = Params(W=np.zeros((3, 2)), b=np.zeros((1, 2)))
+      >>> W, b = params
+      >>> W.shape, params.b.shape
+      ((3, 2), (1, 2))
+    """
 
     W: Shaped[Array, "P C"]
     b: Shaped[Array, "1 C"]

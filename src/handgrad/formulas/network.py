@@ -31,6 +31,12 @@ class Layer(NamedTuple):
     Attributes:
       params: W (P, C) and b (1, C).
       activation: the name of f: identity, relu, leaky_relu, tanh, sigmoid, softplus, gelu, gelu_tanh, silu or softmax.
+
+    Example:
+      >>> hidden = Layer(Params(W=np.ones((3, 2)), b=np.zeros((1, 2))), "relu")
+      >>> output = Layer(Params(W=np.ones((2, 4)), b=np.zeros((1, 4))), "softmax")
+      >>> print(predict_proba((hidden, output), np.ones((1, 3))))
+      [[0.25 0.25 0.25 0.25]]
     """
 
     params: Params
@@ -79,6 +85,12 @@ def forward(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
     Raises:
       TypeError, ValueError: layers that do not fit each other or X; an unknown activation; a last layer other than
         softmax.
+
+    Example:
+      >>> hidden = Layer(Params(W=np.eye(2), b=np.zeros((1, 2))), "relu")
+      >>> output = Layer(Params(W=np.eye(2), b=np.ones((1, 2))), "softmax")
+      >>> forward((hidden, output), np.array([[-3.0, 5.0]]))
+      array([[1., 6.]])
     """
     *hidden, output = check_network("forward", params, X)
     _, A = _hidden_forward(array_namespace(X), hidden, X)
@@ -207,6 +219,12 @@ def value_and_gradient(
 
     Raises:
       TypeError, ValueError: as `loss`.
+
+    Example:
+      >>> zeros = Params(W=np.zeros((1, 2)), b=np.zeros((1, 2)))
+      >>> value, gradient = value_and_gradient(zeros, np.array([[2.0], [4.0]]), np.array([0, 1]))
+      >>> print(value == np.log(2), gradient.W)
+      True [[ 0.5 -0.5]]
     """
     weights = check_loss("value_and_gradient", params, X, targets, weights)
     return _value_and_gradient(params, X, targets, weights, recompute)
@@ -287,6 +305,12 @@ def predict_proba(params: Any, X: Float[Array, "N P"]) -> Float[Array, "N C"]:
 
     Raises:
       TypeError, ValueError: as `forward`.
+
+    Example:
+      >>> params = Params(W=np.log([[1.0, 3.0]]), b=np.zeros((1, 2)))
+      >>> print(predict_proba(params, np.array([[0.0], [1.0]])).round(12))
+      [[0.5  0.5 ]
+       [0.25 0.75]]
     """
     check_network("predict_proba", params, X)
     return softmax(forward(params, X))

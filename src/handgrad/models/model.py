@@ -34,6 +34,20 @@ class Model(NamedTuple):
       encoding: what becomes of columns or of an array; P features.
       class_names: C names, which differ: booleans, numbers or text.
       target: the column that it was trained to tell, which data to predict from may have too; None for arrays.
+
+    Example:
+      >>> import tempfile
+      >>> from handgrad.data import load_digits, split_and_scale
+      >>> table = load_digits()
+      >>> digits = split_and_scale(table)
+      >>> result = handgrad.fit(digits.train.X, digits.train.labels, l2=1e-2)
+      >>> folder = tempfile.mkdtemp()
+      >>> handgrad.save(result, folder, class_names=table.class_names, encoding=digits.encoding)
+      >>> model = handgrad.load(folder)
+      >>> model
+      Model(64 features → 10 classes: 0, 1, 2, 3, 4 and 5 more)
+      >>> model.predict(table)[:5], table.labels[:5]
+      (array([0, 1, 2, 3, 4]), array([0, 1, 2, 3, 4], dtype=int32))
     """
 
     params: Params | Network
@@ -58,7 +72,7 @@ class Model(NamedTuple):
           Array (N,) of the classes' names; of objects, None among them, where a row has no probabilities.
 
         Raises:
-          As `predict_proba`.
+          ValueError: as `predict_proba`.
         """
         Y = self.predict_proba(data)
         names = _as_array(self.class_names)

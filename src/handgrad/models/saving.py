@@ -98,6 +98,13 @@ def load(run: str | os.PathLike[str]) -> Model:
     Raises:
       FileNotFoundError, ValueError: no such file; one that is damaged, cut short or of another program; one whose
         parts do not fit each other; one of a newer handgrad.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.mkdtemp()
+      >>> handgrad.save(handgrad.Params(W=np.eye(2), b=np.zeros((1, 2))), folder, class_names=["left", "right"])
+      >>> print(handgrad.load(folder).predict(np.array([[3.0, 1.0], [1.0, 3.0]])))
+      ['left' 'right']
     """
     path = pathlib.Path(run)
     if not path.exists():

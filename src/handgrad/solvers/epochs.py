@@ -18,6 +18,12 @@ class Epoch(NamedTuple):
       validation_loss: mean cross-entropy of the validation rows after the epoch in nats, weighted as they are; None
         without validation.
       validation_accuracy: fraction of the validation rows predicted right after the epoch; None without validation.
+
+    Example:
+      >>> X, t = np.array([[-1.0], [1.0]], np.float32), np.array([0, 1])
+      >>> last = handgrad.train(X, t, epochs=3, validation=(X, t)).history[-1]
+      >>> last.epoch, last.validation_accuracy
+      (3, 1.0)
     """
 
     epoch: int
@@ -43,6 +49,13 @@ class TrainState(NamedTuple):
       key: the random key that the order of the rows of each epoch follows from.
       epoch, steps: how many there have been.
       best: the best epoch so far, None without patience, which ends so many epochs after it.
+
+    Example:
+      >>> X, t = np.array([[-1.0], [1.0]], np.float32), np.array([0, 1])
+      >>> begun = handgrad.train(X, t, epochs=3)
+      >>> ended = handgrad.train(X, t, epochs=3, state=begun.state)
+      >>> [epoch.epoch for epoch in ended.history], ended.state.epoch
+      ([4, 5, 6], 6)
     """
 
     params: Params | Network
@@ -62,6 +75,12 @@ class TrainResult(NamedTuple):
       best: the number of the epoch after which these are the parameters: with `patience` that of the least validation
         loss, 0 where none was better than the start; else the last.
       state: where the training has ended, for another call to go on from.
+
+    Example:
+      >>> X, t = np.array([[-1.0], [1.0]], np.float32), np.array([0, 1])
+      >>> result = handgrad.train(X, t, epochs=3)
+      >>> result.params.W.shape, len(result.history), result.best
+      ((1, 2), 3, 3)
     """
 
     params: Params | Network

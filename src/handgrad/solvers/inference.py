@@ -32,6 +32,12 @@ class Coefficients(NamedTuple):
       base: the base class.
       estimate, standard_error, z, p, lower, upper: (P + 1, C − 1). z is estimate/standard_error, p that of the
         two-sided test that the coefficient is 0, lower and upper bound the confidence interval.
+
+    Example:
+      >>> X, t = np.repeat([[0.0], [1.0]], 40, axis=0), np.repeat([0, 1, 0, 1], [30, 10, 10, 30])
+      >>> coefficients = handgrad.fit(X, t, l2=0).standard_errors(X)
+      >>> print(coefficients.estimate.round(3).ravel())  # log 3 − log(1/3), and log(1/3)
+      [ 2.197 -1.099]
     """
 
     classes: tuple[int, ...]

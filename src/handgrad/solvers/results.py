@@ -36,6 +36,12 @@ class FitResult(NamedTuple):
       l2: the penalty.
       target_sums: XᵀT and 1ᵀT with the weights, where l2 is 0: what the fitted XᵀY and 1ᵀY are equal to.
       state: where the fit has ended before its time, by a callback or `max_iterations`, for another to go on from.
+
+    Example:
+      >>> X, t = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 1, 0, 1])
+      >>> result = handgrad.fit(X, t, l2=0.1)
+      >>> result.converged, result.params.W.shape, handgrad.predict(result.params, X).tolist()
+      (True, (1, 2), [0, 0, 1, 1])
     """
 
     params: Params
@@ -95,6 +101,12 @@ class PathResult(NamedTuple):
         folds the mean over the folds.
       validation_accuracy: fraction of these rows that is predicted right, (J,); None without validation.
       best: index of the least validation loss; None without validation.
+
+    Example:
+      >>> X, t = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 1, 0, 1])
+      >>> path = handgrad.fit_path(X, t, l2s=[1.0, 0.1], validation=(X, t))
+      >>> path.params.W.shape, path.best_params.W.shape, bool(path.validation_loss.argmin() == path.best)
+      ((2, 1, 2), (1, 2), True)
     """
 
     l2s: Float[np.ndarray, " J"]

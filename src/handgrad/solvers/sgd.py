@@ -94,6 +94,12 @@ def train(
     Warns:
       RuntimeWarning: the loss has become infinite or NaN; the training ends there and the history shows it. With
         `patience` the best epoch before is returned, else the parameters as they have become.
+
+    Example:
+      >>> X, t = np.array([[-1.0], [1.0]], np.float32), np.array([0, 1])
+      >>> result = handgrad.train(X, t, learning_rate=1.0, batch_size=None, epochs=1)
+      >>> print(result.params.W)  # 0 − η XᵀD with D = (Y − T)/N, each row of it ±(1/4, −1/4)
+      [[-0.5  0.5]]
     """
     if state is not None:
         state = _check_state(state, params, key)

@@ -109,6 +109,15 @@ class FitState(NamedTuple):
       which: the problems that are solved in this attempt, by number.
       answers: of the attempts before; None in the first.
       solver: where the solver is, a `SolverState`.
+
+    Example:
+      >>> X, t = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 1, 0, 1])
+      >>> import warnings
+      >>> with warnings.catch_warnings(action="ignore"):  # that it has not converged
+      ...     begun = handgrad.fit(X, t, l2=0.1, callback=lambda iteration, loss, gap: True)
+      >>> ended = handgrad.fit(X, t, l2=0.1, state=begun.state)
+      >>> ended.loss == handgrad.fit(X, t, l2=0.1).loss
+      True
     """
 
     attempt: int

@@ -1,0 +1,181 @@
+"""Tables of what was measured, from benchmarks/*.json, so that no figure on a page is written by hand.
+
+A file has its tables as they are shown, under `tables`, or the rows that a script wrote with all their digits, of which
+tables are made here, rounded.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pages.lines import ROOT
+
+CASES = {"X frozen": "dL/dW alone", "W frozen": "dL/dX alone"}
+FORMS = {
+    "plain": "plain",
+    "tokamax xla": "tokamax 0.0.12",
+    "jax-cce": "jax-cce 0.1.0",
+    "torch": "torch 2.13",
+    "torch chunked": "torch, chunked",
+    "products alone": "products alone",
+}
+COMPILED = {
+    "plain": "plain",
+    "handgrad": "handgrad",
+    "handgrad, recompute": "`recompute=True`",
+    "handgrad, recompute, transposed": "and `transposed=True`",
+    "jax-cce": "jax-cce 0.1.0",
+    "products alone": "products alone",
+}
+
+
+class Table(NamedTuple):
+    """What a table says, and its cells: a number, words, or None where nothing was measured."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+class Measured(NamedTuple):
+    """A file of benchmarks/, as it is shown."""
+
+    script: str
+    machine: str
+    tables: dict[str, Table]
+
+
+def measured(name: str) -> Measured:
+    """What benchmarks/NAME.json holds."""
+    path = ROOT / "benchmarks" / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"figures: there is no benchmarks/{name}.json.")
+    found = json.loads(path.read_text())
+    if name in MADE:
+        script, tables = MADE[name]
+        return Measured(script, found.get("machine") or _versions(found), tables(found))
+    tables = {key: Table(**table) for key, table in found["tables"].items()}
+    return Measured(found["script"], found["machine"], tables)
+
+
+def show_figures(name: str, *chosen: str) -> str:
+    """The tables of a file, or those of them that are chosen; how they were measured; how to do it again."""
+    script, machine, tables = measured(name)
+    for key in chosen:
+        if key not in tables:
+            raise ValueError(f"figures: benchmarks/{name}.json has no {key}; it has {', '.join(tables)}.")
+    parts = [f"{table.caption}\n\n{_markdown(table)}" for key, table in tables.items() if key in (chosen or tables)]
+    again = " and ".join(f"`python {each}`" for each in script.split(" and "))
+    note = f"{machine}. Numbers in `benchmarks/{name}.json`. To repeat it: {again}.\n{{ .measured }}"
+    return "\n\n".join([*parts, note])
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.columns, ["---" if i == 0 else "--:" for i in range(len(table.columns))], *table.rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else str(value)
+
+
+def _versions(found: dict[str, Any]) -> str:
+    known = {tuple(part["versions"].items()) for part in found.values() if isinstance(part, dict)}
+    versions = dict(pair for pairs in sorted(known) for pair in pairs)
+    return "Compiled with " + ", ".join(f"{library} {version}" for library, version in versions.items())
+
+
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _head(found: dict[str, Any]) -> dict[str, Table]:
+    by = {(tuple(row["shape"]), row["case"], row["form"]): row for row in found["rows"]}
+    rows = []
+    for shape in sorted(_in_order(key[0] for key in by), key=lambda shape: -shape[2]):
+        for case in _in_order(key[1] for key in by if key[0] == shape):
+            ours, plain = by[shape, case, "handgrad"], by[shape, case, "plain"]
+            ratios = [by.get((shape, case, form), {}).get("ratio") for form in FORMS]
+            rows.append(
+                [", ".join(map(str, shape)), CASES.get(case, case), round(ours["milliseconds"])]
+                + [None if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+                + [round(each["temporary_bytes"] / 1e6) for each in (ours, plain)]
+            )
+    caption = (
+        f"Value and gradient in {found['dtype']}: handgrad's milliseconds, what the others take of that, and the "
+        "megabytes that handgrad and the plain form, optax's loss of X@W, need beside arguments and results. "
+        "*Products alone* are the matrix products and nothing else."
+    )
+    columns = ["N, P, C", "what", "handgrad, ms", *FORMS.values(), "MB", "MB of plain"]
+    return {"head": Table(caption, columns, rows)}
+
+
+def _head_compiled(found: dict[str, Any]) -> dict[str, Table]:
+    memory, times = [], []
+    for device, part in found.items():
+        if not isinstance(part, dict) or "axes" in part["rows"][0]:
+            continue
+        by = {(tuple(row["shape"]), row["form"]): row for row in part["rows"]}
+        for shape in _in_order(key[0] for key in by):
+            of = [by.get((shape, form), {}) for form in COMPILED]
+            sizes = ", ".join(map(str, shape))
+            memory.append([device, sizes, *map(_megabytes, of)])
+            ours, products = (by[shape, form].get("estimated_seconds") for form in ("handgrad", "products alone"))
+            if ours and products:
+                times.append([device, sizes, f"{ours / products:.2f}"])
+    return {
+        "memory": Table(
+            "The head in bfloat16, value and all gradients: the megabytes that the program needs beside its arguments "
+            "and results. The plain form is optax's loss of `(X @ W).astype(float32)`.",
+            ["device", "N, P, C", *COMPILED.values()],
+            memory,
+        ),
+        "times": Table(
+            "The TPU compiler's own estimate of the time of a block of rows, over that of its three products alone.",
+            ["device", "N, P, C", "ratio"],
+            times,
+        ),
+    }
+
+
+def _megabytes(row: dict[str, Any]) -> Any:
+    if "error" in row:
+        return "more than there is" if "RESOURCE_EXHAUSTED" in row["error"] else None
+    return round(row["temporary_bytes"] / 1e6) if "temporary_bytes" in row else None
+
+
+def _fit_compiled(found: dict[str, Any]) -> dict[str, Table]:
+    rows = [
+        [device, ", ".join(map(str, part["sizes"])), part["dtype_of_X"], round(part["peak_bytes_beside_X"] / 1e6)]
+        for device, part in found.items()
+        if isinstance(part, dict)
+    ]
+    caption = "The programs of `fit`: the megabytes that the largest of them needs beside X."
+    return {"memory": Table(caption, ["device", "N, P, C", "X", "MB beside X"], rows)}
+
+
+def _tables(found: dict[str, Any]) -> dict[str, Table]:
+    rows = [
+        [
+            f".{part['format']}, {part['rows']} rows of {part['features']} numbers",
+            *(part[f"{library}_seconds"] for library in ("handgrad", "pyarrow")),
+            part["ratio"],
+            *(part[f"{library}_peak_beyond_X_in_X"] for library in ("handgrad", "pyarrow")),
+        ]
+        for part in found.values()
+        if isinstance(part, dict)
+    ]
+    caption = (
+        "Reading a file into rows of float32: `handgrad.data` and pyarrow with its guesses, the ratio of their times, "
+        "and the most memory beside the rows, in sizes of the rows."
+    )
+    columns = ["file", "handgrad, s", "pyarrow, s", "ratio", "memory of handgrad", "memory of pyarrow"]
+    return {"reading": Table(caption, columns, rows)}
+
+
+MADE = {
+    "head_cpu": ("scripts/bench_head.py", _head),
+    "head_compiled": ("scripts/compile_accelerators.py", _head_compiled),
+    "fit_compiled": ("scripts/compile_accelerators.py", _fit_compiled),
+    "tables_cpu": ("scripts/bench_tables.py", _tables),
+}

@@ -1,0 +1,40 @@
+"""The public names, and where what they stand for is written."""
+
+import functools
+import importlib
+import inspect
+import sys
+
+PACKAGES = ("handgrad", "handgrad.formulas", "handgrad.data")
+
+
+@functools.cache
+def homes() -> dict[str, str]:
+    """`handgrad.fit` is written in `handgrad.solvers.fit.fit`; a module is its own home."""
+    found = {}
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            what = getattr(module, name)
+            what = what if inspect.ismodule(what) else inspect.unwrap(what)
+            home = what.__name__ if inspect.ismodule(what) else f"{what.__module__}.{what.__qualname__}"
+            found[f"{package}.{name}"] = home
+    return found
+
+
+def public_names(home: str) -> list[str]:
+    """Under which names users import what is written there, the shortest first."""
+    return sorted((name for name, its in homes().items() if its == home), key=len)
+
+
+def show_entry(name: str, level: int = 2) -> str:
+    """A public name's entry in the reference, from its docstring; one for all the names of the same thing."""
+    if name not in homes():
+        raise ValueError(f"entry: {name} is not public.")
+    home, label = homes()[name], name.rpartition(".")[2]
+    anchors = "".join(f"[](){{ #{each} }}" for each in public_names(home) if each != home)
+    options = {"heading": name, "toc_label": label, "heading_level": level}
+    if home in sys.modules:  # whose members have entries of their own
+        options["members"] = "false"
+    lines = [f"      {option}: {value}" for option, value in options.items()]
+    return "\n".join([anchors, "", f"::: {home}", "    options:", *lines])
