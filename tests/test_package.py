@@ -107,10 +107,10 @@ def test_extras_name_what_exists():
     assert {"app", "test", "cuda", "tpu", "all"} <= set(extras)
 
 
-def test_the_tests_that_the_readme_names_exist():
-    if not (ROOT / "README.md").exists():
-        pytest.skip("the tests run apart from the repository")
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the tests run apart from the repository")
+def test_the_tests_that_the_pages_name_exist():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for path in pages for name in re.findall(r"`(test_\w+)`", path.read_text())}
     written = {name for path in ROOT.glob("tests/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     assert len(named) > 8
     assert named <= written
