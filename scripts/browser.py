@@ -92,15 +92,19 @@ class Browser:
 
     def open(self, path):
         """Load a file, with all that it asks for."""
+        self.visit(pathlib.Path(path).resolve().as_uri())
+
+    def visit(self, address):
+        """Load a page, with all that it asks for."""
         self.events.clear()
-        self.send("Page.navigate", url=pathlib.Path(path).resolve().as_uri())
+        self.send("Page.navigate", url=address)
         while not any(method == "Page.loadEventFired" for method, _ in self.events):
             event = self._receive()
             self.events.append((event["method"], event["params"]))
 
     def evaluate(self, expression):
-        """The value of a JavaScript expression."""
-        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of a JavaScript expression, of a promise that of which it is one."""
+        found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in found:
             raise RuntimeError(f"{expression}: {found['exceptionDetails']}")
         return found["result"].get("value")

@@ -307,7 +307,7 @@ def test_the_lines_that_are_shown_are_those_of_the_source(pages):
     assert shown[start + 1 : end] == [each for each in source if each in shown[start + 1 : end]]
     assert shown[end - 1] == source[-1]
     assert not any('"""' in each for each in shown[start:end])
-    assert "[handgrad.logit_gradient]" in shown[end + 2]
+    assert "(reference/formulas.md#handgrad.logit_gradient)" in shown[end + 2]
     assert shown[-3:] == ["```text", line, "```"]
     part = pages.expand(['{{ source("handgrad.formulas.losses.logit_gradient", "D = ", "return") }}'], "page.md")
     assert part[1:3] == [each.strip() for each in source[-2:]]
@@ -338,8 +338,6 @@ def test_a_public_name_has_an_entry_and_an_example(pages, name):
     documented = getattr(PUBLIC[package], own) if what is None else what
     assert doctest.DocTestParser().get_examples(inspect.getdoc(documented)), "an example in its docstring"
     entries = [
-        each
-        for path in sorted((DOCS / "reference").glob("*.md"))
-        for each in re.findall(r'\{\{ entry\("([\w.]+)"', path.read_text())
+        each for path in sorted((DOCS / "reference").glob("*.md")) for each in names.ENTRY.findall(path.read_text())
     ]
     assert sum(names.homes()[each] == names.homes()[name] for each in entries) == 1

@@ -40,7 +40,7 @@ def expand(lines: Sequence[str], page: str) -> list[str]:
 
 def _expand(line: str, page: str) -> list[str]:
     match = DIRECTIVE.fullmatch(line.strip())
-    shown = SHOWN | {"picture": functools.partial(show_picture, page=page)}
+    shown = SHOWN | {name: functools.partial(show, page=page) for name, show in SHOWN_ON_PAGE.items()}
     if match is None or match[1] not in shown:
         raise ValueError(f"docs/{page}: {line.strip()}: there are {', '.join(shown)}, as {{{{ name(…) }}}} on a line.")
     try:
@@ -62,6 +62,6 @@ SHOWN = {
     "entry": show_entry,
     "figures": show_figures,
     "program": show_program,
-    "source": show_source,
     "test": show_test,
 }
+SHOWN_ON_PAGE = {"picture": show_picture, "source": show_source}

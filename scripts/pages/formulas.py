@@ -16,4 +16,4 @@ def mathml(formula: str, display: str) -> str:
     except Exception as error:
         raise ValueError(f"the formula {formula} cannot be read: {error!r}.") from error
     found = found.replace("<math ", f'<math alttext="{html.escape(formula, quote=True)}" ', 1)
-    return f'<div class="formula" tabindex="0">{found}</div>' if display == "block" else found
+    return f'<div class="formula">{found}</div>' if display == "block" else found

@@ -4,12 +4,10 @@ import ast
 import textwrap
 from pathlib import Path
 
-from pages.names import public_names
-
-ROOT = Path(__file__).parents[2]
+from pages.names import ROOT, link_to
 
 
-def show_source(name: str, first: str | None = None, last: str | None = None) -> str:
+def show_source(name: str, first: str | None = None, last: str | None = None, *, page: str) -> str:
     """The lines of a function or class without its docstring, or of these the ones from `first` to `last`."""
     path, node = find(name)
     numbered = without_docstring(path, node)
@@ -21,8 +19,8 @@ def show_source(name: str, first: str | None = None, last: str | None = None) ->
     shown = textwrap.dedent("\n".join(lines)).strip("\n")
     title = f"{path.relative_to(ROOT)}, lines {numbers[0]}–{numbers[-1]}"
     block = f'```python title="{title}"\n{shown}\n```'
-    public = public_names(name)
-    return f"{block}\n\n[`{public[0]}`][{public[0]}]{{ .to-reference }}" if public else block
+    link = link_to(name, page)
+    return f"{block}\n\n{link}{{ .to-reference }}" if link else block
 
 
 def show_test(name: str) -> str:

@@ -3,8 +3,12 @@
 import functools
 import importlib
 import inspect
+import re
 import sys
+from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+ENTRY = re.compile(r'\{\{ entry\("([\w.]+)"')
 PACKAGES = ("handgrad", "handgrad.formulas", "handgrad.data")
 
 
@@ -27,12 +31,22 @@ def public_names(home: str) -> list[str]:
     return sorted((name for name, its in homes().items() if its == home), key=len)
 
 
+def link_to(home: str, page: str) -> str | None:
+    """A link from a page, docs/PAGE, to the entry of what is written there; nothing for what is not public."""
+    names = public_names(home)
+    for path in sorted((ROOT / "docs" / "reference").glob("*.md")):
+        entries = ENTRY.findall(path.read_text())
+        if any(name in entries for name in names):
+            return f"[`{names[0]}`]({'../' * page.count('/')}reference/{path.name}#{names[0]})"
+    return None
+
+
 def show_entry(name: str, level: int = 2) -> str:
     """A public name's entry in the reference, from its docstring; one for all the names of the same thing."""
     if name not in homes():
         raise ValueError(f"entry: {name} is not public.")
     home, label = homes()[name], name.rpartition(".")[2]
-    anchors = "".join(f"[](){{ #{each} }}" for each in public_names(home) if each != home)
+    anchors = "".join(f'<span id="{each}"></span>' for each in public_names(home) if each != home)
     options = {"heading": name, "toc_label": label, "heading_level": level}
     if home in sys.modules:  # whose members have entries of their own
         options["members"] = "false"
