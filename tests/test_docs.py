@@ -202,7 +202,7 @@ def test_figures_are_those_of_the_benchmarks(pages):
     assert shown == {path.stem for path in (ROOT / "benchmarks").glob("*.json")}
     for name in shown:
         found = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
-        page = figures.show_figures(name)
+        page = figures.show_figures(name).replace("\N{NO-BREAK SPACE}", " ").replace("\N{NON-BREAKING HYPHEN}", "-")
         for table in found.get("tables", {}).values():
             for row in table["rows"]:
                 assert "| " + " | ".join("–" if cell is None else str(cell) for cell in row) + " |" in page

@@ -94,10 +94,11 @@ def test_examples_in_docstrings_are_true(module):
     assert result.failed == 0
 
 
-def test_the_version_stands_in_the_changelog():
+def test_the_version_stands_in_the_changelog_and_the_citation():
     if not (ROOT / "CHANGELOG.md").exists():
         pytest.skip("the tests run apart from the repository")
     assert f"## [{handgrad.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {handgrad.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_extras_name_what_exists():

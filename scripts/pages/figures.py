@@ -5,6 +5,7 @@ tables are made here, rounded.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -71,12 +72,16 @@ def show_figures(name: str, *chosen: str) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.columns, ["---" if i == 0 else "--:" for i in range(len(table.columns))], *table.rows]
+    columns = zip(*table.rows, strict=True)
+    sides = ["--:" if any(isinstance(cell, (int, float)) for cell in cells) else "---" for cells in columns]
+    lines = [table.columns, sides, *table.rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
 def _cell(value: Any) -> str:
-    return "–" if value is None else str(value)
+    # Sizes such as 2048, 512 and 784-10 stay on one line.
+    text = "–" if value is None else re.sub(r"(?<=\d), (?=\d)", ",\N{NO-BREAK SPACE}", str(value))
+    return re.sub(r"(?<=\d)-(?=\d)", "\N{NON-BREAKING HYPHEN}", text)
 
 
 def _versions(found: dict[str, Any]) -> str:
@@ -98,7 +103,7 @@ def _head(found: dict[str, Any]) -> dict[str, Table]:
             ratios = [by.get((shape, case, form), {}).get("ratio") for form in FORMS]
             rows.append(
                 [", ".join(map(str, shape)), CASES.get(case, case), round(ours["milliseconds"])]
-                + [None if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+                + [None if ratio is None else round(ratio, 2) for ratio in ratios]
                 + [round(each["temporary_bytes"] / 1e6) for each in (ours, plain)]
             )
     caption = (
@@ -122,7 +127,7 @@ def _head_compiled(found: dict[str, Any]) -> dict[str, Table]:
             memory.append([device, sizes, *map(_megabytes, of)])
             ours, products = (by[shape, form].get("estimated_seconds") for form in ("handgrad", "products alone"))
             if ours and products:
-                times.append([device, sizes, f"{ours / products:.2f}"])
+                times.append([device, sizes, round(ours / products, 2)])
     return {
         "memory": Table(
             "The head in bfloat16, value and all gradients: the megabytes that the program needs beside its arguments "

@@ -20,7 +20,7 @@ def show_source(name: str, first: str | None = None, last: str | None = None, *,
     title = f"{path.relative_to(ROOT)}, lines {numbers[0]}–{numbers[-1]}"
     block = f'```python title="{title}"\n{shown}\n```'
     link = link_to(name, page)
-    return f"{block}\n\n{link}{{ .to-reference }}" if link else block
+    return f"{block}\n\nIn the reference: {link}.\n{{ .to-reference }}" if link else block
 
 
 def show_test(name: str) -> str:
