@@ -170,7 +170,7 @@ def make_folds(function: str, data: Data, weights: Float[np.ndarray, "N F"]) -> 
         of_classes = shares.T @ data.targets
     else:
         of_classes = np.stack([np.bincount(data.targets, column, data.num_classes) for column in shares.T])
-    of_classes = data.parts.sum(of_classes)
+    of_classes = data.parts.sum(of_classes.astype(np.float64))  # NumPy counts no rows in integers
     present = of_classes > 0
     present |= ~present.any(axis=1, keepdims=True)  # all rows weigh 0: any parameters will do
     starts = np.zeros((shares.shape[1], data.num_features + 1, data.num_classes))
