@@ -34,7 +34,8 @@ SHORTEST_BLOCK, LONGEST_BLOCK, BLOCK_ROWS = 2**20, 2**25, 256
 MOST_ATTEMPTS = 6  # columns that may turn out to be text, one reading for each; then all are read as text
 SHOWN_ROWS = 5
 MOST_WORDS = 2**20  # different texts in a column that is read in blocks
-PIECE, STEP = 2**24, 2**12  # bytes that are looked at for the ends of lines, and rows of which the first's place is kept
+PIECE = 2**24  # bytes that are looked at for the ends of lines
+STEP = 2**12  # rows, of which the first one's place in the file is kept
 _WINDOWS = {"utf-8": "cp1252", "utf-8-sig": "cp1252", "cp1252": "latin-1"}  # what is tried next
 _NULLS = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.title(), word.capitalize(), "NaN")}

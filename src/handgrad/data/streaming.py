@@ -117,12 +117,12 @@ def _require_streamed(path: Any) -> Source:
         return found
 
 
-def needs_streaming(path: Any) -> bool:
-    """Whether a file's table, and X made of it, would take more than half of the memory that is free."""
+def needs_streaming(path: Any, share: float = 1.0) -> bool:
+    """Whether a share of a file's table, and X made of it, would take more than half of the memory that is free."""
     if str(path) == STANDARD_INPUT:
         return False
     with find_source(path) as found:
-        size = SELDOM_MORE * found.size
+        size = share * SELDOM_MORE * found.size
         if found.format not in STREAMED or size <= available_memory() / 2:
             return False
         if found.format == "parquet":
@@ -130,25 +130,23 @@ def needs_streaming(path: Any) -> bool:
                 import pyarrow.dataset
 
                 data = pyarrow.dataset.dataset(found.path, format="parquet", partitioning="hive")
-                size = 12 * data.count_rows() * len(data.schema)  # float64 and float32
+                size = share * 12 * data.count_rows() * len(data.schema)  # float64 and float32
             except Exception:  # damaged bytes make Arrow raise almost anything, and reading says what is wrong
                 return False
         elif not found.packing:
-            size = 2 * found.size
+            size = share * 2 * found.size
     return size > available_memory() / 2
 
 
 def read_rows(table: Table, rows: np.ndarray) -> Table:
     """Some rows of a table in its file, ascending, in memory; processes read them together."""
     assert table.file is not None
-    own = list(table.file.begin(rows[processes.share(len(rows))]))
+    own = [(block.X, block.columns) for block in table.file.begin(rows[processes.share(len(rows))])]
     blocks = [block for of_process in processes.gather_values(own) for block in of_process]
     if table.file.kinds is None:
-        some = Table(np.concatenate([block.X for block in blocks]), image_shape=table.image_shape)
+        some = Table(np.concatenate([X for X, _ in blocks]), image_shape=table.image_shape)
     else:
-        some = Table(
-            columns={name: _joined([(block.columns or {})[name] for block in blocks]) for name in table.file.kinds}
-        )
+        some = Table(columns={name: _joined([columns[name] for _, columns in blocks]) for name in table.file.kinds})
     return some._replace(
         labels=None if table.labels is None else table.labels[rows],
         weights=None if table.weights is None else table.weights[rows],

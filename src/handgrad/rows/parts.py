@@ -135,7 +135,7 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
         numbers = processes.gather(np.array(shape[0]))
         X = Share(X, int(numbers[: processes.index()].sum()), int(numbers.sum()))
     if isinstance(X, Share):
-        return _of_share(function, X, jax.devices() if mesh is None else mesh.devices.ravel())
+        return _of_share(function, X, jax.devices() if mesh is None else list(mesh.devices.ravel()))
     if isinstance(X, Stream):
         on = (_default_device(),) if mesh is None else tuple(mesh.devices.ravel())
         return Parts((Part(slice(0, shape[0]), X, on[0]),), shape, dtype, False, 1, on)
@@ -158,7 +158,7 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
             f"{function}: mesh must be of this process's devices for data on the host; got one over several processes. "
             "Make X of each process's rows with jax.make_array_from_process_local_data."
         )
-    parts = tuple(part for part in _dealt(np.asarray(X), 0, devices) if part.num_rows)
+    parts = tuple(part for part in _dealt(np.asarray(X), 0, list(devices)) if part.num_rows)
     return Parts(parts, shape, dtype, False, 1, tuple(part.device for part in parts))
 
 

@@ -81,10 +81,19 @@ def _alike_over_processes(function: str, first: "_Read | None") -> "_Read | None
     """A block of this process; one without rows where it has none and others have."""
     if processes.count() == 1:
         return first
-    every = processes.gather_values(first and _Read(*(None if own is None else own[:0] for own in first)))
+    none = (
+        None
+        if first is None
+        else first._replace(X=first.X[:0], targets=_none_of(first.targets), weights=_none_of(first.weights))
+    )
+    every = processes.gather_values(none)
     alike = None if first is None else tuple(own is not None and (own.shape[1:], str(own.dtype)) for own in first)
     processes.require_alike(function, {"the columns and dtypes of X, targets and weights": alike})
     return first or next(filter(None, every), None)
+
+
+def _none_of(by_row: Any) -> Any:
+    return None if by_row is None else by_row[:0]
 
 
 class _Read(NamedTuple):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import arguments, processes
+from handgrad import arguments, launching, processes
 from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
@@ -76,6 +76,7 @@ def prepare(
     mesh: Any = None,
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to where they are summed."""
+    launching.require_joined(function)
     X, targets, weights = open_source(function, X, targets, weights)
     if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
         raise TypeError(
