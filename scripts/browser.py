@@ -1,7 +1,7 @@
 """A headless Chromium, driven by its DevTools protocol over a pipe: to see a report as its reader does.
 
 Run: python scripts/browser.py PAGE SELECTOR FILE [WIDTH]     a picture of what the selector finds on the page
-     python scripts/browser.py runs/digits/report.html '#weights .images' .github/images/digits.png 532
+     python scripts/browser.py runs/digits/report.html '#weights .images' docs/images/digits.png 532
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Draws what 0, 1 and 2 hidden layers make of three spirals: the picture of the README.
+"""Draws what 0, 1 and 2 hidden layers make of three spirals: docs/images/spirals.png.
 
 Run: python scripts/draw_spirals.py [FILE]
 """

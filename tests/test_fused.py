@@ -444,14 +444,14 @@ def test_classes_over_devices_give_the_same_loss_gradients_and_statistics(target
     assert_close(results(jax.jit(head_over_devices)), results(whole), "float64", factor=10)
 
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "language-model.md"
 
 
-@pytest.mark.skipif(not README.exists(), reason="the tests run apart from the repository")
+@pytest.mark.skipif(not PAGE.exists(), reason="the tests run apart from the repository")
 def test_the_recipe_for_two_axes_gives_the_gradients_of_one_device():
-    (recipe,) = re.findall(r"```python\n((?:(?!```).)*class_axis(?:(?!```).)*)```", README.read_text(), re.DOTALL)
+    (recipe,) = re.findall(r"```python\n((?:(?!```).)*class_axis(?:(?!```).)*)```", PAGE.read_text(), re.DOTALL)
     names = {}
-    exec(compile(recipe, "README.md", "exec"), names)
+    exec(compile(recipe, PAGE, "exec"), names)
     assert dict(names["mesh"].shape) == {"data": 4, "classes": 2}
     expected = jax.value_and_grad(linear_cross_entropy, argnums=(0, 1))(names["h"], names["W"], names["t"])
     actual = names["value"], (names["dh"], names["dW"])

@@ -108,10 +108,24 @@ def test_extras_name_what_exists():
     assert {"app", "test", "cuda", "tpu", "all"} <= set(extras)
 
 
-def test_the_tests_that_the_readme_names_exist():
-    if not (ROOT / "README.md").exists():
-        pytest.skip("the tests run apart from the repository")
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the tests run apart from the repository")
+def test_the_tests_that_the_pages_name_exist():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for path in pages for name in re.findall(r"`(test_\w+)`", path.read_text())}
     written = {name for path in ROOT.glob("tests/*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     assert len(named) > 8
     assert named <= written
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the tests run apart from the repository")
+def test_the_page_on_the_architecture_names_what_exists_and_the_rows_as_they_are():
+    page, picture = (ROOT / "docs" / name for name in ("architecture.md", "images/architecture.svg"))
+    named = set(re.findall(r"`([\w/]+\.py|[\w/]+/)`", page.read_text()))
+    drawn = set(re.findall(r"[\w/]+\.py", picture.read_text()))
+    assert len(named) > 20
+    assert len(drawn) > 10
+    assert [name for name in named if not (PACKAGE / name).exists()] == []
+    assert [name for name in drawn if not ((PACKAGE / name).exists() or (PACKAGE / "solvers" / name).exists())] == []
+    table = page.read_text().split("## What may import what")[1]
+    rows = [re.findall(r"`(\w+)`", line) for line in table.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if row] == LAYERS

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 import handgrad
+from handgrad import launching, processes
 from handgrad.app import cli
-from handgrad.app.progress import Watch
+from handgrad.app.progress import Watch, interrupt
 from handgrad.app.screen import Screen
 from handgrad.app.unfinished import DATA, begin, read, write
 from handgrad.app.words import one_line
@@ -33,7 +34,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Work:
-    """A run at work in a folder, which is None where nothing is to be kept.
+    """A run at work in a folder, which is None where nothing is to be kept: of processes the first has it.
 
     Attributes:
       out: the folder.
@@ -43,13 +44,13 @@ class Work:
 
     def __init__(self, out: pathlib.Path | None = None, every: int | None = None):
         self.out, self.every, self.since = out, every, 0
-        self.can_save = out is not None and has_orbax()
+        self.can_save = processes.of_first(out is not None and has_orbax())
         self.place = None if out is None else out.resolve() / UNFINISHED
         found = [] if out is None else checkpoints(out)
         self.number = int(found[-1].name) if found else 0
         if found and not self.can_save:
             raise ValueError(f"{out}: has a checkpoint, which is read with orbax: pip install 'handgrad[resume]'")
-        self.saved = _restore(found[-1]) if found else None
+        self.saved = processes.of_first(_restore(found[-1]) if found else None)
         self.goes_on = False  # after what is written as its end
         self._remove_others()
 
@@ -64,15 +65,15 @@ class Work:
                 self.save(take())
             self.goes_on = watch.asked and watch.number == signal.SIGINT and self.can_save
         if watch.asked and watch.number != signal.SIGINT:
-            raise KeyboardInterrupt
+            interrupt()
 
     def save(self, state: Any) -> None:
         """A checkpoint, in place of those before."""
-        import orbax.checkpoint as ocp
-
-        assert self.place is not None
-        self.since, self.number = 0, self.number + 1
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        self.since = 0
+        if self.place is None:  # of another process
+            return
+        self.number += 1
+        with _checkpointer() as checkpointer:
             checkpointer.save(self.place / str(self.number), as_arrays(state))
         self._remove_others()
 
@@ -98,9 +99,10 @@ class Work:
 
     def known(self) -> dict[str, Any] | None:
         """What is known of the data of a run that goes on: `rows`, `fingerprint`, and whether they stay `in_file`."""
-        if self.place is None or not (self.place / DATA).exists():
-            return None
-        return read(self.place / DATA, {"rows": 0, "fingerprint": "", "in_file": False})
+        known = None
+        if self.place is not None and (self.place / DATA).exists():
+            known = read(self.place / DATA, {"rows": 0, "fingerprint": "", "in_file": False})
+        return processes.of_first(known)
 
     def require_same(self, table: Table) -> None:
         """Check that the data are those that the run was begun with.
@@ -108,10 +110,10 @@ class Work:
         Raises:
           ValueError: they are not.
         """
+        begun = self.known()
         if self.place is None:
             return
         found = _describe(table)
-        begun = self.known()
         if begun is None:
             write(self.place / DATA, found)
         elif begun != found:
@@ -138,8 +140,8 @@ def at_work(
             raise ValueError("--checkpoint-every needs --out, the folder of the run that the checkpoints are kept in.")
         if not has_orbax():
             raise ValueError("--checkpoint-every needs orbax: pip install 'handgrad[resume]'")
-    if out is None:
-        yield Work()
+    if out is None or processes.index() > 0:
+        yield Work(None, every)
         return
     with contextlib.ExitStack() as stack:
         if begun is None:
@@ -150,6 +152,7 @@ def at_work(
         except BaseException as error:
             assert work.place is not None
             is_killed = isinstance(error, KeyboardInterrupt) and cli.received[-1:] not in ([], [signal.SIGINT])
+            is_killed |= launching.is_lost(error)
             work.goes_on = begun is not None or work.number > 0 or is_killed
             if not work.goes_on or isinstance(error, FloatingPointError):
                 remove(work.place)
@@ -175,7 +178,10 @@ def has_orbax() -> bool:
 
 def versions() -> dict[str, str]:
     """Of what has a say in the bits of a result."""
-    return {"handgrad": handgrad.__version__, "jax": jax.__version__, "numpy": np.__version__}
+    own = {"handgrad": handgrad.__version__, "jax": jax.__version__, "numpy": np.__version__}
+    if processes.is_shared():
+        own["processes"] = f"{processes.count()} of {jax.local_device_count()} devices"
+    return own
 
 
 # --- States as arrays -------------------------------------------------------------------------------------------------
@@ -209,10 +215,20 @@ def as_fit_state(found: FitState) -> FitState:
     )
 
 
-def _restore(path: pathlib.Path) -> Arrays:
+def _checkpointer() -> Any:
+    """Of this process alone, whatever others there are."""
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    index = processes.index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix="handgrad"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _restore(path: pathlib.Path) -> Arrays:
+    with _checkpointer() as checkpointer:
         return {name: np.asarray(array) for name, array in checkpointer.restore(path).items()}
 
 
@@ -220,7 +236,8 @@ def _restore(path: pathlib.Path) -> Arrays:
 
 
 def _describe(table: Table) -> dict[str, Any]:
-    return {"rows": table.num_rows, "fingerprint": fingerprint(table), "in_file": table.file is not None}
+    in_file = table.file is not None and not table.file.is_held
+    return {"rows": table.num_rows, "fingerprint": fingerprint(table), "in_file": in_file}
 
 
 def fingerprint(table: Table) -> str:

@@ -117,7 +117,7 @@ def choose(
     if held_out.rows is None:
         folds = make_folds("fit", data, data.weights[:, None])
     else:
-        folds = make_folds("fit", data, data.weights[:, None] * ~held_out.rows)
+        folds = make_folds("fit", data, data.weights[:, None] * ~data.parts.of_rows(held_out.rows))
     score = _scorer(held_out, data, folds, scoring)
     found: dict[float, float] = {}
     wanted = np.asarray(l2s, np.float64)
@@ -195,7 +195,8 @@ def _scorer(held_out: HeldOut, data: Data, folds: Folds, scoring: str) -> Callab
         return _scikit_scorer(tested, rows, folds, scoring)
     weights = np.ones(len(tested.labels)) if tested.weights is None else tested.weights
     parts: Parts = data.parts if held_out.part is None else locate("fit", tested.X)
-    scored = prepare_scores("fit", parts, tested.labels, weights[:, None] * rows, folds.present)
+    labels, counted = parts.of_rows(tested.labels), parts.of_rows(weights[:, None] * rows)
+    scored = prepare_scores("fit", parts, labels, counted, folds.present)
     return lambda fitted: mean_scores(scored, fitted)[scoring == ACCURACY]
 
 

@@ -15,7 +15,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handgrad.app.caching import keep_compiled
@@ -93,8 +94,13 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
         for number in signals:
             signal.signal(number, raise_interrupt)
     try:
-        status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False, obj=arguments)
-        sys.stdout.flush()
+        try:
+            status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False, obj=arguments)
+            sys.stdout.flush()
+            _together(lambda launching: launching.finish())
+        except Exception as error:
+            _together(_end_if_lost, error)
+            raise
         return status or 0
     except typer.Abort:
         return INTERRUPTED
@@ -112,6 +118,7 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
     except Exception as error:
         # A usage error of click, of which recent typers carry a copy of their own: there is no one class to name.
         if not hasattr(error, "format_message"):
+            _together(_end_by_mistake)
             raise
         return _fail(error.format_message(), 2)
 
@@ -126,6 +133,24 @@ def _fail_by(number: int) -> int:
     return _fail("interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}", 128 + number)
 
 
+def _together(do: Callable[..., Any], *arguments: Any) -> None:
+    """What processes do that were begun together, if this is one of several."""
+    launching: Any = sys.modules.get("handgrad.launching")
+    if launching is not None and launching.is_watched():
+        do(launching, *arguments)
+
+
+def _end_if_lost(launching: Any, error: Exception) -> None:
+    if launching.is_lost(error):
+        launching.end("another process has ended, and this one with it", 1, after=launching.UNTIL_SAID)
+
+
+def _end_by_mistake(launching: Any) -> None:
+    traceback.print_exc()
+    launching.end("a mistake of handgrad's own, of which there is more above", 1)
+
+
 def _fail(message: str, status: int) -> int:
+    _together(lambda launching: launching.end(one_line(message), status))
     print(f"handgrad: {one_line(message)}", file=sys.stderr)
     return status

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from handgrad import processes
 from handgrad.app.checking import MAX_CHECKED_ROWS, check_at
 from handgrad.app.checkpoints import FIT_STATE, Work, as_fit_state, as_state, at_work
 from handgrad.app.choosing import ACCURACY, LOG_LOSS, Choosing, HeldOut, choose, deal
-from handgrad.app.progress import watching
+from handgrad.app.progress import interrupt, watching
 from handgrad.app.runs import Choice, Run, begin, conclude
 from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
@@ -62,15 +63,17 @@ def fit(
         else:  # in memory, however much of it is free now
             table = read(data, reading)
         if table.file is not None:
-            settings["stream"] = True
+            settings |= {"processes": processes.count()} if processes.is_shared() else {}
+            settings |= {} if table.file.is_held else {"stream": True}
             if l2 is None and scoring not in (LOG_LOSS, ACCURACY):
-                raise ValueError(f"--scoring must be {LOG_LOSS} or {ACCURACY} with --stream; got {scoring!r}.")
+                what = "--distributed" if table.file.is_held else "--stream"
+                raise ValueError(f"--scoring must be {LOG_LOSS} or {ACCURACY} with {what}; got {scoring!r}.")
         work.require_same(table)
         run, ended = _fit(screen, settings, table, l2, work)
         with work.written() as folder:
             status = conclude(screen, run, folder, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
-        raise KeyboardInterrupt
+        interrupt()
     return status
 
 
@@ -173,7 +176,7 @@ def choose_watched(
 
         choice = choose(held_out, num_classes, watch=watch, keep=keep, **how)
     if choice is None and watch.asked:
-        raise KeyboardInterrupt
+        interrupt()
     return choice, watch.asked
 
 
@@ -222,7 +225,8 @@ def mean_loss(fitted: FitResult, part: Part) -> float:
         return 0.0
     if weights[~np.isfinite(b[0])[part.labels]].any():  # of a class that is left out
         return math.inf
-    scored = prepare_scores("fit", locate("fit", part.X), part.labels, weights, np.isfinite(b))
+    parts = locate("fit", part.X)
+    scored = prepare_scores("fit", parts, parts.of_rows(part.labels), parts.of_rows(weights), np.isfinite(b))
     return float(mean_scores(scored, [fitted.params._replace(W=W[None], b=b[None])])[0][0])
 
 

@@ -83,10 +83,14 @@ def command(
 
         @functools.wraps(declaration)
         def run(context: typer.Context, **arguments: Any) -> Any:
-            folder = arguments.pop("resume", None)
+            folder, is_distributed = arguments.pop("resume", None), arguments.pop("distributed", False)
             if folder is not None:
                 _require_nothing_else(context)
                 resuming = importlib.import_module("handgrad.app.resuming")
+                is_distributed = resuming.is_distributed(folder)
+            if is_distributed:
+                importlib.import_module("handgrad.app.together").begin()
+            if folder is not None:
                 return resuming.resume(context, _make_screen(context, arguments), folder)
             if "checkpoint_every" in arguments:
                 arguments["begun"] = context.meta.get("handgrad.begun")

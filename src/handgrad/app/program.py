@@ -57,6 +57,14 @@ Resume = Annotated[
         show_default=False,
     ),
 ]
+Distributed = Annotated[
+    bool,
+    typer.Option(
+        "--distributed",
+        help="Share the work with the other processes that were started with this one, by SLURM, MPI, Kubernetes or "
+        "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; alone, on all devices of the machine.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")]
 
 
@@ -107,6 +115,7 @@ def fit(
     ] = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
+    distributed: Distributed = False,
 ) -> None:
     """Fit a softmax regression to its optimum, with a proof of how near it is.
 

@@ -5,10 +5,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
+import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn
 
+from handgrad import launching, processes
 from handgrad.app import cli
 from handgrad.app.screen import Screen
 from handgrad.app.words import duration
@@ -21,7 +23,7 @@ RARER = 3  # without a terminal each line comes after so many times the seconds 
 class Watch:
     """Called as watch(share, words), it shows how much is done, and answers whether the user has asked to end it.
 
-    `asked` is whether that is so, and `number` the signal that did.
+    `asked` is whether that is so, and `number` the signal that did. Processes are asked all at once, if one is.
     """
 
     current: "ClassVar[Watch | None]" = None  # which `watching` shows
@@ -30,25 +32,34 @@ class Watch:
         self.screen, self.what, self.start = screen, what, time.monotonic()
         self.share, self.next = 0.0, PATIENCE
         self.asked, self.number, self.words = False, 0, ""
+        self.pending = 0  # the signal that has come to this process
         bar = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
         self.bar = Progress(*bar, console=screen.console, transient=True) if screen.console.is_terminal else None
 
     def __call__(self, share: float, words: str = "") -> bool:
         """Whether to end it."""
         self.words = words
-        self._look(share, words)
+        self.show(share, words)
+        return self.agree()
+
+    def agree(self) -> bool:
+        """Whether to end it, as all processes have it that call this at the same point of what they do."""
+        if not self.asked:
+            self.number = int(processes.gather(np.array(self.pending)).max())
+            self.asked = self.number > 0
         return self.asked
 
     def step(self, words: str) -> None:
         """Show what is done towards the next share."""
-        self._look(self.share, ", ".join(filter(None, (self.words, words))))
+        self.show(self.share, ", ".join(filter(None, (self.words, words))))
 
     def close(self) -> None:
         """Take away the bar."""
         if self.bar is not None and self.bar.task_ids:
             self.bar.stop()
 
-    def _look(self, share: float, words: str) -> None:
+    def show(self, share: float, words: str) -> None:
+        """Show how much is done, and nothing else."""
         self.share = min(max(self.share, share), 1.0)
         spent = time.monotonic() - self.start
         if spent >= self.next:
@@ -84,7 +95,7 @@ class Passes:
             Watch.current.step(f"{done / rows:.0%} of a pass")
             return
         self.watch = self.watch or Watch(self.screen, "reading")
-        self.watch(done / rows, f"{done:,} of {rows:,} rows")
+        self.watch.show(done / rows, f"{done:,} of {rows:,} rows")
         if done >= rows:
             self.watch.close()
             self.watch = None
@@ -101,7 +112,9 @@ def watching(screen: Screen, what: str, signals: Sequence[int] = (signal.SIGINT,
 
     def ask(number: int, _: Any) -> None:
         cli.received.append(number)
-        watch.asked, watch.number = True, number
+        watch.pending = number
+        if processes.count() == 1:
+            watch.agree()
         put_back()
         screen.say("interrupted: what is done is kept; once more ends it at once", style="yellow")
 
@@ -117,7 +130,14 @@ def watching(screen: Screen, what: str, signals: Sequence[int] = (signal.SIGINT,
     outer, Watch.current = Watch.current, watch
     try:
         yield watch
+        watch.agree()
     finally:
         Watch.current = outer
         put_back()
         watch.close()
+
+
+def interrupt() -> NoReturn:
+    """End what all processes have agreed to end."""
+    launching.finish()
+    raise KeyboardInterrupt

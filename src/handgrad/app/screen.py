@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from handgrad import processes
 from handgrad.app.words import one_line
 
 
@@ -48,7 +49,9 @@ class Screen(NamedTuple):
 
 
 def make_screen(*, quiet: bool = False, as_json: bool = False, arguments: Iterable[str] = ()) -> Screen:
-    """A screen that prints text as it is: no markup, no guessed colours, no line breaks."""
+    """A screen that prints text as it is: no markup, no guessed colours, no line breaks. One process has it."""
+    if processes.index() > 0:
+        quiet, as_json = True, False
     console = Console(markup=False, highlight=False, soft_wrap=True, quiet=quiet or as_json)
     return Screen(console, as_json, tuple(arguments))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from handgrad import processes
 from handgrad.app.options import flag_of
 from handgrad.app.progress import Passes
 from handgrad.app.sampling import MOST_SAMPLED
@@ -30,9 +31,15 @@ def read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
 
 def read_or_stream(screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], *, is_asked: bool) -> Table:
     """As `read`, but a table that is too large for the memory, or of which that is asked, stays in its file."""
-    if data is None or not (is_asked or needs_streaming(data)):
-        if is_asked:
-            raise ValueError("--stream needs DATA, a table to read.")
+    is_shared = processes.is_shared()
+    if data is None and (is_asked or is_shared):
+        raise ValueError(f"{'--distributed' if is_shared else '--stream'} needs DATA, a table to read.")
+    is_needed = data is not None and (is_asked or _is_too_large(data))
+    if is_shared and not is_needed:
+        table = stream_table(data, **reading, callback=Passes(screen))
+        assert table.file is not None
+        return table._replace(file=table.file._replace(is_held=True))
+    if not is_needed:
         return read(data, reading)
     if not is_asked:
         screen.note([f"{data} would take more than half of the free memory, and stays in its file, as with --stream"])
@@ -42,6 +49,12 @@ def read_or_stream(screen: Screen, data: pathlib.Path | None, reading: dict[str,
         "looked at for findings about features, and constant features and rows that are all told apart are not found."
     )
     return table._replace(notes=(*table.notes, said))
+
+
+def _is_too_large(data: pathlib.Path) -> bool:
+    """Whether a table is to stay in its file: of processes where it is for one of them, each having its share of it."""
+    own = needs_streaming(data, 1 / processes.count())
+    return any(processes.gather_values(own))
 
 
 def dense(part: Part) -> Part:

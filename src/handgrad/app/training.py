@@ -18,7 +18,7 @@ from handgrad.app.checking import budget_of_each, check_at, print_check
 from handgrad.app.checkpoints import Work, at_work
 from handgrad.app.descending import descend
 from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
-from handgrad.app.progress import watching
+from handgrad.app.progress import interrupt, watching
 from handgrad.app.runs import Run, begin, conclude
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read
@@ -82,7 +82,7 @@ def train(
         with work.written() as folder:
             status = conclude(screen, run, folder, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
-        raise KeyboardInterrupt
+        interrupt()
     return status
 
 
@@ -115,7 +115,7 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
 
         def callback(epoch: handgrad.Epoch) -> bool:
             show_epoch(epoch)
-            return watch.asked
+            return watch.agree()
 
         data = (trained, watched, class_weights)
         params, history, best = descend(settings, params, data, callback, work, watch)

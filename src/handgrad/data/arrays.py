@@ -6,6 +6,7 @@ Nothing is unpickled. Which array holds the features and which the classes is kn
 import contextlib
 import functools
 import math
+import os
 import pathlib
 import struct
 import warnings
@@ -35,7 +36,8 @@ class Stored(NamedTuple):
 
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
-    cut: Callable[[], Iterator[np.ndarray]] | None = None  # its rows in blocks, each good until the next
+    # Its rows in blocks, each good until the next, from one on up to another, or to the end if None.
+    cut: Callable[[int, int | None], Iterator[np.ndarray]] | None = None
 
 
 def stored_arrays(source: Source) -> Mapping[str, Stored]:
@@ -49,7 +51,7 @@ def stored_arrays(source: Source) -> Mapping[str, Stored]:
     if source.format == "safetensors":
         return _of_safetensors(source)
     if source.format == "npy":
-        return {"": Stored((), lambda: _guarded(source, _read_npy), lambda: _cut(source, None))}
+        return {"": Stored((), lambda: _guarded(source, _read_npy), functools.partial(_cut, source, None))}
     return {"": Stored((), lambda: _guarded(source, _read_idx))}
 
 
@@ -178,7 +180,7 @@ def _read_content(source: Source, file: Any, shape: tuple[int, ...], dtype: np.d
     return data.view(dtype).reshape(shape) if size else np.empty(shape, dtype)
 
 
-def _cut(source: Source, member: str | None) -> Iterator[np.ndarray]:
+def _cut(source: Source, member: str | None, first: int, last: int | None) -> Iterator[np.ndarray]:
     """The rows of an .npy file, or of one in an archive."""
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(source.path, "rb", buffering=0 if member is None else -1))
@@ -192,9 +194,12 @@ def _cut(source: Source, member: str | None) -> Iterator[np.ndarray]:
             )
         row = math.prod(shape[1:]) * dtype.itemsize
         rows = max(1, CUT_BYTES // max(row, 1))
+        end = shape[0] if last is None else min(last, shape[0])
         buffer = np.empty((min(rows, shape[0]), *shape[1:]), dtype)
-        for start in range(0, shape[0], rows):
-            block = buffer[: shape[0] - start]
+        if first:
+            _guarded(source, lambda *_: file.seek(first * row, os.SEEK_CUR))
+        for start in range(first, end, rows):
+            block = buffer[: end - start]
             filled, content = 0, block.reshape(-1).view(np.uint8).data
             while filled < len(content):
                 count = _guarded(source, lambda *_, rest=content[filled:]: file.readinto(rest))

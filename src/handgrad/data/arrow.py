@@ -46,12 +46,13 @@ class Cut(NamedTuple):
     """Columns that are read in blocks.
 
     Attributes:
-      begin: begins a pass: blocks of so many rows at most, each an array of Arrow's by the column's name.
+      begin: begins a pass: blocks of so many rows at most, each an array of Arrow's by the column's name; of the rows
+        from a first one on up to one that is not read any more, or to the end if None.
       words: of columns whose texts may be numbers, how many rows have each text.
       notes: what was found out.
     """
 
-    begin: Callable[[int], Iterator[dict[str, Any]]]
+    begin: Callable[[int, int, int | None], Iterator[dict[str, Any]]]
     words: Mapping[str, Mapping[str, int]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
@@ -78,15 +79,46 @@ def _from_parquet(source: Source) -> Columns:
     return Columns(source.name, names, read, cut=_cut(batches))
 
 
-def _cut(batches: Callable[[Sequence[str], int], Iterator[Any]]) -> Callable[..., Cut]:
+Batches = Callable[[Sequence[str], int, "Range"], Iterator[tuple[int, Any]]]
+
+
+class Range(NamedTuple):
+    """Rows from one on up to another, or to the end if None."""
+
+    first: int
+    last: int | None
+
+    def meets(self, start: int, num_rows: int) -> bool:
+        """Whether it has any of so many rows that begin there."""
+        return start + num_rows > self.first and (self.last is None or start < self.last)
+
+    def of(self, start: int, num_rows: int) -> tuple[int, int]:
+        """Which of so many rows that begin there: from one, and how many."""
+        begin = max(0, self.first - start)
+        end = num_rows if self.last is None else min(num_rows, self.last - start)
+        return begin, max(0, end - begin)
+
+
+ALL = Range(0, None)
+
+
+def _cut(batches: Batches) -> Callable[..., Cut]:
     """Batches of Arrow's of the columns wanted, of about so many rows, as blocks."""
 
-    def blocks(wanted: Sequence[str], rows: int) -> Iterator[dict[str, Any]]:
-        for batch in batches(wanted, rows):
-            for start in range(0, len(batch), rows):
-                yield _by_name(batch.slice(start, rows), wanted)
+    def blocks(wanted: Sequence[str], rows: int, wished: Range) -> Iterator[dict[str, Any]]:
+        for at, batch in batches(wanted, rows, wished):
+            own = batch.slice(*wished.of(at, len(batch)))
+            for start in range(0, len(own), rows):
+                yield _by_name(own.slice(start, rows), wanted)
 
-    return lambda wanted, _: Cut(lambda rows: blocks(wanted, rows))
+    return lambda wanted, _: Cut(lambda rows, first, last: blocks(wanted, rows, Range(first, last)))
+
+
+def _placed(batches: Iterator[Any], start: int) -> Iterator[tuple[int, Any]]:
+    """Batches and where each begins, the first of them there."""
+    for batch in batches:
+        yield start, batch
+        start += len(batch)
 
 
 def _by_name(table: Any, wanted: Sequence[str]) -> dict[str, Any]:
@@ -99,7 +131,7 @@ def _by_name(table: Any, wanted: Sequence[str]) -> dict[str, Any]:
     return columns
 
 
-_Parquet = tuple[list[str], int, Callable[[Sequence[str]], Any], Callable[[Sequence[str], int], Iterator[Any]]]
+_Parquet = tuple[list[str], int, Callable[[Sequence[str]], Any], Batches]
 
 
 def _look_at_file(source: Source) -> _Parquet:
@@ -112,16 +144,28 @@ def _look_at_file(source: Source) -> _Parquet:
     def load(wanted: Sequence[str]) -> Any:
         return pyarrow.parquet.ParquetFile(source.path, pre_buffer=False, read_dictionary=texts).read(list(wanted))
 
-    def batches(wanted: Sequence[str], rows: int) -> Iterator[Any]:
-        data = file.metadata
-        largest = max((data.row_group(group).total_byte_size for group in range(data.num_row_groups)), default=0)
-        piece = 0 if largest <= SMALL_GROUP else PIECE
+    def batches(wanted: Sequence[str], rows: int, wished: Range) -> Iterator[tuple[int, Any]]:
+        every = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+        starts = np.cumsum([0, *(group.num_rows for group in every)])
+        met = [number for number, group in enumerate(every) if wished.meets(starts[number], group.num_rows)]
+        if not met:
+            return
+        piece = 0 if max(every[number].total_byte_size for number in met) <= SMALL_GROUP else PIECE
         with pyarrow.parquet.ParquetFile(
             source.path, pre_buffer=False, buffer_size=piece, read_dictionary=texts
         ) as opened:
-            yield from opened.iter_batches(rows, columns=list(wanted))
+            read = opened.iter_batches(rows, row_groups=met, columns=list(wanted))
+            yield from _until(_placed(read, int(starts[met[0]])), wished)
 
     return file.schema_arrow.names, file.metadata.num_rows, load, batches
+
+
+def _until(placed: Iterator[tuple[int, Any]], wished: Range) -> Iterator[tuple[int, Any]]:
+    """Those that begin before the range has ended."""
+    for start, batch in placed:
+        if not wished.meets(start, len(batch)) and start >= wished.first:
+            return
+        yield start, batch
 
 
 def _look_at_folder(source: Source) -> _Parquet:
@@ -130,9 +174,14 @@ def _look_at_folder(source: Source) -> _Parquet:
     form = pyarrow.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
     data = pyarrow.dataset.dataset(source.path, format=form, partitioning="hive", exclude_invalid_files=False)
 
-    def batches(wanted: Sequence[str], rows: int) -> Iterator[Any]:
-        ahead = {"batch_readahead": 1, "fragment_readahead": 1}
-        yield from data.to_batches(columns=list(wanted), batch_size=rows, **ahead)
+    def batches(wanted: Sequence[str], rows: int, wished: Range) -> Iterator[tuple[int, Any]]:
+        start = 0
+        for fragment in data.get_fragments():  # in the order in which they are read together
+            num_rows = fragment.count_rows()
+            if wished.meets(start, num_rows):
+                read = fragment.to_batches(data.schema, columns=list(wanted), batch_size=rows, batch_readahead=1)
+                yield from _until(_placed(read, start), wished)
+            start += num_rows
 
     return data.schema.names, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted)), batches
 
@@ -147,7 +196,10 @@ def _from_arrow(source: Source) -> Columns:
         return {name: table.column(name) for name in wanted}, []
 
     # A batch may be all of the file: what is read in blocks is mapped.
-    return Columns(source.name, schema.names, read, cut=_cut(lambda *_: _arrow_batches(source, pyarrow.memory_map)))
+    def batches(_: Sequence[str], __: int, wished: Range) -> Iterator[tuple[int, Any]]:
+        return _placed(_arrow_batches(source, pyarrow.memory_map, wished), 0)
+
+    return Columns(source.name, schema.names, read, cut=_cut(batches))
 
 
 def _arrow_schema(source: Source) -> Any:
@@ -171,15 +223,18 @@ def _arrow_reader(source: Source, open_file: Callable[[str], Any]) -> Iterator[A
         yield reader
 
 
-def _arrow_batches(source: Source, open_file: Callable[[str], Any]) -> Iterator[Any]:
+def _arrow_batches(source: Source, open_file: Callable[[str], Any], wished: Range = ALL) -> Iterator[Any]:
     """The batches of Arrow's own file, each held to be what it claims before it is looked into."""
+    start = 0
     with _arrow_reader(source, open_file) as reader:
         if hasattr(reader, "num_record_batches"):
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         else:
             batches = iter(reader)
         for batch in batches:
-            batch.validate(full=True)
+            if wished.meets(start, len(batch)):
+                batch.validate(full=True)
+            start += len(batch)
             yield batch
 
 

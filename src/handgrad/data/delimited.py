@@ -5,11 +5,14 @@ right where a later row says otherwise. Texts are read as indices into the diffe
 """
 
 import csv
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from handgrad.data.arrow import Cut
+import numpy as np
+
+from handgrad.data.arrow import ALL, Cut, Range
 from handgrad.data.dialect import (
     SEPARATORS,
     Format,
@@ -31,6 +34,8 @@ SHORTEST_BLOCK, LONGEST_BLOCK, BLOCK_ROWS = 2**20, 2**25, 256
 MOST_ATTEMPTS = 6  # columns that may turn out to be text, one reading for each; then all are read as text
 SHOWN_ROWS = 5
 MOST_WORDS = 2**20  # different texts in a column that is read in blocks
+PIECE = 2**24  # bytes that are looked at for the ends of lines
+STEP = 2**12  # rows, of which the first one's place in the file is kept
 _WINDOWS = {"utf-8": "cp1252", "utf-8-sig": "cp1252", "cp1252": "latin-1"}  # what is tried next
 _NULLS = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.title(), word.capitalize(), "NaN")}
@@ -148,13 +153,15 @@ def cut(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> Cut:
       ValueError: text in another encoding than UTF-8, or columns with too many different texts.
     """
     words: dict[str, dict[str, int]] = {}
-    settled = found, set[str]()
+    settled, num_rows = (found, set[str]()), 0
 
     def attempt(found: Delimited, as_text: set[str]) -> None:
-        nonlocal settled
+        nonlocal settled, num_rows
         words.clear()
         words.update({name: {} for name in wanted if name in as_text})
+        num_rows = 0
         for block in _blocks(found, as_text, wanted, BLOCK_ROWS):
+            num_rows += len(next(iter(block.values())))
             for name in [name for name in wanted if name not in as_text and _is_large(block[name])]:
                 raise pyarrow.ArrowInvalid(f"In CSV column #{found.names.index(name)}: a large number")
             for name, counts in words.items():
@@ -165,7 +172,36 @@ def cut(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> Cut:
 
     _, notes = _settled(found, texts, wanted, attempt)
     found, as_text = settled
-    return Cut(lambda rows: _blocks(found, as_text, wanted, rows), words, tuple(notes))
+
+    @functools.cache
+    def places() -> np.ndarray | None:
+        return _find_rows(found, num_rows)
+
+    def begin(rows: int, first: int, last: int | None) -> Iterator[dict[str, Any]]:
+        is_whole = first == 0 and last in (None, num_rows)
+        return _blocks(found, as_text, wanted, rows, Range(first, last), None if is_whole else places())
+
+    return Cut(begin, words, tuple(notes))
+
+
+def _find_rows(found: Delimited, num_rows: int) -> np.ndarray | None:
+    """Where in the file every STEP-th row begins, and where the last one ends; None where lines do not tell."""
+    if found.source.packing or found.has_quoted_lines:
+        return None
+    starts, rest, at, row = list[int](), b"", 0, -1  # the line with the names is row −1
+    with open(found.source.path, "rb") as file:
+        piece = b"\n"
+        while piece:
+            piece = file.read(PIECE)
+            text = np.frombuffer(rest + (piece or b"\n"), np.uint8)
+            ends = np.flatnonzero(text == ord("\n")) + 1
+            begins = np.append(0, ends)[:-1]
+            lengths = ends - begins
+            begins = begins[(lengths > 2) | ((lengths == 2) & (text[begins] != ord("\r")))]  # empty lines are no rows
+            starts += (at + begins[(row + np.arange(len(begins))) % STEP == 0]).tolist()
+            row, end = row + len(begins), int(ends[-1]) if ends.size else 0
+            rest, at = text[end:].tobytes(), at + end
+    return np.array([*starts, at]) if row == num_rows else None
 
 
 def _count(source: str, name: str, values: Any, counts: dict[str, int]) -> None:
@@ -235,24 +271,43 @@ def _read(found: Delimited, as_text: set[str], wanted: Sequence[str]) -> dict[st
     return dict(zip(wanted, table.columns, strict=True))
 
 
-def _blocks(found: Delimited, as_text: set[str], wanted: Sequence[str], rows: int) -> Iterator[dict[str, Any]]:
+def _blocks(
+    found: Delimited,
+    as_text: set[str],
+    wanted: Sequence[str],
+    rows: int,
+    wished: Range = ALL,
+    places: np.ndarray | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of a range, read from near its beginning on where the places of rows are known."""
     import pyarrow.csv
 
     with arrow_stream(found.source, found.format.text_encoding) as file:
-        for batch in pyarrow.csv.open_csv(file, **_options(found, as_text, wanted)):
-            columns = dict(zip(wanted, batch.columns, strict=True))
-            for start in range(0, len(batch), rows):
+        at, text, names = 0, file, None
+        if places is not None:
+            steps = len(places) - 1
+            begin, end = wished.first // STEP, steps if wished.last is None else min(steps, -(-wished.last // STEP))
+            if begin >= end:
+                return
+            at, names = begin * STEP, found.names
+            text = file.get_stream(int(places[begin]), int(places[end] - places[begin]))
+        for batch in pyarrow.csv.open_csv(text, **_options(found, as_text, wanted, names)):
+            own, at = batch.slice(*wished.of(at, len(batch))), at + len(batch)
+            columns = dict(zip(wanted, own.columns, strict=True))
+            for start in range(0, len(own), rows):
                 yield {name: column.slice(start, rows) for name, column in columns.items()}
 
 
-def _options(found: Delimited, as_text: set[str], wanted: Sequence[str]) -> dict[str, Any]:
+def _options(
+    found: Delimited, as_text: set[str], wanted: Sequence[str], names: list[str] | None = None
+) -> dict[str, Any]:
     import pyarrow
     import pyarrow.csv
 
     text, number = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), pyarrow.float64()
     block = min(max(SHORTEST_BLOCK, BLOCK_ROWS * found.row_bytes), LONGEST_BLOCK)
     return {
-        "read_options": pyarrow.csv.ReadOptions(block_size=block),
+        "read_options": pyarrow.csv.ReadOptions(block_size=block, column_names=names),
         "parse_options": _parse_options(found),
         "convert_options": pyarrow.csv.ConvertOptions(
             column_types={name: text if name in as_text else number for name in wanted},

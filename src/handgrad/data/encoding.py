@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from handgrad import processes
 from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, printable, say_absent
 from handgrad.data.problems import Problem, say
@@ -76,7 +77,7 @@ class Encoded(NamedTuple):
 
     Attributes:
       X: (N, P), float32; SciPy's CSR where the data are sparse; of a table in its file, rows that are read and encoded
-        anew for each pass, as `handgrad.fit` takes them.
+        anew for each pass, as `handgrad.fit` takes them; with `jax.distributed` each process has its share of them.
       rows: the rows of the table that X has, ascending; None for all. Others lack a value, and missing is "drop-rows".
       notes: what the data have that the training rows had not, a sentence each.
 
@@ -161,11 +162,12 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
 
 def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     assert table.file is not None
-    begin = table.file.begin
+    file, num_rows = table.file, table.num_rows
+    own = processes.share(num_rows)
 
     def blocks() -> Iterator[np.ndarray]:
-        start = 0
-        for block in begin(None):
+        start = own.start
+        for block in file.begin(np.arange(own.start, own.stop)):
             try:
                 yield encode(encoding, block).X
             except ValueError as error:
@@ -174,8 +176,12 @@ def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
                 ) from None
             start += block.num_rows
 
-    shape = table.num_rows, len(encoding.offset)
-    return Encoded(of_blocks("encode", shape, np.dtype(np.float32), blocks), None, ())
+    shape = own.stop - own.start, len(encoding.offset)
+    X: Any = of_blocks("encode", shape, np.dtype(np.float32), blocks)
+    if file.is_held:
+        fill, X = X.begin(), np.empty(shape, np.float32)
+        fill(X)
+    return Encoded(processes.Share(X, own.start, num_rows) if processes.is_shared() else X, None, ())
 
 
 def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[Column]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from handgrad import processes
 from handgrad.data.encoding import Encoding, Input
 from handgrad.data.moments import Moments, blocks_of, measure
 from handgrad.data.naming import join, natural_key
@@ -89,6 +90,11 @@ class _Words(NamedTuple):
     counts: dict[str, int]  # the rows that have each, none of them 0
     missing: int
 
+    def joined(self, other: "_Words") -> "_Words":
+        """With those of other rows added to it."""
+        self.counts.update({word: self.counts.get(word, 0) + count for word, count in other.counts.items()})
+        return _Words(self.counts, self.missing + other.missing)
+
 
 class _Seen(NamedTuple):
     """What an encoding follows from.
@@ -138,9 +144,11 @@ def _count(column: Column, rows: np.ndarray | None) -> _Words:
 
 
 def _read(table: Table, rows: np.ndarray | None) -> _Seen:
-    """In one pass over a file."""
+    """In one pass over a file, in which each process measures its share of the rows."""
     assert table.file is not None
     begin, kinds = table.file.begin, table.file.kinds
+    rows = np.arange(table.num_rows) if rows is None else rows
+    rows = rows[processes.share(len(rows))]
     words = {name: _Words({}, 0) for name, kind in (kinds or {}).items() if kind == "text"}
     num_numbers = table.file.num_inputs - len(words)
     is_tallied = table.missing in ("median", "most-frequent")
@@ -150,17 +158,14 @@ def _read(table: Table, rows: np.ndarray | None) -> _Seen:
         if block.columns is None:
             return block.X
         for name in words:
-            own = _count(block.columns[name], None)
-            counts = words[name].counts
-            counts.update({word: counts.get(word, 0) + count for word, count in own.counts.items()})
-            words[name] = _Words(counts, words[name].missing + own.missing)
+            words[name] = words[name].joined(_count(block.columns[name], None))
         return [column.values for column in block.columns.values() if column.kind != "text"]
 
     def blocks() -> Iterator[tuple[slice, np.ndarray]]:
         for block in begin(rows):
             for columns, values in blocks_of(numbers_of(block), None):
                 for index, own in zip(range(len(tallies))[columns], values, strict=is_tallied):
-                    tallies[index] = _tally(tallies[index], own)
+                    tallies[index] = _tally(tallies[index], *np.unique(own[~np.isnan(own)], return_counts=True))
                 yield columns, values
 
     def fill(index: int) -> float:
@@ -171,12 +176,19 @@ def _read(table: Table, rows: np.ndarray | None) -> _Seen:
         middle = np.searchsorted(until, [(until[-1] - 1) // 2, until[-1] // 2], side="right")
         return float(different[middle].mean())
 
-    return _Seen(kinds, measure(blocks(), num_numbers), words, fill)
+    every = processes.gather_values((measure(blocks(), num_numbers), words, tallies))
+    moments, words, tallies = every[0]
+    for of_moments, of_words, of_tallies in every[1:]:
+        moments = moments.joined(of_moments)
+        words = {name: own.joined(of_words[name]) for name, own in words.items()}
+        tallies = [_tally(own, *others) for own, others in zip(tallies, of_tallies, strict=True)]
+    return _Seen(kinds, moments, words, fill)
 
 
-def _tally(before: tuple[np.ndarray, np.ndarray], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tally(
+    before: tuple[np.ndarray, np.ndarray], own: np.ndarray, own_counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """How often there is each value, with some more of them."""
-    own, own_counts = np.unique(values[~np.isnan(values)], return_counts=True)
     different, place = np.unique(np.concatenate([before[0], own]), return_inverse=True)
     if len(different) > MOST_TALLIED:
         raise ValueError(

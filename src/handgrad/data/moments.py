@@ -18,6 +18,7 @@ class Moments(NamedTuple):
       mean: of those that are there.
       deviation: their standard deviation.
       low, high: the least and the largest.
+      above: the mean less the least, where it was measured: of large numbers that differ little it has more digits.
     """
 
     count: Any
@@ -26,6 +27,7 @@ class Moments(NamedTuple):
     deviation: Any
     low: Any
     high: Any
+    above: Any = None
 
     def at(self, index: int) -> "Moments":
         """Those of one column."""
@@ -44,6 +46,20 @@ class Moments(NamedTuple):
             low=np.where(share > 0, np.minimum(self.low, fill), self.low),
             high=np.where(share > 0, np.maximum(self.high, fill), self.high),
         )
+
+    def joined(self, other: "Moments") -> "Moments":
+        """Those of other values too, put together as `measure` does with its blocks."""
+        rows = self.count + other.count
+        n, one, two = np.maximum(rows, 1), self.count, other.count
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            shift = (other.low - self.low) + (other.above - self.above)
+            shift = np.where((one > 0) & (two > 0), shift, 0.0)
+            mean = np.where(one > 0, self.mean + shift * (two / n), other.mean)
+            own = np.hypot(self.deviation * np.sqrt(one / n), other.deviation * np.sqrt(two / n))
+            deviation = np.hypot(own, shift * np.sqrt((one / n) * (two / n)))
+            low, high = np.fmin(self.low, other.low), np.fmax(self.high, other.high)
+            above = np.where(one > 0, self.above + (self.low - low) + shift * (two / n), other.above)
+        return Moments(rows, self.missing + other.missing, mean, deviation, low, high, above)
 
     def scale(self) -> Any:
         """1 / the standard deviation; 1 where all values are one, or rounding leaves nothing of their difference."""
@@ -118,7 +134,7 @@ def measure(blocks: Iterator[tuple[slice, np.ndarray]], num_columns: int) -> Mom
             count[columns] = total
             missing[columns] += gone
         deviation = np.sqrt(squares / np.maximum(count, 1)) * unit
-        return Moments(count, missing, first + mean * unit, deviation, low, high)
+        return Moments(count, missing, first + mean * unit, deviation, low, high, (first - low) + mean * unit)
 
 
 def _renew_units(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from handgrad import processes
 from handgrad.data import arrow
 from handgrad.data.array_tables import as_features, assemble_arrays, look_at_values
 from handgrad.data.assembly import Plan, Roles, beside_of, classes_of, keep_rows, make_plan
@@ -116,12 +117,12 @@ def _require_streamed(path: Any) -> Source:
         return found
 
 
-def needs_streaming(path: Any) -> bool:
-    """Whether a file's table, and X made of it, would take more than half of the memory that is free."""
+def needs_streaming(path: Any, share: float = 1.0) -> bool:
+    """Whether a share of a file's table, and X made of it, would take more than half of the memory that is free."""
     if str(path) == STANDARD_INPUT:
         return False
     with find_source(path) as found:
-        size = SELDOM_MORE * found.size
+        size = share * SELDOM_MORE * found.size
         if found.format not in STREAMED or size <= available_memory() / 2:
             return False
         if found.format == "parquet":
@@ -129,24 +130,23 @@ def needs_streaming(path: Any) -> bool:
                 import pyarrow.dataset
 
                 data = pyarrow.dataset.dataset(found.path, format="parquet", partitioning="hive")
-                size = 12 * data.count_rows() * len(data.schema)  # float64 and float32
+                size = share * 12 * data.count_rows() * len(data.schema)  # float64 and float32
             except Exception:  # damaged bytes make Arrow raise almost anything, and reading says what is wrong
                 return False
         elif not found.packing:
-            size = 2 * found.size
+            size = share * 2 * found.size
     return size > available_memory() / 2
 
 
 def read_rows(table: Table, rows: np.ndarray) -> Table:
-    """Some rows of a table in its file, ascending, in memory."""
+    """Some rows of a table in its file, ascending, in memory; processes read them together."""
     assert table.file is not None
-    blocks = list(table.file.begin(rows))
+    own = [(block.X, block.columns) for block in table.file.begin(rows[processes.share(len(rows))])]
+    blocks = [block for of_process in processes.gather_values(own) for block in of_process]
     if table.file.kinds is None:
-        some = Table(np.concatenate([block.X for block in blocks]), image_shape=table.image_shape)
+        some = Table(np.concatenate([X for X, _ in blocks]), image_shape=table.image_shape)
     else:
-        some = Table(
-            columns={name: _joined([(block.columns or {})[name] for block in blocks]) for name in table.file.kinds}
-        )
+        some = Table(columns={name: _joined([columns[name] for _, columns in blocks]) for name in table.file.kinds})
     return some._replace(
         labels=None if table.labels is None else table.labels[rows],
         weights=None if table.weights is None else table.weights[rows],
@@ -184,29 +184,44 @@ def _pass(name: str, blocks: Iterator[Any]) -> Iterator[Any]:
         yield block
 
 
-def _selected(blocks: Iterator[Table], rows: np.ndarray | None, num_rows: int, watch: Watch) -> Iterator[Table]:
+Blocks = Callable[[int, int | None], Iterator[Table]]  # of rows from one on up to another, or to the end
+
+
+def _selected(blocks: Blocks, rows: np.ndarray, watch: Watch) -> Iterator[Table]:
     """Of the blocks the rows with these indices, ascending."""
-    start = 0
-    for block in blocks:
+    if not len(rows):
+        return
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    start = first
+    for block in blocks(first, last):
         end = start + block.num_rows
-        if rows is None:
-            yield block
-        else:
-            own = rows[slice(*np.searchsorted(rows, [start, end]))] - start
-            if len(own):
-                yield block if len(own) == block.num_rows else block.take(own)
-        watch(end, num_rows)
+        own = rows[slice(*np.searchsorted(rows, [start, end]))] - start
+        if len(own):
+            yield block if len(own) == block.num_rows else block.take(own)
+        watch(end - first, last - first)
         start = end
 
 
+def _own_rows(num_rows: int) -> tuple[int, int | None]:
+    """The rows that this process looks at; what is after so many rows, if anything is, the last one does."""
+    own = processes.share(num_rows)
+    return own.start, None if processes.index() == processes.count() - 1 else own.stop
+
+
+def _joined_arrays(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
+    """The arrays of this process, and of the others, one after the other."""
+    own = np.concatenate([np.empty(0, dtype), *arrays])
+    return np.concatenate(processes.gather_values(own))
+
+
 def _filed(
-    blocks: Callable[[], Iterator[Table]],
+    blocks: Blocks,
     keys: np.ndarray,
     kinds: Mapping[str, Kind] | None,
     num_inputs: int,
     watch: Watch,
 ) -> Filed:
-    return Filed(lambda rows: _selected(blocks(), rows, len(keys), watch), keys, kinds, num_inputs)
+    return Filed(lambda rows: _selected(blocks, rows, watch), keys, kinds, num_inputs)
 
 
 # --- Columns ----------------------------------------------------------------------------------------------------------
@@ -229,9 +244,9 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
     step = max(LEAST_ROWS, ROWS_AT_ONCE * BLOCK_VALUES // len(plan.names))
     kinds = _kinds(data, plan, cut)
 
-    def blocks() -> Iterator[Table]:
-        start = 0
-        for block in _pass(data.name, cut.begin(step)):
+    def blocks(first: int, last: int | None) -> Iterator[Table]:
+        start = first
+        for block in _pass(data.name, cut.begin(step, first, last)):
             wrong: list[Problem] = []
             columns = {name: _take(data, name, block[plan.stands[name]], wrong, kinds[name]) for name in plan.names}
             if wrong:
@@ -242,15 +257,16 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
 
     keys, lacking, words, whole = [], dict[str, tuple[int, int]](), dict[str, dict[str, None]](), []
     present = dict.fromkeys([name for name, kind in kinds.items() if kind == "text"], 0)
-    start = 0
-    for block in _selected(blocks(), None, num_rows, watch):
+    first, last = _own_rows(num_rows)
+    start = first
+    for block in blocks(first, last):
         assert block.columns is not None
         is_whole = np.ones(block.num_rows, bool)
         for name, column in block.columns.items():
             where = column.is_missing()
             if where.any():
-                count, first = lacking.get(name, (0, start + int(np.argmax(where))))
-                lacking[name] = count + int(where.sum()), first
+                count, row = lacking.get(name, (0, start + int(np.argmax(where))))
+                lacking[name] = count + int(where.sum()), row
                 is_whole &= ~where
             if name in present:
                 present[name] += int(np.count_nonzero(~where))
@@ -259,8 +275,11 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
         keys.append(table_keys(block))
         whole.append(is_whole)
         start += block.num_rows
-    if start != num_rows:
-        raise ValueError(f"{data.name}: has {start:,} rows, and labels are there for {num_rows:,}.")
+        watch(start - first, (last or num_rows) - first)
+    every_key, complete = _joined_arrays(keys, np.uint64), _joined_arrays(whole, bool)
+    if len(every_key) != num_rows:
+        raise ValueError(f"{data.name}: has {len(every_key):,} rows, and labels are there for {num_rows:,}.")
+    lacking, present, words = _of_all_processes(lacking, present, words)
     table = Table(
         labels=found and found.labels,
         class_names=found.names if found else (),
@@ -268,15 +287,30 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
         missing=missing,
         left_out=tuple(name for name in plan.stands if name not in kinds and name != roles.target),
         notes=tuple(dict.fromkeys((*plan.notes, *notes, *cut.notes))),
-        file=_filed(blocks, np.concatenate(keys), kinds, len(kinds), watch),
+        file=_filed(blocks, every_key, kinds, len(kinds), watch),
         **beside,
     )
-    table = _without_missing(table, lacking, np.concatenate(whole), problems)
+    table = _without_missing(table, lacking, complete, problems)
     for name, own in words.items():
         review_text(name, len(own), present[name], own, problems)
     if problems:
         raise ValueError(say(data.name, problems))
     return table
+
+
+def _of_all_processes(
+    lacking: dict[str, tuple[int, int]], present: dict[str, int], words: dict[str, dict[str, None]]
+) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, dict[str, None]]]:
+    """What is known of the columns, put together in the order of the rows."""
+    (lacking, present, words), *others = processes.gather_values((lacking, present, words))
+    for of_lacking, of_present, of_words in others:
+        for name, (count, row) in of_lacking.items():
+            before = lacking.get(name, (0, row))
+            lacking[name] = before[0] + count, before[1]
+        present = {name: count + of_present[name] for name, count in present.items()}
+        for name, own in of_words.items():
+            words.setdefault(name, {}).update(own)
+    return lacking, present, words
 
 
 def _take(data: arrow.Columns, name: str, values: Any, problems: list[Problem], kind: Kind | None) -> Column:
@@ -288,7 +322,7 @@ def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
     """Of typed columns by their types, of others by all their texts."""
     import pyarrow
 
-    first = next(_pass(data.name, cut.begin(LEAST_ROWS)))
+    first = next(_pass(data.name, cut.begin(LEAST_ROWS, 0, None)))
     kinds: dict[str, Kind] = {}
     for name in plan.names:
         counts = cut.words.get(plan.stands[name])
@@ -317,14 +351,17 @@ def _without_missing(
 
 
 def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, watch: Watch) -> Table:
-    def blocks() -> Iterator[Table]:
-        for block in _pass(arrays.name, arrays.X.cut()):
+    def blocks(first: int, last: int | None) -> Iterator[Table]:
+        for block in _pass(arrays.name, arrays.X.cut(first, last)):
             X, image_shape = as_features(arrays.name, block)
             yield Table(X, image_shape=image_shape)
 
-    num_rows, start, count, first = len(arrays.y), 0, 0, 0
+    num_rows = len(arrays.y)
+    begin, end = _own_rows(num_rows)
+    start, count, first = begin, 0, 0
     keys, whole = [], []
-    for block in blocks():
+    about: tuple[Any, Any] | None = None
+    for block in blocks(begin, end):
         problems: list[Problem] = []
         where = look_at_values(block.X, problems)
         if problems:
@@ -336,15 +373,19 @@ def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, watch: Watch)
         keys.append(table_keys(block))
         whole.append(~where)
         start += block.num_rows
-        watch(start, num_rows)
-    if not start:
+        about = block.X.shape[1], block.image_shape
+        watch(start - begin, (end or num_rows) - begin)
+    every_key, complete = _joined_arrays(keys, np.uint64), _joined_arrays(whole, bool)
+    about = next(filter(None, processes.gather_values(about)), None)
+    if about is None:
         raise ValueError(f"{arrays.name}: the features are empty.")
     # What stands beside the features is as it is for those that are read; these are not.
-    beside = arrays._replace(X=np.broadcast_to(np.uint8(0), (start, 1)))
-    file = _filed(blocks, np.concatenate(keys), None, block.X.shape[1], watch)
-    table = assemble_arrays(beside, roles, missing)._replace(X=None, image_shape=block.image_shape, file=file)
+    beside = arrays._replace(X=np.broadcast_to(np.uint8(0), (len(every_key), 1)))
+    file = _filed(blocks, every_key, None, about[0], watch)
+    table = assemble_arrays(beside, roles, missing)._replace(X=None, image_shape=about[1], file=file)
     problems = []
-    table = _without_missing(table, {"the features": (count, first)} if count else {}, np.concatenate(whole), problems)
+    lacking, *_ = _of_all_processes({"the features": (count, first)} if count else {}, {}, {})
+    table = _without_missing(table, lacking, complete, problems)
     if problems:
         raise ValueError(say(arrays.name, problems))
     return table

@@ -45,21 +45,23 @@ class Filed(NamedTuple):
 
     Attributes:
       begin: begins a pass: tables of a few of the rows each, ascending, and nothing but their features; of the rows
-        whose indices, ascending, are given, or of all.
+        whose indices, ascending, are given. Of the file what is from the first to the last of them is read.
       keys: what each row is known by, as `table_keys` has it, (N,), uint64.
       kinds: of the columns, by name; None of an array.
       num_inputs: columns, those of an array too.
+      is_held: whether what is encoded of them is kept in memory, of several processes the share of each.
     """
 
-    begin: Callable[[np.ndarray | None], Iterator["Table"]]
+    begin: Callable[[np.ndarray], Iterator["Table"]]
     keys: np.ndarray
     kinds: Mapping[str, Kind] | None
     num_inputs: int
+    is_held: bool = False
 
     def take(self, rows: np.ndarray) -> "Filed":
         """Some of the rows, ascending."""
         return self._replace(
-            begin=lambda own: self.begin(rows if own is None else rows[own]),
+            begin=lambda own: self.begin(rows[own]),
             keys=self.keys[rows],
         )
 

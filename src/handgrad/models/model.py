@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import formulas
+from handgrad import formulas, processes
 from handgrad.compiled import compiled
 from handgrad.data import Encoding, Table, encode, read_features
 from handgrad.data.naming import join
@@ -17,6 +17,7 @@ from handgrad.data.tables import ClassName
 from handgrad.formulas import Params
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import Network, layers_of
+from handgrad.processes import Share
 from handgrad.streams import Stream
 
 # Every number of rows would be a program of its own: rows are taken in blocks whose number is a power of two, the last
@@ -134,6 +135,8 @@ def probabilities(params: Any, X: Any) -> np.ndarray:
     wide = jax.tree.map(lambda array: np.asarray(array, dtype), params)
     size = max(1, min(MAX_ROWS, MAX_ENTRIES // max(array.shape[0] for array, _ in _pairs(wide))))
     size = 2 ** (size.bit_length() - 1)
+    if isinstance(X, Share):
+        return np.concatenate(processes.gather_values(probabilities(params, X.X)))
     num_rows = X.shape[0]
     Y = np.empty((num_rows, layers_of(params)[-1].params.W.shape[1]), dtype)
     with jax.enable_x64(dtype == np.float64):

@@ -222,7 +222,7 @@ def _padded(X: Any, chunk: Chunk, *, keep: bool = False, filled: bool = False) -
         return pieces[0]
     padded = np.zeros((chunk.size, *whole.shape[1:]), whole.dtype)
     padded[:count] = np.concatenate(pieces)
-    if filled:
+    if filled and len(whole):
         padded[count:] = whole[:1]  # of a chunk that other devices alone have rows in too
     return padded
 

@@ -4,12 +4,14 @@ A part is a range of the rows of X, all of its columns. What is known row by row
 for the rows of this process, part after part. Sums over the rows are sums over parts, and then over the processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from handgrad import processes
+from handgrad.processes import Share
 from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
 from handgrad.shapes import Float
 from handgrad.streams import Stream
@@ -54,9 +56,11 @@ class Parts(NamedTuple):
         return isinstance(self.parts[0].X, Stream)
 
     @property
-    def num_entries(self) -> int:
-        """How many numbers X has in this process, not counting the zeros that are not stored."""
-        return sum(part.X.nnz if self.is_sparse else part.X.size for part in self.parts)
+    def num_entries(self) -> float:
+        """How many numbers X has for each process, not counting the zeros that are not stored."""
+        if self.is_sparse:
+            return sum(part.X.nnz for part in self.parts)
+        return self.shape[0] * self.shape[1] / self.num_processes
 
     def slices(self) -> Iterator[slice]:
         """The parts' rows among those of this process."""
@@ -83,7 +87,7 @@ class Parts(NamedTuple):
         """NumPy's arrays of every process, along a new first axis."""
         if self.num_processes == 1:
             return jax.tree.map(lambda array: np.asarray(array)[None], tree)
-        return jax.tree.map(_gather, tree)
+        return jax.tree.map(processes.gather, tree)
 
     def blocks(
         self, centre: Float[np.ndarray, " P"] | None = None, scale: float = 1.0, one: float = 1.0
@@ -127,19 +131,21 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
         part = Part(slice(0, X.shape[0]), csr, None, csr.T.tocsr())
         return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1, ())
     shape, dtype = tuple(X.shape), np.dtype(X.dtype)
+    if isinstance(X, Stream) and processes.count() > 1:
+        numbers = processes.gather(np.array(shape[0]))
+        X = Share(X, int(numbers[: processes.index()].sum()), int(numbers.sum()))
+    if isinstance(X, Share):
+        return _of_share(function, X, jax.devices() if mesh is None else list(mesh.devices.ravel()))
     if isinstance(X, Stream):
         on = (_default_device(),) if mesh is None else tuple(mesh.devices.ravel())
-        processes = len({device.process_index for device in on})
-        num_rows = shape[0] if processes == 1 else int(_gather(np.array(shape[0])).sum())
-        return Parts((Part(slice(0, shape[0]), X, on[0]),), (num_rows, shape[1]), dtype, False, processes, on)
+        return Parts((Part(slice(0, shape[0]), X, on[0]),), shape, dtype, False, 1, on)
     if isinstance(X, jax.Array) and len(X.sharding.device_set) > 1:
         if mesh is not None:
             raise ValueError(
                 f"{function}: mesh is for data on the host; got X on {len(X.sharding.device_set)} devices."
             )
-        processes = 1 if X.is_fully_addressable else jax.process_count()
         parts, holders = _shards(function, X)
-        return Parts(parts, shape, dtype, False, processes, holders)
+        return Parts(parts, shape, dtype, False, 1 if X.is_fully_addressable else processes.count(), holders)
     if isinstance(X, np.ndarray) and not dtype.isnative:
         dtype = dtype.newbyteorder("=")
         X = X.astype(dtype)
@@ -152,14 +158,36 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
             f"{function}: mesh must be of this process's devices for data on the host; got one over several processes. "
             "Make X of each process's rows with jax.make_array_from_process_local_data."
         )
-    host = np.asarray(X)
-    ends = [round(shape[0] * (i + 1) / len(devices)) for i in range(len(devices))]
-    parts = tuple(
-        Part(slice(start, end), host[start:end], device)
-        for start, end, device in zip([0, *ends], ends, devices, strict=False)
-        if end > start
-    )
+    parts = tuple(part for part in _dealt(np.asarray(X), 0, list(devices)) if part.num_rows)
     return Parts(parts, shape, dtype, False, 1, tuple(part.device for part in parts))
+
+
+def _dealt(X: np.ndarray, start: int, devices: Sequence[Any]) -> list[Part]:
+    """As many rows to each device, or one more."""
+    ends = [round(len(X) * (i + 1) / len(devices)) for i in range(len(devices))]
+    return [
+        Part(slice(start + begin, start + end), X[begin:end], device)
+        for begin, end, device in zip([0, *ends], ends, devices, strict=False)
+    ]
+
+
+def _of_share(function: str, X: Share, devices: Sequence[Any]) -> Parts:
+    """The rows of this process on its devices, none of which is left out, since all have to sum together."""
+    of_process: dict[int, list[Any]] = {}
+    for device in devices:
+        of_process.setdefault(device.process_index, []).append(device)
+    numbers = {place: len(own) for place, own in sorted(of_process.items())}
+    if len(numbers) < processes.count() or len(set(numbers.values())) > 1:
+        raise ValueError(
+            f"{function}: rows that processes have a share of need as many devices of each of the "
+            f"{processes.count()} processes; got {numbers}, by the number of the process. Start them alike."
+        )
+    own = of_process[processes.index()]
+    parts = [Part(slice(X.start, X.start + X.X.shape[0]), X.X, own[0])]
+    if not isinstance(X.X, Stream):
+        parts = _dealt(X.X, X.start, own)
+    every = tuple(device for place in numbers for device in of_process[place])
+    return Parts(tuple(parts), X.shape, np.dtype(X.dtype), False, len(numbers), every)
 
 
 def is_sparse(X: Any) -> bool:
@@ -258,12 +286,3 @@ def _rows_of_shards(array: jax.Array, rows: slice) -> np.ndarray:
             f"has {len(found)}. Give them the sharding of X, or whole to every process."
         )
     return found
-
-
-def _gather(array: Any) -> np.ndarray:
-    from jax.experimental import multihost_utils
-
-    # As bytes, since JAX would cut float64 to float32.
-    array = np.ascontiguousarray(array)
-    every = multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8))
-    return np.frombuffer(np.asarray(every).tobytes(), array.dtype).reshape(-1, *array.shape)

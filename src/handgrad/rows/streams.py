@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from handgrad import processes
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.shapes import Float
 from handgrad.streams import Fill, Stream, of_blocks
@@ -51,14 +52,17 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
         return X, targets, weights
     num_rows, first = 0, None
     found: list[tuple[Any, ...]] = []
-    for block in _blocks_of(function, X):
-        first = first or block
-        num_rows += len(block.X)
-        found.append(tuple(None if own is None else own.copy() for own in block[1:]))
+    with processes.together():
+        for block in _blocks_of(function, X):
+            first = first or block
+            num_rows += len(block.X)
+            found.append(tuple(None if own is None else own.copy() for own in block[1:]))
+    first = _alike_over_processes(function, first)
     if first is None or not first.X.shape[1]:
         raise ValueError(
             f"{function}: X must have rows and columns; got a source without. Give blocks of shape (n, P)."
         )
+    found = found or [first[1:]]
     for name, given, column in (("targets", targets, 0), ("weights", weights, 1)):
         if given is not None and found[0][column] is not None:
             raise ValueError(f"{function}: {name} come with the blocks of X and beside it. Leave out one of them.")
@@ -71,6 +75,25 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
     shape = num_rows, first.X.shape[1]
     stream = of_blocks(function, shape, first.X.dtype, lambda: (block.X for block in _blocks_of(function, X)))
     return stream, targets, weights
+
+
+def _alike_over_processes(function: str, first: "_Read | None") -> "_Read | None":
+    """A block of this process; one without rows where it has none and others have."""
+    if processes.count() == 1:
+        return first
+    none = (
+        None
+        if first is None
+        else first._replace(X=first.X[:0], targets=_none_of(first.targets), weights=_none_of(first.weights))
+    )
+    every = processes.gather_values(none)
+    alike = None if first is None else tuple(own is not None and (own.shape[1:], str(own.dtype)) for own in first)
+    processes.require_alike(function, {"the columns and dtypes of X, targets and weights": alike})
+    return first or next(filter(None, every), None)
+
+
+def _none_of(by_row: Any) -> Any:
+    return None if by_row is None else by_row[:0]
 
 
 class _Read(NamedTuple):

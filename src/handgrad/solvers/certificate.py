@@ -83,7 +83,9 @@ def certify(
       fold: which of them each problem has.
       l2: the penalties.
     """
-    group = max(1, LOGIT_BYTES // (8 * data.parts.num_rows * V.shape[2]))
+    # All processes take as many at once, whatever rows they have.
+    num_rows = -(-data.parts.shape[0] // data.parts.num_processes)
+    group = max(1, LOGIT_BYTES // (8 * num_rows * V.shape[2]))
     parts = []
     for start in range(0, len(V), group):
         part = slice(start, start + group)
@@ -109,7 +111,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
         """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
         if kept is not None:
             size = max(1, PIECE_BYTES // (8 * C))
-            for rows in (slice(start, start + size) for start in range(0, data.parts.num_rows, size)):
+            for rows in (slice(start, start + size) for start in range(0, max(1, data.parts.num_rows), size)):
                 yield _restrict(kept[k][:, rows], data.distributions(rows), weights[rows, k], present[k])
             return
         for rows, block in data.blocks():

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import arguments
+from handgrad import arguments, launching, processes
 from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
+from handgrad.processes import Share
 from handgrad.rows import Parts, Rows, Stream, is_sparse, locate, open_source, place, to_csr
 from handgrad.rows.blocks import Block, SparseBlock
 from handgrad.settings import as_float
@@ -75,6 +76,7 @@ def prepare(
     mesh: Any = None,
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to where they are summed."""
+    launching.require_joined(function)
     X, targets, weights = open_source(function, X, targets, weights)
     if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
         raise TypeError(
@@ -88,13 +90,19 @@ def prepare(
     parts = locate(function, X, mesh)
     seen, num_rows = _seen(parts, targets)
     if num_classes is None:
-        num_classes = arguments.count_classes(function, seen) if params is None else params[0].shape[1]
+        with processes.together(is_needed=parts.num_processes > 1):
+            if params is not None:
+                num_classes = params[0].shape[1]
+            else:
+                num_classes = arguments.count_classes(function, seen) if num_rows else 1
         num_classes = int(parts.gather(np.array(num_classes)).max())
     arguments.check_positive_integer(function, "num_classes", num_classes)
     if params is not None:
         _check_start(function, params, X, num_classes)
-    arguments.check_targets(function, seen, num_rows, num_classes)
-    arguments.check_weights(function, *_seen(parts, weights))
+    with processes.together(is_needed=parts.num_processes > 1):
+        if num_rows:  # of a process that has some
+            arguments.check_targets(function, seen, num_rows, num_classes)
+            arguments.check_weights(function, *_seen(parts, weights))
     w = np.ones(parts.num_rows) if weights is None else parts.of_rows(weights).astype(np.float64)
     w, unit = _divided(parts, w)
     T = parts.of_rows(targets)
@@ -116,7 +124,7 @@ def check_data(function: str, argument: str, X: Any) -> Any:
         if len(X.shape) != 2 or 0 in X.shape:
             raise ValueError(f"{function}: {argument} must have shape (N, P), none of them 0; got {tuple(X.shape)}.")
         X = to_csr(function, X)
-    looked_at = np.zeros((1, 1), X.dtype) if is_sparse(X) or isinstance(X, Stream) else X
+    looked_at = np.zeros((1, 1), X.dtype) if is_sparse(X) or isinstance(X, Stream | Share) else X
     arguments.check_array(function, argument, looked_at, "(N, P)", kind="number")
     kind = np.dtype(X.dtype)
     if kind.kind in "iu" and kind.itemsize > 2:
@@ -131,7 +139,8 @@ def _seen(parts: Parts, array: Any) -> tuple[Any, int]:
     """An array with an entry for each row as this process sees it, and for how many rows: all, if it has them all."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return parts.of_rows(array), parts.num_rows
-    return array, parts.num_rows if parts.is_streamed else parts.shape[0]
+    is_own = parts.is_streamed and np.shape(array)[:1] != parts.shape[:1]
+    return array, parts.num_rows if is_own else parts.shape[0]
 
 
 # --- Folds, and the classes that they have -------------------------------------------------------------------------
@@ -162,7 +171,7 @@ def make_folds(function: str, data: Data, weights: Float[np.ndarray, "N F"]) -> 
         of_classes = shares.T @ data.targets
     else:
         of_classes = np.stack([np.bincount(data.targets, column, data.num_classes) for column in shares.T])
-    of_classes = data.parts.sum(of_classes)
+    of_classes = data.parts.sum(of_classes.astype(np.float64))  # NumPy counts no rows in integers
     present = of_classes > 0
     present |= ~present.any(axis=1, keepdims=True)  # all rows weigh 0: any parameters will do
     starts = np.zeros((shares.shape[1], data.num_features + 1, data.num_classes))
@@ -267,7 +276,7 @@ def _normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
 
 def _divided(parts: Parts, weights: Float[np.ndarray, " N"]) -> tuple[Float[np.ndarray, " N"], float]:
     """Weights divided by a power of two, exactly, so that no sum of them overflows, and that power."""
-    exponent = int(np.frexp(parts.gather(weights.max()).max())[1])
+    exponent = int(np.frexp(parts.gather(weights.max(initial=0)).max())[1])
     return np.ldexp(weights, -exponent), float(np.ldexp(1.0, exponent - 1)) * 2
 
 

@@ -56,14 +56,16 @@ def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P+1 C"]) -> Verdict:
     """
     weights = folds.weights[:, 0]
     rows, classes = weights > 0, np.flatnonzero(folds.present[0])
-    if not rows.any() or len(classes) < 2:
+    if len(classes) < 2 or not data.parts.sum(weights.sum()) > 0:
         return Verdict(exists=True)
+    if data.parts.num_processes > 1:
+        return Verdict(exists=None)
     T = data.distributions()[np.ix_(classes, rows)].T
     Z = np.concatenate([block.times(V[None, :, classes])[0].T for _, block in data.blocks()])[rows]
-    if data.parts.num_processes == 1 and _gains(Z, T > 0).min() > 1e-12 * np.abs(Z).max():
+    if _gains(Z, T > 0).min() > 1e-12 * np.abs(Z).max():
         return Verdict(exists=False, separated=tuple(classes.tolist()))
     unknowns = (data.num_features + 1) * (len(classes) - 1)
-    if unknowns > MOST_UNKNOWNS or data.parts.num_processes > 1:
+    if unknowns > MOST_UNKNOWNS:
         return Verdict(exists=None)
     X = np.concatenate([block.dense() for _, block in data.blocks()], dtype=np.float64)[rows]
     affordable = len(X) * unknowns**2 <= NEWTON_OPERATIONS
@@ -85,7 +87,7 @@ def check_affordable(function: str, data: Data) -> None:
     """Check that data of which `decide` needs every number, sparse or streamed ones, are small enough for that."""
     unknowns = (data.num_features + 1) * (data.num_classes - 1)
     needed = 8 * data.parts.num_rows * data.num_features
-    is_held = not (data.parts.is_sparse or data.parts.is_streamed)
+    is_held = not (data.parts.is_sparse or data.parts.is_streamed) or data.parts.num_processes > 1
     if not is_held and unknowns <= MOST_UNKNOWNS and needed > DENSE_BYTES:
         raise ValueError(
             f"{function}: with l2=0 it has to be decided whether the loss has a minimum, for which X is made dense "

@@ -83,7 +83,9 @@ def target_sums(data: Data) -> Params:
     """XᵀT and 1ᵀT with the weights as they were given. At a maximum of the likelihood Y has the same sums as T."""
     wT = data.unit * data.weights * data.distributions()
     b = wT.sum(axis=1)[None]
-    about_centre = sum(block.transposed_times(wT[None, :, rows])[0, :-1] for rows, block in data.blocks())
+    about_centre = np.zeros((data.num_features, data.num_classes))
+    for rows, block in data.blocks():
+        about_centre += block.transposed_times(wT[None, :, rows])[0, :-1]
     about_centre, b = data.parts.sum((about_centre, b))
     return Params(W=about_centre / data.scale + data.centre[:, None] * b, b=b)
 

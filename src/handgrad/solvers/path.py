@@ -168,7 +168,7 @@ def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
 
 def _folds(data: Data, count: int) -> np.ndarray:
     """Which rows each of the folds holds out: the rows of each class in turn, so that no fold has all of one."""
-    if not 2 <= count <= data.parts.num_rows:
+    if not 2 <= count <= data.parts.shape[0]:
         raise ValueError(f"fit_path: validation must be 2 folds or more, and at most a row each; got {count}.")
     labels = data.targets if data.targets.ndim == 1 else data.targets.argmax(axis=1)
     fold = np.empty(labels.size, np.int64)
