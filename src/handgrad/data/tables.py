@@ -23,7 +23,8 @@ class Column(NamedTuple):
 
     Example:
       >>> from handgrad.data import read_table
-      >>> table = read_table({"town": ["Ulm", "Bonn", "Ulm", ""], "ill": ["no", "yes"] * 2}, target="ill", missing="mean")
+      >>> rows = {"town": ["Ulm", "Bonn", "Ulm", ""], "ill": ["no", "yes"] * 2}
+      >>> table = read_table(rows, target="ill", missing="mean")
       >>> column = table.columns["town"]
       >>> column.kind, column.words, column.values.tolist(), column.is_missing().tolist()
       ('text', ('Ulm', 'Bonn'), [0, 1, 0, -1], [False, False, False, True])
