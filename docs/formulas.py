@@ -219,8 +219,8 @@ DESCENT = {
         (p.params.b - 0.3 * p.direction.b, formulas.sgd_step(p.params, p.direction, 0.3).b)
     ],
     r"\frac{d}{d\eta} L\left(W - \eta \frac{\partial L}{\partial W}, b - \eta \frac{\partial L}{\partial b}\right) "
-    r"\Big|_{\eta = 0} = -\left\| \frac{\partial L}{\partial W} \right\|^2 "
-    r"- \left\| \frac{\partial L}{\partial b} \right\|^2": slope_along_the_gradient,
+    r"= -\left\| \frac{\partial L}{\partial W} \right\|^2 "
+    r"- \left\| \frac{\partial L}{\partial b} \right\|^2 \quad (\eta = 0)": slope_along_the_gradient,
     r"\eta = \frac{1}{\lambda / 2}": rate_that_suits,
 }
 
@@ -265,7 +265,7 @@ HIDDEN_LAYERS = {
         (function(p.Z), ACTIVATIONS[name].function(np, p.Z))
         for name, function in {"tanh": np.tanh, "relu": lambda Z: np.maximum(Z, 0)}.items()
     ],
-    r"\delta_L = \frac{1}{N} (Y - T)": lambda p: [
+    r"\delta = \frac{1}{N} (Y - T)": lambda p: [
         (passed(p).last, formulas.logit_gradient(formulas.forward(p.network, p.X), p.T))
     ],
     r"\frac{\partial L}{\partial A_l} = \delta_{l+1} W_{l+1}^{\top}": lambda p: [
@@ -355,7 +355,7 @@ CURVATURE = {
         ]
     ),
     r"\langle (\dot W, \dot b), H (\dot W, \dot b) \rangle = \frac{1}{N} \sum_{i=1}^{N} "
-    r"\left( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic}^2 - \Big( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic} \Big)^2 \right)": variance,
+    r"\left( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic}^2 - \left( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic} \right)^2 \right)": variance,
     r"H_{pc,qk} = \frac{1}{N} \sum_{i=1}^{N} X_{ip} X_{iq} \cdot Y_{ic} (\delta_{ck} - Y_{ik})": lambda p: [
         (np.einsum("ip,iq,ick->pcqk", p.X, p.X, outer(p)).reshape(12, 12) / 5, hessian(p))
     ],

@@ -25,7 +25,7 @@ GUESS = Params(
     b=BIT * np.array([[0.0, 1.0, 0.0]]),
 )
 TEMPERATURES = (0.25, 1.0, 4.0)
-SHOWN_STEPS = (0, 1, 3, 10)
+SHOWN_STEPS = (0, 1, 3, 7)
 SHOWN_EPOCHS = (1, 3, 10, 30)
 
 
