@@ -235,6 +235,17 @@ def test_figures_that_a_script_wrote_are_rounded_and_not_moved(pages):
             assert abs(shown - row["temporary_bytes"] / 1e6) <= 0.5
 
 
+def test_a_row_of_the_readme_s_figures_has_numbers_that_were_measured_together(pages):
+    figures = importlib.import_module("pages.figures")
+    number = re.compile(r"\d+(?:\.\d+)?")
+    files = [set(number.findall(figures.show_figures(path.stem))) for path in (ROOT / "benchmarks").glob("*.json")]
+    table = (ROOT / "README.md").read_text().partition("## How fast")[2].partition("\n## ")[0]
+    rows = [line.split(" | ", 1)[1] for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    assert len(rows) == 5
+    for row in rows:
+        assert any(set(number.findall(row)) - {"1"} <= measured for measured in files), row
+
+
 # --- What it points to is there ---------------------------------------------------------------------------------------
 
 
