@@ -235,15 +235,17 @@ def test_figures_that_a_script_wrote_are_rounded_and_not_moved(pages):
             assert abs(shown - row["temporary_bytes"] / 1e6) <= 0.5
 
 
-def test_a_row_of_the_readme_s_figures_has_numbers_that_were_measured_together(pages):
+def test_the_figures_of_the_readme_are_among_them(pages):
     figures = importlib.import_module("pages.figures")
-    number = re.compile(r"\d+(?:\.\d+)?")
-    files = [set(number.findall(figures.show_figures(path.stem))) for path in (ROOT / "benchmarks").glob("*.json")]
-    table = (ROOT / "README.md").read_text().partition("## How fast")[2].partition("\n## ")[0]
-    rows = [line.split(" | ", 1)[1] for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
-    assert len(rows) == 5
-    for row in rows:
-        assert any(set(number.findall(row)) - {"1"} <= measured for measured in files), row
+    known = set()
+    for path in (ROOT / "benchmarks").glob("*.json"):
+        for table in figures.measured(path.stem).tables.values():
+            numbers = [float(each) for row in table.rows for each in re.findall(r"\d+(?:\.\d+)?", str(row))]
+            known |= {*numbers, *(round(number / 1000, 2) for number in numbers)}  # seconds of milliseconds
+    _, _, fast = PAGES[0].read_text().partition("## How fast")
+    shown = [float(each) for line in re.findall(r"^\|.*", fast, re.MULTILINE) for each in re.findall(r"\d+\.\d+", line)]
+    assert len(shown) > 8
+    assert set(shown) <= known
 
 
 # --- What it points to is there ---------------------------------------------------------------------------------------
@@ -320,6 +322,7 @@ def test_the_lines_that_are_shown_are_those_of_the_source(pages):
     assert not any('"""' in each for each in shown[start:end])
     assert "(reference/formulas.md#handgrad.logit_gradient)" in shown[end + 2]
     assert shown[-3:] == ["```text", line, "```"]
+    assert pages.expand(["```python no-run", "go()", "```"], "page.md") == ["```python", "go()", "```"]
     part = pages.expand(['{{ source("handgrad.formulas.losses.logit_gradient", "D = ", "return") }}'], "page.md")
     assert part[1:3] == [each.strip() for each in source[-2:]]
 
