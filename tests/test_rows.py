@@ -1,11 +1,5 @@
 """The rows: blocks against plain float64 NumPy, sums over blocks, devices and processes, and what never happens."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,53 +264,6 @@ def test_rows_on_another_device_are_fitted_there():
 
 
 # --- Processes -----------------------------------------------------------------------------------------------------
-
-
-def test_two_processes_find_what_one_does(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    script = Path(__file__).with_name("processes.py")
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, script, str(port), str(number), tmp_path / f"{number}.npz"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0, 0], "\n".join(outputs)
-    first, second = (np.load(tmp_path / f"{number}.npz") for number in range(2))
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
-    X, t, w = problem_of_two_processes()
-    one = handgrad.fit(X, t, l2=1e-2, weights=w)
-    path = handgrad.fit_path(X, t, l2s=[1e-2, 1.0], weights=w)
-    weighted = handgrad.fit(X, t, l2=1e-2, weights=w, class_weights=[1, 2, 1])
-    assert first["converged"]
-    np.testing.assert_allclose(first["loss"], one.loss, rtol=2e-5)
-    np.testing.assert_allclose(first["whole"], weighted.loss, rtol=2e-5)
-    np.testing.assert_allclose(first["path"], path.loss, rtol=2e-5)
-    np.testing.assert_allclose(first["streamed"], one.loss, rtol=2e-5)
-    assert first["streamed_gap"] <= 1e-5 * first["streamed"]
-    loss, _, _ = oracles_fit.objective(first["W"], first["b"], X, np.eye(3)[t], 1e-2, w)
-    np.testing.assert_allclose(first["loss"], loss, rtol=1e-6)
-    assert oracles_fit.relative_gap(first["W"], first["b"], X, t, 1e-2, w) * loss <= 1.05 * first["gap"]
-
-
-def problem_of_two_processes():
-    """As processes.py has it."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(64, 5)).astype(np.float32) * [1, 10, 0.1, 1, 3] + np.float32(2)
-    return X.astype(np.float32), rng.integers(0, 3, 64), rng.uniform(0, 2, 64).astype(np.float32)
 
 
 # --- Sparse data ---------------------------------------------------------------------------------------------------
