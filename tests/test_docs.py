@@ -96,6 +96,7 @@ def code_of(path):
             yield fence[1], fence[2], after[2] if after[0] == "text" and not any(map(str.strip, gap)) else None
 
 
+@pytest.mark.messages  # and NumPy's arrays where the hook wants JAX's
 @each_page
 def test_the_code_of_a_page_runs_and_prints_what_is_shown(path, tmp_path, monkeypatch):
     blocks = list(code_of(path))
@@ -182,6 +183,7 @@ def test_every_formula_is_computed_and_none_besides():
     assert set(FORMULAS) <= set(shown)
 
 
+@pytest.mark.messages
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_formula_is_what_handgrad_computes(formula, x64):
     for seed in range(2):
@@ -350,7 +352,8 @@ def test_a_public_name_has_an_entry_and_an_example(pages, name):
     package, _, own = name.rpartition(".")
     what = inspect.unwrap(getattr(PUBLIC[package], own)) if own not in ("formulas", "network") else None
     documented = getattr(PUBLIC[package], own) if what is None else what
-    assert doctest.DocTestParser().get_examples(inspect.getdoc(documented)), "an example in its docstring"
+    _, _, example = inspect.getdoc(documented).partition("\nExample:\n")
+    assert doctest.DocTestParser().get_examples(example), "an example in its docstring"
     entries = [
         each for path in sorted((DOCS / "reference").glob("*.md")) for each in names.ENTRY.findall(path.read_text())
     ]
