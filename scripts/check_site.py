@@ -3,8 +3,8 @@
     python scripts/check_site.py AXE        AXE: the file axe.min.js of axe-core
 
 At the width of a desk and of a phone, light and dark: nothing is asked of a network, nothing is written to the console,
-nothing is wider than the page, every link and picture is there, and axe finds nothing serious for who cannot see, or
-cannot use a mouse. Exit status 1, and a line for each finding, where it is otherwise.
+nothing is wider than the page, all of its Markdown was read, every link and picture is there, and axe finds nothing
+serious for who cannot see, or cannot use a mouse. Exit status 1, and a line for each finding, where it is otherwise.
 """
 
 import collections
@@ -26,11 +26,16 @@ ROOT = Path(__file__).parents[1]
 SITE = ROOT / "build" / "site"
 WIDTHS = ((1280, 900), (390, 844))
 WRONG = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed")
-LOOK = """(() => ({
+LOOK = r"""(() => ({
+  unread: [...document.querySelectorAll("article :is(p, li, td, th, h1, h2, h3)")].map((each) => {
+    const words = each.cloneNode(true);
+    for (const code of words.querySelectorAll("code, math, pre")) code.remove();
+    return words.textContent.trim();
+  }).filter((text) => /```|\$|\{\{|\}\}|\]\(|\\[a-z]+\{/.test(text)).map((text) => text.slice(0, 60)),
   width: document.scrollingElement.scrollWidth, inner: innerWidth,
   ids: [...document.querySelectorAll("[id]")].map((each) => each.id),
   links: [...document.querySelectorAll("a[href]")].map((each) => each.href),
-  unread: [...document.images].filter((each) => each.complete && !each.naturalWidth).map((each) => each.src),
+  missing: [...document.images].filter((each) => each.complete && !each.naturalWidth).map((each) => each.src),
   formulas: [...document.querySelectorAll("article math")].filter((each) =>
     !each.closest("details:not([open])") && !each.getBoundingClientRect().width).length,
 }))()"""
@@ -69,7 +74,8 @@ def look(tab: browser.Browser, address: str, axe: str, width: int) -> tuple[list
     faults = []
     if found["width"] > found["inner"]:
         faults.append(f"is {found['width']} wide")
-    faults += [f"the picture {each} is not there" for each in found["unread"]]
+    faults += [f"the picture {each} is not there" for each in found["missing"]]
+    faults += [f"shows its source: {each}" for each in found["unread"]]
     if found["formulas"]:
         faults.append(f"{found['formulas']} formulas are not to be seen")
     tab.evaluate(axe)

@@ -1,46 +1,85 @@
-"""Fits data whose rows lie on two processes; run by `test_rows` as `python processes.py PORT NUMBER OUT`."""
+"""Fits data of which each process has some rows, or is refused; run by `test_processes` as `processes.py OUT`."""
 
-import os
 import sys
-
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-port, number, out = sys.argv[1:]
-jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(number))
+import handgrad
+from handgrad import launching, processes
+from kinds import Blocks
 
-import handgrad  # noqa: E402
-from kinds import Blocks  # noqa: E402
+N, P, C, L2 = 103, 5, 3, 1e-2
 
 
 def problem():
+    """Rows whose number no number of processes divides. The last class is that of some of the last rows alone."""
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(64, 5)).astype(np.float32) * [1, 10, 0.1, 1, 3] + np.float32(2)
-    return X.astype(np.float32), rng.integers(0, 3, 64), rng.uniform(0, 2, 64).astype(np.float32)
+    X = rng.normal(size=(N, P)).astype(np.float32) * [1, 10, 0.1, 1, 3] + np.float32(2)
+    labels = rng.integers(0, C - 1, N)
+    labels[-20::3] = C - 1
+    return X.astype(np.float32), labels, rng.uniform(0.5, 2, N).astype(np.float32)
+
+
+def weights_of(name):
+    """Those of the rows that a fit is given."""
+    weights = problem()[2]
+    if name == "stream without weight":
+        weights[:41] = 0
+    return weights
+
+
+def cut(count):
+    """Where the rows of each process end: the first has 41, and of more than two the last has none."""
+    return [0, 41, *np.linspace(41, N, max(2, count - 1)).round().astype(int)[1:], *[N] * (count > 2)]
+
+
+def refusals(number, own):
+    """What each process hears of rows that one of them should not have."""
+    X, labels, weights = own
+    other = number == 1
+    wrong = {
+        "features": Blocks(X[:, : P - other], labels, weights),
+        "dtypes": Blocks(X.astype(np.float64 if other else np.float32), labels, weights),
+        "weights": Blocks(X, labels) if other else Blocks(X, labels, weights),
+        "labels": Blocks(X, labels - 5 * other, weights),
+        "not finite": Blocks(np.where(other, np.nan, X), labels, weights),
+        "nothing": Blocks(X[:0], labels[:0], weights[:0]),
+    }
+    for name, source in wrong.items():
+        try:
+            handgrad.fit(source, None, l2=L2)
+        except (TypeError, ValueError) as error:
+            yield name, f"{error}"
 
 
 if __name__ == "__main__":
-    sharding = NamedSharding(jax.make_mesh((4,), ("rows",)), PartitionSpec("rows"))
-    arrays = [jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in problem()]
-    assert not arrays[0].is_fully_addressable
-    result = handgrad.fit(*arrays[:2], l2=1e-2, weights=arrays[2])
-    whole = handgrad.fit(arrays[0], problem()[1], l2=1e-2, weights=problem()[2], class_weights=[1, 2, 1])
-    path = handgrad.fit_path(*arrays[:2], l2s=[1e-2, 1.0], weights=arrays[2])
-    rows = slice(0, 41) if number == "0" else slice(41, 64)  # each process has its own
-    source = Blocks(*(array[rows] for array in problem()))
-    streamed = handgrad.fit(source, None, l2=1e-2, mesh=jax.make_mesh((4,), ("rows",)))
-    np.savez(
-        out,
-        streamed=streamed.loss,
-        streamed_gap=streamed.gap,
-        W=result.params.W,
-        b=result.params.b,
-        loss=result.loss,
-        gap=result.gap,
-        converged=result.converged,
-        whole=whole.loss,
-        path=path.loss,
-    )
+    launching.start()
+    count, number = processes.count(), processes.index()
+    X, labels, weights = problem()
+    share, found = processes.share(N), {}
+
+    def keep(name, result):
+        found.update({f"{name}/{field}": getattr(result, field) for field in ("loss", "gap", "converged")})
+        found.update({f"{name}/W": result.params.W, f"{name}/b": result.params.b})
+
+    how = {"l2": L2, "tol": 1e-6}
+    devices = len(jax.devices())
+    padded = [np.concatenate([array, array[: -N % devices]]) for array in problem()]
+    padded[2][N:] = 0
+    sharding = NamedSharding(jax.make_mesh((devices,), ("rows",)), PartitionSpec("rows"))
+    arrays = [jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in padded]
+    keep("sharded", handgrad.fit(*arrays[:2], weights=arrays[2], **how))
+    keep("share", handgrad.fit(processes.Share(X[share], share.start, N), labels, weights=weights, **how))
+    rows = slice(*cut(count)[number : number + 2]) if count > 1 else slice(0, N)
+    for name in ("stream", "stream without weight"):
+        source = Blocks(X[rows], labels[rows], weights_of(name)[rows])
+        keep(name, handgrad.fit(source, None, mesh=sharding.mesh, **how))
+    path = handgrad.fit_path(arrays[0], arrays[1], l2s=[L2, 1.0], weights=arrays[2], tol=1e-6)
+    found["path"] = path.loss
+    if count > 1:
+        own = X[rows], labels[rows], weights[rows]
+        found.update({f"refused/{name}": said for name, said in refusals(number, own)})
+    np.savez(f"{sys.argv[1]}/{number}.npz", **found)
+    launching.finish()

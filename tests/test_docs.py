@@ -235,6 +235,19 @@ def test_figures_that_a_script_wrote_are_rounded_and_not_moved(pages):
             assert abs(shown - row["temporary_bytes"] / 1e6) <= 0.5
 
 
+def test_the_figures_of_the_readme_are_among_them(pages):
+    figures = importlib.import_module("pages.figures")
+    known = set()
+    for path in (ROOT / "benchmarks").glob("*.json"):
+        for table in figures.measured(path.stem).tables.values():
+            numbers = [float(each) for row in table.rows for each in re.findall(r"\d+(?:\.\d+)?", str(row))]
+            known |= {*numbers, *(round(number / 1000, 2) for number in numbers)}  # seconds of milliseconds
+    _, _, fast = PAGES[0].read_text().partition("## How fast")
+    shown = [float(each) for line in re.findall(r"^\|.*", fast, re.MULTILINE) for each in re.findall(r"\d+\.\d+", line)]
+    assert len(shown) > 8
+    assert set(shown) <= known
+
+
 # --- What it points to is there ---------------------------------------------------------------------------------------
 
 
@@ -309,6 +322,7 @@ def test_the_lines_that_are_shown_are_those_of_the_source(pages):
     assert not any('"""' in each for each in shown[start:end])
     assert "(reference/formulas.md#handgrad.logit_gradient)" in shown[end + 2]
     assert shown[-3:] == ["```text", line, "```"]
+    assert pages.expand(["```python no-run", "go()", "```"], "page.md") == ["```python", "go()", "```"]
     part = pages.expand(['{{ source("handgrad.formulas.losses.logit_gradient", "D = ", "return") }}'], "page.md")
     assert part[1:3] == [each.strip() for each in source[-2:]]
 

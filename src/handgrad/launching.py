@@ -30,6 +30,7 @@ IN_KUBERNETES = "KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"
 # A process that has died without a word is missed after so many seconds; where processes are connected directly, as
 # CPUs are, at once.
 HEARTBEAT = 30
+UNTIL_THERE = 120  # seconds after which a process is no longer waited for that has not come
 ENDED, DONE = "handgrad/ended", "done"  # under which it is known what has ended all, and what it is at a good end
 ALIVE = "handgrad/alive"
 GRACE = 1.0  # seconds that process 0 outlives the others, since it is what they are connected to
@@ -108,7 +109,7 @@ def _start(address: str | None, count: int | None, index: int | None) -> None:
 
     def initialize(**how: Any) -> None:
         try:
-            jax.distributed.initialize(**how, heartbeat_timeout_seconds=HEARTBEAT)
+            jax.distributed.initialize(**how, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=UNTIL_THERE)
         except BaseException as error:
             failed.append(error)
 

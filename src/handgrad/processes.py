@@ -60,16 +60,23 @@ def share(num_rows: int) -> slice:
     return slice(num_rows * place // of_all, num_rows * (place + 1) // of_all)
 
 
-def gather(array: Any) -> np.ndarray:
-    """The arrays of every process, which are of one shape and dtype, along a new first axis."""
-    array = np.asarray(array)
+def gather(tree: Any) -> Any:
+    """The arrays of every process, of the same shapes and dtypes in each, along a new first axis of NumPy's arrays."""
+    tree = jax.tree.map(np.asarray, tree)
     if count() == 1:
-        return array[None]
+        return jax.tree.map(lambda array: array[None], tree)
     from jax.experimental import multihost_utils
 
-    # As bytes, since JAX would cut float64 to float32.
-    every = multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8))
-    return np.frombuffer(np.asarray(every).tobytes(), array.dtype).reshape(-1, *array.shape)
+    # All at once, and as bytes, since JAX would cut float64 to float32.
+    leaves, structure = jax.tree.flatten(tree)
+    content = b"".join(leaf.tobytes() for leaf in leaves)
+    every = np.asarray(multihost_utils.process_allgather(np.frombuffer(content, np.uint8)))
+    ends = np.cumsum([leaf.nbytes for leaf in leaves])
+    found = [
+        np.frombuffer(every[:, end - leaf.nbytes : end].tobytes(), leaf.dtype).reshape(-1, *leaf.shape)
+        for leaf, end in zip(leaves, ends, strict=True)
+    ]
+    return jax.tree.unflatten(structure, found)
 
 
 def gather_values(value: Any) -> list[Any]:

@@ -87,7 +87,7 @@ class Parts(NamedTuple):
         """NumPy's arrays of every process, along a new first axis."""
         if self.num_processes == 1:
             return jax.tree.map(lambda array: np.asarray(array)[None], tree)
-        return jax.tree.map(processes.gather, tree)
+        return processes.gather(tree)
 
     def blocks(
         self, centre: Float[np.ndarray, " P"] | None = None, scale: float = 1.0, one: float = 1.0
