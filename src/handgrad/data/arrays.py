@@ -10,7 +10,7 @@ import pathlib
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from handgrad.data.naming import join, printable
 from handgrad.data.sources import MOST_UNPACKED, Source, find_source, open_source, require_memory
 from handgrad.data.tensors import BFLOAT16, Place, read_header
+from handgrad.streams import Fill
 
 # Features and their classes, as they are named, in the order in which they are looked for; the case does not matter.
 PAIRS = (
@@ -36,6 +37,7 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray]
     cut: Callable[[], Iterator[np.ndarray]] | None = None  # its rows in blocks, each good until the next
+    fill: Callable[[], Fill] | None = None  # begins a pass, which puts the next rows into an array like them
 
 
 def stored_arrays(source: Source) -> Mapping[str, Stored]:
@@ -49,7 +51,7 @@ def stored_arrays(source: Source) -> Mapping[str, Stored]:
     if source.format == "safetensors":
         return _of_safetensors(source)
     if source.format == "npy":
-        return {"": Stored((), lambda: _guarded(source, _read_npy), lambda: _cut(source, None))}
+        return {"": Stored((), lambda: _guarded(source, _read_npy), *_passes(source, None))}
     return {"": Stored((), lambda: _guarded(source, _read_idx))}
 
 
@@ -178,8 +180,27 @@ def _read_content(source: Source, file: Any, shape: tuple[int, ...], dtype: np.d
     return data.view(dtype).reshape(shape) if size else np.empty(shape, dtype)
 
 
-def _cut(source: Source, member: str | None) -> Iterator[np.ndarray]:
-    """The rows of an .npy file, or of one in an archive."""
+def _passes(source: Source, member: str | None) -> tuple[Callable[[], Iterator[np.ndarray]], Callable[[], Fill]]:
+    """A pass over the rows of an .npy file, or of one in an archive: in blocks, and into arrays."""
+
+    def cut() -> Iterator[np.ndarray]:
+        reading = _reading(source, member)
+        shape, dtype = next(reading)
+        rows = max(1, CUT_BYTES // max(math.prod(shape[1:]) * dtype.itemsize, 1))
+        buffer = np.empty((min(rows, shape[0]), *shape[1:]), dtype)
+        while count := reading.send(buffer):
+            yield buffer[:count]
+
+    def fill() -> Fill:
+        reading = _reading(source, member)
+        next(reading)
+        return reading.send
+
+    return cut, fill
+
+
+def _reading(source: Source, member: str | None) -> Generator[Any, np.ndarray, None]:
+    """Gives shape and dtype; then, for each array that it is sent, how many rows there were for it."""
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(source.path, "rb", buffering=0 if member is None else -1))
         if member is not None:
@@ -190,18 +211,21 @@ def _cut(source: Source, member: str | None) -> Iterator[np.ndarray]:
                 f"{source.name}: is stored column by column, and is read in blocks of rows. Save "
                 "numpy.ascontiguousarray of it."
             )
-        row = math.prod(shape[1:]) * dtype.itemsize
-        rows = max(1, CUT_BYTES // max(row, 1))
-        buffer = np.empty((min(rows, shape[0]), *shape[1:]), dtype)
-        for start in range(0, shape[0], rows):
-            block = buffer[: shape[0] - start]
-            filled, content = 0, block.reshape(-1).view(np.uint8).data
-            while filled < len(content):
-                count = _guarded(source, lambda *_, rest=content[filled:]: file.readinto(rest))
-                if not count:
-                    raise ValueError(f"{source.name}: is damaged or cut short.")
-                filled += count
-            yield block
+        array, left = (yield shape, dtype), shape[0]
+        while True:
+            block = array[:left]
+            if dtype not in (block.dtype, bool) or block.size != len(block) * math.prod(shape[1:]):
+                raise ValueError(f"{source.name}: has changed since it was first read.")
+            left -= len(block)
+            content = block.reshape(-1).view(np.uint8).data
+            for start in range(0, len(content), CUT_BYTES):
+                piece, filled = content[start : start + CUT_BYTES], 0
+                while filled < len(piece):
+                    count = _guarded(source, lambda *_, rest=piece[filled:]: file.readinto(rest))
+                    if not count:
+                        raise ValueError(f"{source.name}: is damaged or cut short.")
+                    filled += count
+            array = yield len(block)
 
 
 def _of_npz(source: Source) -> dict[str, Stored]:
@@ -219,7 +243,7 @@ def _of_npz(source: Source) -> dict[str, Stored]:
                             shape = ()  # of use to nobody who does not ask for it
                     key = info.filename.removesuffix(".npy")
                     load_it = functools.partial(_guarded, source, load, info.filename)
-                    arrays[key] = Stored(shape, load_it, functools.partial(_cut, source, info.filename))
+                    arrays[key] = Stored(shape, load_it, *_passes(source, info.filename))
         return arrays
 
     def load(_: Source, file: BinaryIO, name: str) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Columns that have types: .parquet, .arrow and .feather, and data frames of pandas, polars and pyarrow."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,6 +16,8 @@ from handgrad.data.words import is_text, require_pyarrow
 
 _BYTES_A_VALUE = 8
 SMALL_GROUP = 2**27  # bytes of rows that are read at once, where they are read in blocks
+NUMBERS = 2**23  # that are read at once: to fewer rows at once Parquet gives twice the time
+TURNED_ROWS = 2**10  # in which columns become rows while they are in the cache
 PIECE = 2**16  # of a column, of larger groups of rows; which takes several times as long
 _PANDAS_INDEX = "__index_level_"
 
@@ -30,6 +34,7 @@ class Columns(NamedTuple):
       notes: what was found out.
       hint: what may be wrong where a column is not there.
       cut: as `read`, a few rows after the others, and how many at most; None where that is not done.
+      numbers: a pass over columns of numbers, of which none is missing: some rows of them (n, P) after the others.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Columns(NamedTuple):
     notes: tuple[str, ...] = ()
     hint: str = ""
     cut: Callable[[Sequence[str], Sequence[str]], "Cut"] | None = None
+    numbers: Callable[[Sequence[str]], Iterator[np.ndarray]] | None = None
 
 
 class Cut(NamedTuple):
@@ -75,7 +81,7 @@ def _from_parquet(source: Source) -> Columns:
         return _guarded(source, lambda: _by_name(load(wanted), wanted)), []
 
     names = [name for name in names if not name.startswith(_PANDAS_INDEX)]
-    return Columns(source.name, names, read, cut=_cut(batches))
+    return Columns(source.name, names, read, cut=_cut(batches), numbers=_numbers(batches))
 
 
 def _cut(batches: Callable[[Sequence[str], int], Iterator[Any]]) -> Callable[..., Cut]:
@@ -87,6 +93,24 @@ def _cut(batches: Callable[[Sequence[str], int], Iterator[Any]]) -> Callable[...
                 yield _by_name(batch.slice(start, rows), wanted)
 
     return lambda wanted, _: Cut(lambda rows: blocks(wanted, rows))
+
+
+def _numbers(
+    batches: Callable[[Sequence[str], int], Iterator[Any]],
+) -> Callable[[Sequence[str]], Iterator[np.ndarray]]:
+    """Batches of Arrow's, the next of which is read meanwhile, as arrays, whose columns lie one after the other."""
+
+    def blocks(wanted: Sequence[str]) -> Iterator[np.ndarray]:
+        read = batches(wanted, max(1, NUMBERS // len(wanted)))
+        with ThreadPoolExecutor(1) as reader:
+            future = reader.submit(next, read, None)
+            while (batch := future.result()) is not None:
+                future = reader.submit(next, read, None)
+                batch = batch.select(list(wanted))
+                for start in range(0, len(batch), TURNED_ROWS):
+                    yield batch.slice(start, TURNED_ROWS).to_tensor(row_major=False).to_numpy()
+
+    return blocks
 
 
 def _by_name(table: Any, wanted: Sequence[str]) -> dict[str, Any]:
@@ -147,7 +171,8 @@ def _from_arrow(source: Source) -> Columns:
         return {name: table.column(name) for name in wanted}, []
 
     # A batch may be all of the file: what is read in blocks is mapped.
-    return Columns(source.name, schema.names, read, cut=_cut(lambda *_: _arrow_batches(source, pyarrow.memory_map)))
+    cuts = functools.partial(_arrow_batches, source, pyarrow.memory_map)
+    return Columns(source.name, schema.names, read, cut=_cut(cuts), numbers=_numbers(cuts))
 
 
 def _arrow_schema(source: Source) -> Any:
@@ -171,7 +196,7 @@ def _arrow_reader(source: Source, open_file: Callable[[str], Any]) -> Iterator[A
         yield reader
 
 
-def _arrow_batches(source: Source, open_file: Callable[[str], Any]) -> Iterator[Any]:
+def _arrow_batches(source: Source, open_file: Callable[[str], Any], *_: Any) -> Iterator[Any]:
     """The batches of Arrow's own file, each held to be what it claims before it is looked into."""
     with _arrow_reader(source, open_file) as reader:
         if hasattr(reader, "num_record_batches"):

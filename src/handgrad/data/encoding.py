@@ -4,6 +4,7 @@ All of it is measured on the rows to train on and kept as plain values and array
 and done again to whatever the model is to predict from.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,8 +13,8 @@ import numpy as np
 from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, printable, say_absent
 from handgrad.data.problems import Problem, say
-from handgrad.data.tables import MISSING, Column, Kind, Table
-from handgrad.streams import of_blocks
+from handgrad.data.tables import MISSING, Column, Filed, Kind, Table
+from handgrad.streams import Stream, of_blocks
 
 LOOKED_AT = 4096  # rows
 LARGEST = float(np.finfo(np.float32).max)
@@ -135,7 +136,10 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
 
 def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     assert table.file is not None
-    begin = table.file.begin
+    begin, shape = table.file.begin, (table.num_rows, len(encoding.offset))
+    found = _as_stored(encoding, table.file, shape)
+    if found is not None:
+        return Encoded(found, None, ())
 
     def blocks() -> Iterator[np.ndarray]:
         start = 0
@@ -148,8 +152,32 @@ def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
                 ) from None
             start += block.num_rows
 
-    shape = table.num_rows, len(encoding.offset)
     return Encoded(of_blocks("encode", shape, np.dtype(np.float32), blocks), None, ())
+
+
+def _as_stored(encoding: Encoding, file: Filed, shape: tuple[int, int]) -> Stream | None:
+    """Features that are numbers of the file, offset and scaled, and nothing else."""
+    if file.numbers is None or len(encoding.fill) != shape[1]:
+        return None
+    names = None
+    if encoding.inputs is None:
+        if file.kinds is not None or file.num_inputs != shape[1]:
+            return None
+    else:
+        kinds = file.kinds or {}
+        if any(each.kind == "text" or kinds.get(each.name) not in ("number", "boolean") for each in encoding.inputs):
+            return None
+        if any(_LIKE[each.kind] != _LIKE[kinds[each.name]] for each in encoding.inputs):
+            return None
+        names = [each.name for each in encoding.inputs]
+    begin = functools.partial(file.numbers.begin, names)
+    about: dict[str, Any] = {"stored": file.numbers.dtype, "offset": encoding.offset, "scale": encoding.scale}
+
+    def refuse(row: int, column: int) -> None:
+        what = f"column {column + 1} of the features" if names is None else f"column {names[column]!r}"
+        _refuse_large(what, row)
+
+    return Stream(shape, np.dtype(np.float32), begin, **about, refuse=refuse)
 
 
 def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[Column]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.frames import as_array, as_data, as_targets
-from handgrad.shapes import Float
-from handgrad.streams import Fill, Stream, of_blocks
+from handgrad.streams import Fill, Pages, Stream, of_blocks, scale_rows
 
 ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
+POPULATE = 22  # MADV_POPULATE_READ, from Linux 5.14 on
 LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
 FORMS = "X, (X, targets) or (X, targets, weights)"
 
@@ -136,10 +136,26 @@ def _pass_over(function: str, source: Any) -> Iterator[Any]:
 
 def of_mapped(X: np.memmap) -> Stream:
     """A stream of a memory map, which does not fill the memory with its pages: those that were read are let go."""
-    pages: Any = getattr(X, "_mmap", None)
-    if X.mode == "c" or not hasattr(pages, "madvise"):  # what a copy on write has written is in no file
-        pages = None
-    start_of_map = 0 if pages is None else np.frombuffer(pages, np.uint8).ctypes.data
+    held: Any = getattr(X, "_mmap", None)
+    if X.mode == "c" or not hasattr(held, "madvise"):  # what a copy on write has written is in no file
+        held = None
+    start_of_map = 0 if held is None else np.frombuffer(held, np.uint8).ctypes.data
+
+    def advise(advice: int, start: int, end: int) -> None:
+        if held is not None and start < end:
+            low, high = (place - start_of_map for place in np.lib.array_utils.byte_bounds(X[start:end]))
+            low -= low % mmap.PAGESIZE
+            held.madvise(advice, low, min(high, len(held)) - low)
+
+    def bring(start: int, end: int) -> None:
+        try:
+            advise(POPULATE, start, end)
+        except OSError:  # not of every system; a number of each page does it too
+            bytes_ = X[start:end].reshape(-1).view(np.uint8)
+            bytes_[:: mmap.PAGESIZE].max(initial=0)
+
+    def let_go(start: int, end: int) -> None:
+        advise(mmap.MADV_DONTNEED, start, end)
 
     def begin() -> Fill:
         start = 0
@@ -148,16 +164,14 @@ def of_mapped(X: np.memmap) -> Stream:
             nonlocal start
             rows = X[start : start + len(array)]
             array[: len(rows)] = rows
+            let_go(start, start + len(rows))
             start += len(rows)
-            if pages is not None and len(rows):
-                low, high = (place - start_of_map for place in np.lib.array_utils.byte_bounds(rows))
-                low -= low % mmap.PAGESIZE
-                pages.madvise(mmap.MADV_DONTNEED, low, min(high, len(pages)) - low)
             return len(rows)
 
         return fill
 
-    return Stream(X.shape, X.dtype, begin)
+    pages = Pages(np.asarray(X), bring, let_go) if X.flags.c_contiguous else None
+    return Stream(X.shape, X.dtype, begin, pages=pages)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -168,12 +182,18 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def about(fill: Fill, centre: Float[np.ndarray, " P"], scale: float, rows: np.ndarray) -> Fill:
-    """A pass over (x − centre)·scale, taken in float64, by way of an array for the rows as they are read."""
+def about(fill: Fill, offset: Any, scale: Any, rows: np.ndarray) -> Fill:
+    """A pass over (x − offset)·scale, taken in float64, by way of an array for some rows as they are read."""
 
     def fill_about(array: np.ndarray) -> int:
-        count = fill(rows[: len(array)])
-        array[:count] = (rows[:count].astype(np.float64) - centre) * scale
+        count = 0
+        while count < len(array):
+            into = array[count : count + len(rows)]
+            read = fill(rows[: len(into)])
+            scale_rows(rows[:read], offset, scale, into[:read])
+            count += read
+            if read < len(into):
+                break
         return count
 
     return fill_about
