@@ -15,6 +15,7 @@ from handgrad.streams import Fill, Pages, Stream, of_blocks, scale_rows
 
 ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
 POPULATE = 22  # MADV_POPULATE_READ, from Linux 5.14 on
+BLOCK_VALUES = 2**22  # of a block of a stream that is gone over once
 LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
 FORMS = "X, (X, targets) or (X, targets, weights)"
 
@@ -27,13 +28,11 @@ def is_source(X: Any) -> bool:
     return hasattr(X, "__iter__") and not is_array and not isinstance(X, (list, tuple, str, bytes, set, frozenset))
 
 
-def refuse_source(function: str, X: Any) -> None:
-    """Refuse a source where all rows are needed at once."""
-    if is_source(X):
-        raise TypeError(
-            f"{function}: X must be an array, which is in memory as a whole; got a {type(X).__name__}, which is gone "
-            "over block by block, as handgrad.fit does: labels are numbered from 0 there, and l2 is 1/(C·N)."
-        )
+def blocks_of_source(function: str, X: Any) -> Iterator[np.ndarray]:
+    """The blocks of X alone, from one pass over a source; each is good until the next."""
+    if isinstance(X, Stream):
+        return X.blocks(max(1, BLOCK_VALUES // X.shape[1]))
+    return (block.X for block in _blocks_of(function, X))
 
 
 def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
@@ -51,8 +50,10 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
         return X, targets, weights
     num_rows, first = 0, None
     found: list[tuple[Any, ...]] = []
+    known: list[np.ndarray] = []
     for block in _blocks_of(function, X):
         first = first or block
+        known += [block.X[row].copy() for row in _looked_at(num_rows, len(block.X))]
         num_rows += len(block.X)
         found.append(tuple(None if own is None else own.copy() for own in block[1:]))
     if first is None or not first.X.shape[1]:
@@ -69,8 +70,27 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
     if found[0][1] is not None:
         weights = np.concatenate([each for _, each in found])
     shape = num_rows, first.X.shape[1]
-    stream = of_blocks(function, shape, first.X.dtype, lambda: (block.X for block in _blocks_of(function, X)))
-    return stream, targets, weights
+    return of_blocks(function, shape, first.X.dtype, lambda: _same_again(function, X, known)), targets, weights
+
+
+def _looked_at(start: int, count: int) -> list[int]:
+    """Which rows of a block are known again: of all those with the numbers 0, 1, 2, 4, 8 and so on."""
+    numbers = [0, *(2**power for power in range((start + count).bit_length()))]
+    return [number - start for number in numbers if start <= number < start + count]
+
+
+def _same_again(function: str, source: Any, known: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """A later pass, held to have the rows of the first where these are known."""
+    start, rest = 0, iter(known)
+    for block in _blocks_of(function, source):
+        for row in _looked_at(start, len(block.X)):
+            if block.X[row].tobytes() != next(rest, block.X[row]).tobytes():
+                raise ValueError(
+                    f"{function}: a source must give the same rows in each pass, in one order; row {start + row} is "
+                    "another one in a later pass than in the first. Shuffle or draw once, before."
+                )
+        yield block.X
+        start += len(block.X)
 
 
 class _Read(NamedTuple):
