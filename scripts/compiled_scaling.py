@@ -1,6 +1,6 @@
 """A pass of `fit` over 8 to 1,024 devices that are not there, as a compiler has it; see compile_accelerators.py.
 
-    python scripts/compiled_scaling.py        prints the table of docs/scaling.md from benchmarks/scaling_compiled.json
+python scripts/compiled_scaling.py        prints the table of docs/scaling.md from benchmarks/scaling_compiled.json
 """
 
 import json
