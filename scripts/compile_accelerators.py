@@ -1,10 +1,10 @@
 """Compiles the programs of `fit`, and the head beside its peers, for accelerators that are not there; runs none.
 
-    python scripts/compile_accelerators.py [fit] [head] [--targets tpu h100] [--environments FOLDER]
+    python scripts/compile_accelerators.py [fit] [head] [scaling] [--targets tpu h100] [--environments FOLDER]
 
 Each compiler lives in an environment of its own, beside none of the project's: in FOLDER, or in the user's cache.
-That for the H100 takes 5 GB. What is found goes to benchmarks/fit_compiled.json and head_compiled.json: bytes as the
-compilers count them, seconds to compile on this machine's processor, and what travels between devices. Of how fast the
+That for the H100 takes 5 GB. What is found goes to benchmarks/fit_compiled.json, head_compiled.json and
+scaling_compiled.json: bytes as the compilers count them, seconds to compile on this machine's processor, and what travels between devices. Of how fast the
 programs run it says nothing, but for the TPUs' compiler, which has an estimate.
 """
 
@@ -20,7 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = {"fit": (), "head": ("tokamax", "jax-cce")}  # and the peers that are compiled beside
+PARTS = {"fit": (), "head": ("tokamax", "jax-cce"), "scaling": ()}  # and the peers that are compiled beside
+ONLY = {"scaling": ["tpu"]}  # of topologies that only its compiler knows
 EXTRAS = {"tpu": "tpu", "h100": "cuda12"}  # of jax
 COMPILERS = {
     "tpu": ("jax", "jaxlib", "libtpu"),
@@ -46,12 +47,12 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
-def topology(name):
+def topology(name, **more):
     """The devices of a topology; the compiler is that of this process's environment."""
     from jax.experimental import topologies
 
     if name != "h100":
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices
     import jax._src.xla_bridge
 
     try:
@@ -87,7 +88,7 @@ def installed(names):
 def main():
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "handgrad" / "compilers"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="fit|head", help="both if none is named")
+    parser.add_argument("parts", nargs="*", metavar="fit|head|scaling", help="all if none is named")
     parser.add_argument("--targets", nargs="*", choices=EXTRAS, default=list(EXTRAS), help="both if none is named")
     parser.add_argument("--environments", type=Path, default=cache, metavar="FOLDER")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -105,7 +106,7 @@ def main():
         results["note"] = (
             "Compiled for devices that were not there, by scripts/compile_accelerators.py. Nothing was run."
         )
-        for target in arguments.targets:
+        for target in ONLY.get(part, arguments.targets):
             python = environment(arguments.environments, target, PARTS[part])
             command = [str(python), __file__, part, "--targets", target, "--inside"]
             run = subprocess.run(command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)

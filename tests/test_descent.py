@@ -9,7 +9,7 @@ import pytest
 
 import handgrad
 import oracles
-from handgrad.solvers import sgd
+from handgrad.solvers import batches
 from handgrad.solvers.step import suitable_rate
 
 EACH = np.array([0.5, 2.0, 1.0])  # weights of three classes
@@ -129,10 +129,10 @@ def test_a_schedule_that_is_constant_is_that_constant():
 def test_no_learning_rate_and_no_schedule_compiles_the_epoch_again():
     X, t, _ = data(dtype="float32")
     handgrad.train(X, t, learning_rate=0.1, epochs=1)
-    compiled = sgd._run_epoch._cache_size()
+    compiled = batches.run_epoch._cache_size()
     for learning_rate in (0.2, None, lambda step: 0.1 / (1.0 + step.astype(float))):
         handgrad.train(X, t, learning_rate=learning_rate, l2=0.5, epochs=2)
-    assert sgd._run_epoch._cache_size() == compiled
+    assert batches.run_epoch._cache_size() == compiled
 
 
 # --- Class weights ----------------------------------------------------------------------------------------------------

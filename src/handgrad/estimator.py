@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
-from handgrad.rows import refuse_source
+from handgrad.rows import blocks_of_source, is_source, open_source
 from handgrad.scikit import (
     CallbackSupportMixin,
     Tasks,
@@ -125,6 +125,9 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> "SoftmaxRegression":
         """Fit the model to data X (N, P) and labels y (N,), with sample weights (N,).
 
+        X may be a source of blocks, as `handgrad.fit` takes them, read once for each iteration: y is None where labels
+        come with the blocks, as numbers. With Cs it is chosen by log-loss then, since a score needs all rows.
+
         With Cs, further arguments are the splitter's: `groups`, or what its metadata routing, and the scorer's, asks
         for.
         """
@@ -134,10 +137,9 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
                 f"SoftmaxRegression: scoring chooses among Cs; got scoring={show(self.scoring)} without Cs. "
                 "Give Cs, or score the fit with sklearn.model_selection.cross_val_score."
             )
-        refuse_source("SoftmaxRegression", X)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        X, y, sample_weight, like = self._opened(X, y, sample_weight)
         check_classification_targets(y)
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        weights = _check_sample_weight(sample_weight, like, dtype=np.float64, ensure_non_negative=True)
         classes, labels = np.unique(y, return_inverse=True)
         if classes.size < 2:
             raise ValueError(f"SoftmaxRegression: y must have two classes or more; got one class, {classes[0]!r}.")
@@ -147,7 +149,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         # Float64 data are fitted in float64 whatever JAX's default is, as scikit-learn does.
         with jax.enable_x64(X.dtype == np.float64):
             if self.Cs is not None:
-                folds = list(choose_splitter(self.cv, y, self.random_state).split(X, y, **for_splitter))
+                folds = list(choose_splitter(self.cv, y, self.random_state).split(like, y, **for_splitter))
                 tasks = Tasks(self, "candidate", (1 + len(folds)) * np.size(self.Cs), X, y, sample_weight)
                 result = self._choose(X, labels, weights, folds, start, for_scorer, tasks)
             else:
@@ -174,6 +176,21 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.gap_ = result.gap / result.loss if result.loss > 0 else result.gap
         tasks.end()
         return self
+
+    def _opened(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any, Any]:
+        """X, labels and weights, checked, and X again, or of a source an array of its shape that takes no memory."""
+        if not is_source(X):
+            X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+            return X, y, sample_weight, X
+        if self.scoring is not None:
+            raise ValueError(
+                f"SoftmaxRegression: scoring needs all rows at once; got scoring={show(self.scoring)} and a "
+                f"{type(X).__name__}, which is gone over block by block. Leave scoring out: log-loss then chooses."
+            )
+        X, y, sample_weight = open_source("SoftmaxRegression", X, y, sample_weight)
+        like = np.broadcast_to(np.zeros((), np.float64 if X.dtype == np.float64 else np.float32), X.shape)
+        _, y = validate_data(self, like, y, ensure_all_finite=False)
+        return X, y, sample_weight, like
 
     def _set_coefficients(self, W: np.ndarray, b: np.ndarray) -> None:
         coef, intercept = W.T, b[0]
@@ -311,8 +328,10 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return models
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """The logits (N, n), or for two classes the log-odds of the second (N,)."""
+        """The logits (N, n), or for two classes the log-odds of the second (N,); X may be a source, as in `fit`."""
         check_is_fitted(self)
+        if is_source(X):
+            return np.concatenate([self.decision_function(block) for block in blocks_of_source("SoftmaxRegression", X)])
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         Z = X @ self.coef_.T + self.intercept_
         return Z[:, 0] if Z.shape[1] == 1 else Z

@@ -11,7 +11,7 @@ import pathlib
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from handgrad.data.naming import join, printable
 from handgrad.data.sources import MOST_UNPACKED, Source, find_source, open_source, require_memory
 from handgrad.data.tensors import BFLOAT16, Place, read_header
+from handgrad.streams import Fill
 
 # Features and their classes, as they are named, in the order in which they are looked for; the case does not matter.
 PAIRS = (
@@ -38,6 +39,7 @@ class Stored(NamedTuple):
     load: Callable[[], np.ndarray]
     # Its rows in blocks, each good until the next, from one on up to another, or to the end if None.
     cut: Callable[[int, int | None], Iterator[np.ndarray]] | None = None
+    fill: Callable[[int, int | None], Fill] | None = None  # begins such a pass, which puts the next rows into an array
 
 
 def stored_arrays(source: Source) -> Mapping[str, Stored]:
@@ -51,7 +53,7 @@ def stored_arrays(source: Source) -> Mapping[str, Stored]:
     if source.format == "safetensors":
         return _of_safetensors(source)
     if source.format == "npy":
-        return {"": Stored((), lambda: _guarded(source, _read_npy), functools.partial(_cut, source, None))}
+        return {"": Stored((), lambda: _guarded(source, _read_npy), *_passes(source, None))}
     return {"": Stored((), lambda: _guarded(source, _read_idx))}
 
 
@@ -180,8 +182,27 @@ def _read_content(source: Source, file: Any, shape: tuple[int, ...], dtype: np.d
     return data.view(dtype).reshape(shape) if size else np.empty(shape, dtype)
 
 
-def _cut(source: Source, member: str | None, first: int, last: int | None) -> Iterator[np.ndarray]:
-    """The rows of an .npy file, or of one in an archive."""
+def _passes(source: Source, member: str | None) -> tuple[Callable[..., Iterator[np.ndarray]], Callable[..., Fill]]:
+    """A pass over the rows of an .npy file, or of one in an archive: in blocks, and into arrays."""
+
+    def cut(first: int, last: int | None) -> Iterator[np.ndarray]:
+        reading = _reading(source, member, first, last)
+        shape, dtype = next(reading)
+        rows = max(1, CUT_BYTES // max(math.prod(shape[1:]) * dtype.itemsize, 1))
+        buffer = np.empty((min(rows, shape[0]), *shape[1:]), dtype)
+        while count := reading.send(buffer):
+            yield buffer[:count]
+
+    def fill(first: int, last: int | None) -> Fill:
+        reading = _reading(source, member, first, last)
+        next(reading)
+        return reading.send
+
+    return cut, fill
+
+
+def _reading(source: Source, member: str | None, first: int, last: int | None) -> Generator[Any, np.ndarray, None]:
+    """Gives shape and dtype; then, for each array that it is sent, how many rows there were for it."""
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(source.path, "rb", buffering=0 if member is None else -1))
         if member is not None:
@@ -192,21 +213,24 @@ def _cut(source: Source, member: str | None, first: int, last: int | None) -> It
                 f"{source.name}: is stored column by column, and is read in blocks of rows. Save "
                 "numpy.ascontiguousarray of it."
             )
-        row = math.prod(shape[1:]) * dtype.itemsize
-        rows = max(1, CUT_BYTES // max(row, 1))
         end = shape[0] if last is None else min(last, shape[0])
-        buffer = np.empty((min(rows, shape[0]), *shape[1:]), dtype)
         if first:
-            _guarded(source, lambda *_: file.seek(first * row, os.SEEK_CUR))
-        for start in range(first, end, rows):
-            block = buffer[: end - start]
-            filled, content = 0, block.reshape(-1).view(np.uint8).data
-            while filled < len(content):
-                count = _guarded(source, lambda *_, rest=content[filled:]: file.readinto(rest))
-                if not count:
-                    raise ValueError(f"{source.name}: is damaged or cut short.")
-                filled += count
-            yield block
+            _guarded(source, lambda *_: file.seek(first * math.prod(shape[1:]) * dtype.itemsize, os.SEEK_CUR))
+        array, left = (yield shape, dtype), max(0, end - first)
+        while True:
+            block = array[:left]
+            if dtype not in (block.dtype, bool) or block.size != len(block) * math.prod(shape[1:]):
+                raise ValueError(f"{source.name}: has changed since it was first read.")
+            left -= len(block)
+            content = block.reshape(-1).view(np.uint8).data
+            for start in range(0, len(content), CUT_BYTES):
+                piece, filled = content[start : start + CUT_BYTES], 0
+                while filled < len(piece):
+                    count = _guarded(source, lambda *_, rest=piece[filled:]: file.readinto(rest))
+                    if not count:
+                        raise ValueError(f"{source.name}: is damaged or cut short.")
+                    filled += count
+            array = yield len(block)
 
 
 def _of_npz(source: Source) -> dict[str, Stored]:
@@ -224,7 +248,7 @@ def _of_npz(source: Source) -> dict[str, Stored]:
                             shape = ()  # of use to nobody who does not ask for it
                     key = info.filename.removesuffix(".npy")
                     load_it = functools.partial(_guarded, source, load, info.filename)
-                    arrays[key] = Stored(shape, load_it, functools.partial(_cut, source, info.filename))
+                    arrays[key] = Stored(shape, load_it, *_passes(source, info.filename))
         return arrays
 
     def load(_: Source, file: BinaryIO, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ All of it is measured on the rows to train on and kept as plain values and array
 and done again to whatever the model is to predict from.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ from handgrad import processes
 from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, printable, say_absent
 from handgrad.data.problems import Problem, say
-from handgrad.data.tables import MISSING, Column, Kind, Table
-from handgrad.streams import of_blocks
+from handgrad.data.tables import MISSING, Column, Filed, Kind, Table
+from handgrad.streams import Stream, of_blocks
 
 LOOKED_AT = 4096  # rows
 LARGEST = float(np.finfo(np.float32).max)
@@ -164,10 +165,11 @@ def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     assert table.file is not None
     file, num_rows = table.file, table.num_rows
     own = processes.share(num_rows)
+    rows, shape = np.arange(own.start, own.stop), (own.stop - own.start, len(encoding.offset))
 
     def blocks() -> Iterator[np.ndarray]:
         start = own.start
-        for block in file.begin(np.arange(own.start, own.stop)):
+        for block in file.begin(rows):
             try:
                 yield encode(encoding, block).X
             except ValueError as error:
@@ -176,12 +178,37 @@ def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
                 ) from None
             start += block.num_rows
 
-    shape = own.stop - own.start, len(encoding.offset)
-    X: Any = of_blocks("encode", shape, np.dtype(np.float32), blocks)
+    X: Any = _as_stored(encoding, file, rows, shape)
+    if X is None:
+        X = of_blocks("encode", shape, np.dtype(np.float32), blocks)
     if file.is_held:
-        fill, X = X.begin(), np.empty(shape, np.float32)
-        fill(X)
+        X = X.in_memory()
     return Encoded(processes.Share(X, own.start, num_rows) if processes.is_shared() else X, None, ())
+
+
+def _as_stored(encoding: Encoding, file: Filed, rows: np.ndarray, shape: tuple[int, int]) -> Stream | None:
+    """Features that are numbers of the file, offset and scaled, and nothing else."""
+    if file.numbers is None or len(encoding.fill) != shape[1]:
+        return None
+    names = None
+    if encoding.inputs is None:
+        if file.kinds is not None or file.num_inputs != shape[1]:
+            return None
+    else:
+        kinds = file.kinds or {}
+        if any(each.kind == "text" or kinds.get(each.name) not in ("number", "boolean") for each in encoding.inputs):
+            return None
+        if any(_LIKE[each.kind] != _LIKE[kinds[each.name]] for each in encoding.inputs):
+            return None
+        names = [each.name for each in encoding.inputs]
+    begin = functools.partial(file.numbers.begin, names, rows)
+    about: dict[str, Any] = {"stored": file.numbers.dtype, "offset": encoding.offset, "scale": encoding.scale}
+
+    def refuse(row: int, column: int) -> None:
+        what = f"column {column + 1} of the features" if names is None else f"column {names[column]!r}"
+        _refuse_large(what, row)
+
+    return Stream(shape, np.dtype(np.float32), begin, **about, refuse=refuse)
 
 
 def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[Column]:

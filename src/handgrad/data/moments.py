@@ -45,6 +45,7 @@ class Moments(NamedTuple):
             deviation=np.hypot(self.deviation * np.sqrt(1 - share), away * np.sqrt(share * (1 - share))),
             low=np.where(share > 0, np.minimum(self.low, fill), self.low),
             high=np.where(share > 0, np.maximum(self.high, fill), self.high),
+            above=self.above + away * share + np.where(share > 0, np.maximum(self.low - fill, 0), 0),
         )
 
     def joined(self, other: "Moments") -> "Moments":

@@ -18,12 +18,13 @@ from handgrad.data.columns import take
 from handgrad.data.encoding import say_missing
 from handgrad.data.moments import BLOCK_VALUES
 from handgrad.data.naming import printable
+from handgrad.data.numbers import Watch, numbers_of_array, numbers_of_columns, pass_over
 from handgrad.data.problems import Problem, say
 from handgrad.data.reading import as_format, choose, open_data
 from handgrad.data.review import review_text, say_grouping
 from handgrad.data.sources import STANDARD_INPUT, Source, available_memory, find_source
 from handgrad.data.splitting import table_keys
-from handgrad.data.tables import MISSING, Column, Filed, Kind, Missing, Table
+from handgrad.data.tables import MISSING, Column, Filed, Kind, Missing, Numbers, Table
 from handgrad.data.words import returning_memory
 
 STREAMED = ("delimited", "parquet", "arrow", "npy", "npz")
@@ -31,8 +32,6 @@ LEAST_ROWS = 64  # of a block
 ROWS_AT_ONCE = 8  # times what fits the cache
 MOST_WORDS = 2**20  # of a text that are told apart
 SELDOM_MORE = 20  # bytes of the table and X for each of a packed file; of others about 2
-
-Watch = Callable[[int, int], Any]
 
 
 def stream_table(
@@ -169,21 +168,6 @@ def _joined(columns: Sequence[Column]) -> Column:
     return Column("text", np.concatenate(codes), tuple(place))
 
 
-def _pass(name: str, blocks: Iterator[Any]) -> Iterator[Any]:
-    """The blocks; whatever reading them raises as one line."""
-    while True:
-        try:
-            block = next(blocks, None)
-        except Exception as error:  # damaged bytes make Arrow raise almost anything
-            message = " ".join(str(error).split())
-            if message.startswith(f"{name}: "):
-                raise
-            raise ValueError(f"{name}: is damaged, or has changed ({printable(message)}).") from None
-        if block is None:
-            return
-        yield block
-
-
 Blocks = Callable[[int, int | None], Iterator[Table]]  # of rows from one on up to another, or to the end
 
 
@@ -220,8 +204,9 @@ def _filed(
     kinds: Mapping[str, Kind] | None,
     num_inputs: int,
     watch: Watch,
+    numbers: Numbers | None,
 ) -> Filed:
-    return Filed(lambda rows: _selected(blocks, rows, watch), keys, kinds, num_inputs)
+    return Filed(lambda rows: _selected(blocks, rows, watch), keys, kinds, num_inputs, numbers)
 
 
 # --- Columns ----------------------------------------------------------------------------------------------------------
@@ -246,7 +231,7 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
 
     def blocks(first: int, last: int | None) -> Iterator[Table]:
         start = first
-        for block in _pass(data.name, cut.begin(step, first, last)):
+        for block in pass_over(data.name, cut.begin(step, first, last)):
             wrong: list[Problem] = []
             columns = {name: _take(data, name, block[plan.stands[name]], wrong, kinds[name]) for name in plan.names}
             if wrong:
@@ -280,6 +265,7 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
     if len(every_key) != num_rows:
         raise ValueError(f"{data.name}: has {len(every_key):,} rows, and labels are there for {num_rows:,}.")
     lacking, present, words = _of_all_processes(lacking, present, words)
+    numbers = None if lacking else numbers_of_columns(data, plan, cut, num_rows, watch)
     table = Table(
         labels=found and found.labels,
         class_names=found.names if found else (),
@@ -287,7 +273,7 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
         missing=missing,
         left_out=tuple(name for name in plan.stands if name not in kinds and name != roles.target),
         notes=tuple(dict.fromkeys((*plan.notes, *notes, *cut.notes))),
-        file=_filed(blocks, every_key, kinds, len(kinds), watch),
+        file=_filed(blocks, every_key, kinds, len(kinds), watch, numbers),
         **beside,
     )
     table = _without_missing(table, lacking, complete, problems)
@@ -322,7 +308,7 @@ def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
     """Of typed columns by their types, of others by all their texts."""
     import pyarrow
 
-    first = next(_pass(data.name, cut.begin(LEAST_ROWS, 0, None)))
+    first = next(pass_over(data.name, cut.begin(LEAST_ROWS, 0, None)))
     columns: dict[str, Column] = {}
     for name in plan.names:
         counts = cut.words.get(plan.stands[name])
@@ -353,7 +339,7 @@ def _without_missing(
 
 def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, watch: Watch) -> Table:
     def blocks(first: int, last: int | None) -> Iterator[Table]:
-        for block in _pass(arrays.name, arrays.X.cut(first, last)):
+        for block in pass_over(arrays.name, arrays.X.cut(first, last)):
             X, image_shape = as_features(arrays.name, block)
             yield Table(X, image_shape=image_shape)
 
@@ -382,10 +368,11 @@ def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, watch: Watch)
         raise ValueError(f"{arrays.name}: the features are empty.")
     # What stands beside the features is as it is for those that are read; these are not.
     beside = arrays._replace(X=np.broadcast_to(np.uint8(0), (len(every_key), 1)))
-    file = _filed(blocks, every_key, None, about[0], watch)
+    lacking, *_ = _of_all_processes({"the features": (count, first)} if count else {}, {}, {})
+    numbers = None if lacking else numbers_of_array(arrays, num_rows, watch)
+    file = _filed(blocks, every_key, None, about[0], watch, numbers)
     table = assemble_arrays(beside, roles, missing)._replace(X=None, image_shape=about[1], file=file)
     problems = []
-    lacking, *_ = _of_all_processes({"the features": (count, first)} if count else {}, {}, {})
     table = _without_missing(table, lacking, complete, problems)
     if problems:
         raise ValueError(say(arrays.name, problems))

@@ -1,10 +1,12 @@
 """What a table is once it has been read: columns of four kinds, or one array, and what else stands beside each row."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+from handgrad.streams import Fill
 
 ClassName = bool | int | float | str
 Kind = Literal["number", "boolean", "date", "text"]
@@ -43,6 +45,19 @@ class Column(NamedTuple):
         return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(len(self.values), bool)
 
 
+class Numbers(NamedTuple):
+    """Features that are numbers, none of which is missing, as they are stored in their file.
+
+    Attributes:
+      dtype: that holds all of them.
+      begin: begins a pass over the columns of these names, or over an array, whose columns have none: over the rows
+        whose indices, ascending, are given. Of the file what is from the first to the last of them is read.
+    """
+
+    dtype: np.dtype
+    begin: Callable[[Sequence[str] | None, np.ndarray], Fill]
+
+
 class Filed(NamedTuple):
     """Features that stay in their file.
 
@@ -52,6 +67,7 @@ class Filed(NamedTuple):
       keys: what each row is known by, as `table_keys` has it, (N,), uint64.
       kinds: of the columns, by name; None of an array.
       num_inputs: columns, those of an array too.
+      numbers: the same rows, where nothing need be done to them but to read; else None.
       is_held: whether what is encoded of them is kept in memory, of several processes the share of each.
     """
 
@@ -59,13 +75,19 @@ class Filed(NamedTuple):
     keys: np.ndarray
     kinds: Mapping[str, Kind] | None
     num_inputs: int
+    numbers: Numbers | None = None
     is_held: bool = False
 
     def take(self, rows: np.ndarray) -> "Filed":
         """Some of the rows, ascending."""
+        numbers = self.numbers
+        if numbers is not None:
+            every = numbers.begin
+            numbers = numbers._replace(begin=lambda names, own: every(names, rows[own]))
         return self._replace(
             begin=lambda own: self.begin(rows[own]),
             keys=self.keys[rows],
+            numbers=numbers,
         )
 
 

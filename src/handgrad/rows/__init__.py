@@ -14,8 +14,10 @@ from handgrad.rows.parts import is_sparse as is_sparse
 from handgrad.rows.parts import locate as locate
 from handgrad.rows.parts import to_csr as to_csr
 from handgrad.rows.streamed import StreamedRows
+from handgrad.rows.streamed import centre_as_summed as centre_as_summed
+from handgrad.rows.streams import blocks_of_source as blocks_of_source
+from handgrad.rows.streams import is_source as is_source
 from handgrad.rows.streams import open_source as open_source
-from handgrad.rows.streams import refuse_source as refuse_source
 from handgrad.streams import Stream as Stream
 
 Rows = DenseRows | HostRows | StreamedRows

@@ -93,7 +93,7 @@ class DenseRows:
         """X's rows of a chunk: an array, or a flat one in which they begin somewhere."""
         # All processes have to call the same program: what one of them knows of its rows does not decide it.
         may_be = self._on_cpu and self.parts.num_processes == 1
-        flat = [_flat(part.X, chunk) if may_be else None for part in self.parts.parts]
+        flat = [flat_rows(part.X, chunk) if may_be else None for part in self.parts.parts]
         if all(found is not None for found in flat):
             arrays, leads = zip(*flat, strict=True)
             return self._assembled(list(arrays)), self._assembled([np.array([lead], np.int32) for lead in leads])
@@ -191,7 +191,7 @@ def _padded_rows(num_rows: int, row_bytes: int) -> int:
     return -(-max(num_rows, least) // octave) * octave
 
 
-def _flat(X: Any, chunk: Chunk) -> tuple[np.ndarray, int] | None:
+def flat_rows(X: Any, chunk: Chunk) -> tuple[np.ndarray, int] | None:
     """A whole chunk's numbers in one row from an aligned address on, and how many come before them; X is not copied.
 
     Of all whole chunks the same number, so that one program serves them. None where X is not laid out so.

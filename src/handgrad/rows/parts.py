@@ -14,7 +14,7 @@ from handgrad import processes
 from handgrad.processes import Share
 from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
 from handgrad.shapes import Float
-from handgrad.streams import Stream
+from handgrad.streams import Stream, scale_rows
 
 BLOCK_BYTES = 2**22  # of a block of rows in float64, which stays in the cache
 EPS = float(np.finfo(np.float64).eps)
@@ -103,6 +103,14 @@ class Parts(NamedTuple):
                 yield rows, SparseBlock(csr, transpose, mean.astype(own), one)
                 continue
             start = rows.start
+            if isinstance(part.X, Stream):
+                offset, scales = part.X.about(0.0 if centre is None else centre, scale)
+                for read in part.X.stored_blocks(max(1, BLOCK_BYTES // (8 * P))):
+                    X = np.empty(read.shape)
+                    scale_rows(read, offset, scales, X)
+                    yield slice(start, start + len(X)), DenseBlock(X, one)
+                    start += len(X)
+                continue
             for read in _cut(part.X, max(1, BLOCK_BYTES // (8 * P))):
                 X = read.astype(np.float64)
                 if scale != 1:
@@ -115,8 +123,6 @@ class Parts(NamedTuple):
 
 def _cut(X: Any, size: int) -> Iterator[np.ndarray]:
     """The rows, so many at a time."""
-    if isinstance(X, Stream):
-        return X.blocks(size)
     return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))
 
 

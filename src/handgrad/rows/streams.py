@@ -12,10 +12,11 @@ import numpy as np
 
 from handgrad import processes
 from handgrad.frames import as_array, as_data, as_targets
-from handgrad.shapes import Float
-from handgrad.streams import Fill, Stream, of_blocks
+from handgrad.streams import Fill, Pages, Stream, of_blocks, scale_rows
 
 ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
+POPULATE = 22  # MADV_POPULATE_READ, from Linux 5.14 on
+BLOCK_VALUES = 2**22  # of a block of a stream that is gone over once
 LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
 FORMS = "X, (X, targets) or (X, targets, weights)"
 
@@ -28,13 +29,11 @@ def is_source(X: Any) -> bool:
     return hasattr(X, "__iter__") and not is_array and not isinstance(X, (list, tuple, str, bytes, set, frozenset))
 
 
-def refuse_source(function: str, X: Any) -> None:
-    """Refuse a source where all rows are needed at once."""
-    if is_source(X):
-        raise TypeError(
-            f"{function}: X must be an array, which is in memory as a whole; got a {type(X).__name__}, which is gone "
-            "over block by block, as handgrad.fit does: labels are numbered from 0 there, and l2 is 1/(C·N)."
-        )
+def blocks_of_source(function: str, X: Any) -> Iterator[np.ndarray]:
+    """The blocks of X alone, from one pass over a source; each is good until the next."""
+    if isinstance(X, Stream):
+        return X.blocks(max(1, BLOCK_VALUES // X.shape[1]))
+    return (block.X for block in _blocks_of(function, X))
 
 
 def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
@@ -52,9 +51,11 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
         return X, targets, weights
     num_rows, first = 0, None
     found: list[tuple[Any, ...]] = []
+    known: list[np.ndarray] = []
     with processes.together():
         for block in _blocks_of(function, X):
             first = first or block
+            known += [block.X[row].copy() for row in _looked_at(num_rows, len(block.X))]
             num_rows += len(block.X)
             found.append(tuple(None if own is None else own.copy() for own in block[1:]))
     first = _alike_over_processes(function, first)
@@ -73,8 +74,27 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
     if found[0][1] is not None:
         weights = np.concatenate([each for _, each in found])
     shape = num_rows, first.X.shape[1]
-    stream = of_blocks(function, shape, first.X.dtype, lambda: (block.X for block in _blocks_of(function, X)))
-    return stream, targets, weights
+    return of_blocks(function, shape, first.X.dtype, lambda: _same_again(function, X, known)), targets, weights
+
+
+def _looked_at(start: int, count: int) -> list[int]:
+    """Which rows of a block are known again: of all those with the numbers 0, 1, 2, 4, 8 and so on."""
+    numbers = [0, *(2**power for power in range((start + count).bit_length()))]
+    return [number - start for number in numbers if start <= number < start + count]
+
+
+def _same_again(function: str, source: Any, known: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """A later pass, held to have the rows of the first where these are known."""
+    start, rest = 0, iter(known)
+    for block in _blocks_of(function, source):
+        for row in _looked_at(start, len(block.X)):
+            if block.X[row].tobytes() != next(rest, block.X[row]).tobytes():
+                raise ValueError(
+                    f"{function}: a source must give the same rows in each pass, in one order; row {start + row} is "
+                    "another one in a later pass than in the first. Shuffle or draw once, before."
+                )
+        yield block.X
+        start += len(block.X)
 
 
 def _alike_over_processes(function: str, first: "_Read | None") -> "_Read | None":
@@ -159,10 +179,26 @@ def _pass_over(function: str, source: Any) -> Iterator[Any]:
 
 def of_mapped(X: np.memmap) -> Stream:
     """A stream of a memory map, which does not fill the memory with its pages: those that were read are let go."""
-    pages: Any = getattr(X, "_mmap", None)
-    if X.mode == "c" or not hasattr(pages, "madvise"):  # what a copy on write has written is in no file
-        pages = None
-    start_of_map = 0 if pages is None else np.frombuffer(pages, np.uint8).ctypes.data
+    held: Any = getattr(X, "_mmap", None)
+    if X.mode == "c" or not hasattr(held, "madvise"):  # what a copy on write has written is in no file
+        held = None
+    start_of_map = 0 if held is None else np.frombuffer(held, np.uint8).ctypes.data
+
+    def advise(advice: int, start: int, end: int) -> None:
+        if held is not None and start < end:
+            low, high = (place - start_of_map for place in np.lib.array_utils.byte_bounds(X[start:end]))
+            low -= low % mmap.PAGESIZE
+            held.madvise(advice, low, min(high, len(held)) - low)
+
+    def bring(start: int, end: int) -> None:
+        try:
+            advise(POPULATE, start, end)
+        except OSError:  # not of every system; a number of each page does it too
+            bytes_ = X[start:end].reshape(-1).view(np.uint8)
+            bytes_[:: mmap.PAGESIZE].max(initial=0)
+
+    def let_go(start: int, end: int) -> None:
+        advise(mmap.MADV_DONTNEED, start, end)
 
     def begin() -> Fill:
         start = 0
@@ -171,16 +207,14 @@ def of_mapped(X: np.memmap) -> Stream:
             nonlocal start
             rows = X[start : start + len(array)]
             array[: len(rows)] = rows
+            let_go(start, start + len(rows))
             start += len(rows)
-            if pages is not None and len(rows):
-                low, high = (place - start_of_map for place in np.lib.array_utils.byte_bounds(rows))
-                low -= low % mmap.PAGESIZE
-                pages.madvise(mmap.MADV_DONTNEED, low, min(high, len(pages)) - low)
             return len(rows)
 
         return fill
 
-    return Stream(X.shape, X.dtype, begin)
+    pages = Pages(np.asarray(X), bring, let_go) if X.flags.c_contiguous else None
+    return Stream(X.shape, X.dtype, begin, pages=pages)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -191,12 +225,18 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def about(fill: Fill, centre: Float[np.ndarray, " P"], scale: float, rows: np.ndarray) -> Fill:
-    """A pass over (x − centre)·scale, taken in float64, by way of an array for the rows as they are read."""
+def about(fill: Fill, offset: Any, scale: Any, rows: np.ndarray) -> Fill:
+    """A pass over (x − offset)·scale, taken in float64, by way of an array for some rows as they are read."""
 
     def fill_about(array: np.ndarray) -> int:
-        count = fill(rows[: len(array)])
-        array[:count] = (rows[:count].astype(np.float64) - centre) * scale
+        count = 0
+        while count < len(array):
+            into = array[count : count + len(rows)]
+            read = fill(rows[: len(into)])
+            scale_rows(rows[:read], offset, scale, into[:read])
+            count += read
+            if read < len(into):
+                break
         return count
 
     return fill_about

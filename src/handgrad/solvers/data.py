@@ -22,7 +22,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.processes import Share
-from handgrad.rows import Parts, Rows, Stream, is_sparse, locate, open_source, place, to_csr
+from handgrad.rows import Parts, Rows, Stream, centre_as_summed, is_sparse, locate, open_source, place, to_csr
 from handgrad.rows.blocks import Block, SparseBlock
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
@@ -307,7 +307,9 @@ def _centre_and_scale(
             f"{function}: X must be within {np.finfo(dtype).max:.3g}, the range of {dtype}, in which the fit computes; "
             f"got {largest.max():.3g}. Divide the features, or use float64 (jax.enable_x64)."
         )
-    if _fits(parts.dtype, dtype):
+    if parts.is_streamed:
+        centre = centre_as_summed(parts.parts[0].X, centre, dtype)
+    elif _fits(parts.dtype, dtype):
         centre = centre.astype(dtype).astype(np.float64)
     size = float(np.maximum(high / 2 - centre / 2, centre / 2 - low / 2).max()) * 2
     usual = size == 0 or USUAL_SIZES[0] <= size <= USUAL_SIZES[1]

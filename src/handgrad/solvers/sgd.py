@@ -1,6 +1,5 @@
 """Gradient descent as it is written down, or any optax transformation fed with the hand-derived gradient."""
 
-import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -12,20 +11,20 @@ import numpy as np
 import optax
 
 from handgrad import arguments as checks
-from handgrad import formulas
 from handgrad.compiled import narrow
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
-from handgrad.formulas.softmax import most_probable
 from handgrad.frames import as_array, as_data, as_held_out, as_targets
 from handgrad.initialization import init_params
 from handgrad.precision import wide_dtype
 from handgrad.progress import shown
-from handgrad.rows import refuse_source
+from handgrad.rows import Stream, open_source
 from handgrad.settings import is_true, show
+from handgrad.solvers.batches import evaluate, run_epoch
 from handgrad.solvers.data import weigh_classes
 from handgrad.solvers.epochs import Best, Epoch, TrainResult, TrainState
 from handgrad.solvers.step import rates, suitable_rate
+from handgrad.solvers.streamed_epochs import Streamed, evaluate_streamed, run_streamed, warn_if_sorted
 
 
 def train(
@@ -54,11 +53,16 @@ def train(
     size does not divide N. It is one compiled program, which a second call with the same shapes, batch size and
     optimizer object finds compiled, whatever the learning rate.
 
+    Rows may be streamed, as `fit` takes them: an epoch is then one reading, of which 64 MB at a time are in memory and
+    are mixed with each other. Of a memory map these are drawn from all its rows, in short runs; of another source they
+    lie together, so that it must not be sorted by class. A stream of up to 64 MB is gone over as an array is.
+
     Args:
       X: data, shape (N, P), floating; kept on the device whole. Of float64, where JAX has it not enabled, float32 is
         kept, so a mean that is large beside the deviation is to be taken off before. Lists and data frames of pandas
-        or polars are taken too, here as for targets, weights and validation.
-      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C).
+        or polars are taken too, here as for targets, weights and validation. Or a source, as for `fit`.
+      targets: labels (N,) of integer dtype in [0, C), or distributions (N, C); None where they come with the blocks of
+        a source.
       optimizer: an optax transformation, which carries its own learning rate; the update above if None.
       learning_rate: η of the update above, or a schedule of optax's: a function of the number of steps taken, which JAX
         can trace. If None one that suits the data: 1/(λ/2 + l2) with λ the largest eigenvalue of XᵀX/N, the bias's ones
@@ -101,6 +105,7 @@ def train(
       >>> print(result.params.W)  # 0 − η XᵀD with D = (Y − T)/N, each row of it ±(1/4, −1/4)
       [[-0.5  0.5]]
     """
+    X, targets, weights = open_source("train", X, targets, weights)
     if state is not None:
         state = _check_state(state, params, key)
         params = state.params
@@ -110,7 +115,8 @@ def train(
     if batch_size is not None:
         checks.check_positive_integer("train", "batch_size", batch_size)
     checks.check_positive_integer("train", "epochs", epochs)
-    checks.check_number("train", "l2", l2, dtype=X.dtype)
+    dtype = jax.dtypes.canonicalize_dtype(X.dtype)
+    checks.check_number("train", "l2", l2, dtype=dtype)
     if patience is not None:
         checks.check_positive_integer("train", "patience", patience)
         if validation is None:
@@ -121,7 +127,7 @@ def train(
         if learning_rate is None:
             learning_rate = suitable_rate(params, X, weights, batch_size=batch_size, l2=float(l2))
         if not callable(learning_rate):
-            checks.check_number("train", "learning_rate", learning_rate, dtype=X.dtype)
+            checks.check_number("train", "learning_rate", learning_rate, dtype=dtype)
         fresh = None
     elif learning_rate is not None:
         raise ValueError(
@@ -140,21 +146,30 @@ def train(
     if patience is None:
         state = state._replace(best=None)
     elif state.best is None:
-        state = state._replace(best=Best(state.epoch, float(_evaluate(params, validation)[0]), _copy(params)))
+        state = state._replace(best=Best(state.epoch, float(_judge(params, validation)[0]), _copy(params)))
     num_steps = -(-X.shape[0] // min(batch_size or X.shape[0], X.shape[0]))
+    if isinstance(X, Stream):
+        data: Any = Streamed(X, dtype, targets, weights)
+        run_rows, inside = run_streamed, None
+        warn_if_sorted(data, layers_of(params)[-1].params.W.shape[1], batch_size)
+    else:  # validated in the same program, where that is in memory too
+        data, run_rows, inside = (X, targets, weights), run_epoch, validation
+        inside = None if isinstance(validation, Streamed) else validation
 
     def run(state):
-        params, optimizer_state, metrics = _run_epoch(
+        params, optimizer_state, metrics = run_rows(
             state.params,
             state.optimizer_state,
             jax.random.fold_in(state.key, state.epoch + 1),
-            (X, targets, weights),
-            validation,
-            rates(learning_rate, state.steps, num_steps, wide_dtype(X.dtype)),
+            data,
+            inside,
+            rates(learning_rate, state.steps, num_steps, wide_dtype(dtype)),
             float(l2),
             optimizer=optimizer,
             batch_size=batch_size,
         )
+        if inside is None:
+            metrics = metrics[0], *_judge(params, validation)
         counts = {"epoch": state.epoch + 1, "steps": state.steps + num_steps}
         return state._replace(params=params, optimizer_state=optimizer_state, **counts), metrics
 
@@ -234,11 +249,12 @@ def _check(X, targets, weights, class_weights, params, num_classes, validation):
             *validation, held_weights = validation
         required = "a pair (X, targets), or (X, targets, weights)"
         validation = as_held_out("train", validation, X, required)
-    refuse_source("train", X)
-    X, targets, weights = as_data("train", X), as_targets("train", targets), as_array("train", weights, "weights")
+    given, X = _stand_in(as_data("train", X))
+    targets, weights = as_targets("train", targets), as_array("train", weights, "weights")
     checks.check_array("train", "X", X, "(N, P)")
-    checks.check_finite("train", "X", X)
-    X = jnp.asarray(narrow("train", "X", X))
+    if given is None:
+        checks.check_finite("train", "X", X)
+        X = jnp.asarray(narrow("train", "X", X))
     if params is None:
         if num_classes is None:
             num_classes = checks.count_classes("train", targets)
@@ -251,14 +267,37 @@ def _check(X, targets, weights, class_weights, params, num_classes, validation):
     about = {"class_weights": class_weights, "num_classes": output.W.shape[1], "dtype": wide_dtype(X.dtype)}
     targets, weights = _weigh("train", targets, weights, X.shape[0], **about)
     if validation is not None:
-        checks.check_array("train", "validation X", validation[0], "(N, P)")
-        checks.check_finite("train", "validation X", validation[0])
-        held_out = jnp.asarray(narrow("train", "validation X", validation[0]))
+        held_out, held_targets, held_weights = open_source("train", *validation, held_weights)
+        stream, held_out = _stand_in(held_out)
+        checks.check_array("train", "validation X", held_out, "(N, P)")
+        if stream is None:
+            checks.check_finite("train", "validation X", held_out)
+            held_out = jnp.asarray(narrow("train", "validation X", held_out))
         check_network("train (validation)", params, held_out)
         held_weights = as_array("train", held_weights, "validation weights")
-        of_rows = _weigh("train (validation)", validation[1], held_weights, held_out.shape[0], **about)
-        validation = (held_out, *of_rows)
-    return *jax.tree.map(jnp.asarray, (X, targets, weights)), params, jax.tree.map(jnp.asarray, validation)
+        of_rows = _weigh("train (validation)", held_targets, held_weights, held_out.shape[0], **about)
+        validation = _placed(held_out, stream, *of_rows)
+        if stream is not None:
+            validation = Streamed(stream, held_out.dtype, *validation[1:])
+    return *_placed(X, given, targets, weights), params, validation
+
+
+def _placed(X, stream, targets, weights):
+    """The arrays on the device; of a stream what is known row by row on the host."""
+    if stream is None:
+        return jax.tree.map(jnp.asarray, (X, targets, weights))
+    return stream, np.asarray(targets), weights
+
+
+def _judge(params, validation):
+    return (evaluate_streamed if isinstance(validation, Streamed) else evaluate)(params, validation)
+
+
+def _stand_in(X):
+    """A stream, and in its place an array of its shape and dtype, which takes no memory; None and X for an array."""
+    if not isinstance(X, Stream):
+        return None, X
+    return X, np.broadcast_to(np.zeros((), jax.dtypes.canonicalize_dtype(X.dtype)), X.shape)
 
 
 def _weigh(function, targets, weights, num_rows, *, class_weights, num_classes, dtype):
@@ -279,68 +318,3 @@ def _weigh(function, targets, weights, num_rows, *, class_weights, num_classes, 
 
 def _copy(tree):
     return jax.tree.map(lambda array: jnp.array(array, copy=True), tree)
-
-
-@functools.partial(jax.jit, static_argnames=("optimizer", "batch_size"), donate_argnames=("params", "state"))
-def _run_epoch(params, state, key, data, validation, rates, l2, *, optimizer, batch_size):
-    X = data[0]
-
-    def step(carry, batch, rate):
-        params, state = carry
-        L, dL = formulas.value_and_gradient(params, *batch)
-        weights = batch[2]
-        # The formulas divide by the batch's own weights, which would make a heavy row as light as a light one where
-        # it is alone. Over all rows the mean weight is 1, so the batch's mean weight puts back what it counts for.
-        share = 1 if weights is None else jnp.mean(weights)
-        L = share * L
-        dL = _add_penalty(jax.tree.map(lambda a: jnp.asarray(share, a.dtype) * a, dL), params, l2)
-
-        def objective(params, L):
-            L = share * formulas.loss(params, *batch) if L is None else L
-            return L + 0.5 * l2 * sum(jnp.vdot(layer.params.W, layer.params.W) for layer in layers_of(params))
-
-        if optimizer is None:
-            return (formulas.sgd_step(params, dL, rate), state), L
-        # Some transformations, such as optax.lbfgs, also ask for the objective.
-        updates, state = optax.with_extra_args_support(optimizer).update(
-            dL, state, params, value=objective(params, L), grad=dL, value_fn=lambda params: objective(params, None)
-        )
-        return (optax.apply_updates(params, updates), state), L
-
-    def step_rows(carry, of_step):
-        rows, rate = of_step
-        return step(carry, jax.tree.map(lambda array: jnp.take(array, rows, axis=0, mode="clip"), data), rate)
-
-    carry = (params, state)
-    num_rows = X.shape[0]
-    if batch_size is None or batch_size >= num_rows:
-        carry, mean_loss = step(carry, data, rates[0])
-    else:
-        order = jax.random.permutation(key, num_rows)
-        whole = num_rows - num_rows % batch_size
-        batches = order[:whole].reshape(-1, batch_size)
-        carry, losses = jax.lax.scan(step_rows, carry, (batches, rates[: len(batches)]))
-        mean_loss = jnp.sum(losses) * (batch_size / num_rows)
-        if whole < num_rows:
-            carry, last = step_rows(carry, (order[whole:], rates[-1]))
-            mean_loss += last * ((num_rows - whole) / num_rows)
-    params, state = carry
-    return params, state, (mean_loss, *_evaluate(params, validation))
-
-
-def _add_penalty(dL, params, l2):
-    """The gradient of L + (l2/2)‖W‖²: l2·W is added to dL/dW."""
-    pairs = zip(layers_of(dL), layers_of(params), strict=True)
-    return in_form_of(params, [Params(own.params.W + l2 * layer.params.W, own.params.b) for own, layer in pairs])
-
-
-@jax.jit
-def _evaluate(params, validation):
-    if validation is None:
-        return None, None
-    X, targets, weights = validation
-    Z = formulas.forward(params, X)
-    labels = targets if targets.ndim == 1 else jnp.argmax(targets, axis=1)
-    predictions = most_probable(jnp, Z)
-    hits = predictions == labels.astype(predictions.dtype)
-    return formulas.cross_entropy(Z, targets, weights), jnp.mean(hits, dtype=jnp.float32)

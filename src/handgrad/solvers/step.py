@@ -29,6 +29,7 @@ from jax import Array
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, layers_of
 from handgrad.precision import wide_dtype
+from handgrad.rows import Stream
 from handgrad.settings import smallest_number
 from handgrad.shapes import Float
 
@@ -36,12 +37,14 @@ OF_NETWORKS = 0.1  # whose curvature has no bound
 # ‖Av‖ is below λ for ‖v‖ = 1: after so many products by 0.7 % in the mean over twelve tables, 5 % at the most. A rate
 # that is too large by that still lowers the loss.
 ITERATIONS = 10
+MOST_VALUES = 2**24  # of the rows of a stream of which λ is taken
+BLOCK_VALUES = 2**19
 
 
 def suitable_rate(
     params: Params | Network,
-    X: Float[Array, "N P"],
-    weights: Float[Array, " N"] | None,
+    X: Any,
+    weights: Any,
     *,
     batch_size: int | None,
     l2: float,
@@ -50,8 +53,8 @@ def suitable_rate(
 
     Args:
       params: what is trained, of which only the number of layers counts.
-      X: data, finite.
-      weights: of the rows.
+      X: data (N, P), finite; of a stream λ is that of rows evenly out of it, and ‖x‖² that of all.
+      weights: of the rows (N,), None for ones.
       batch_size: rows a step; None for all of them.
       l2: the penalty.
 
@@ -60,16 +63,17 @@ def suitable_rate(
     """
     if len(layers_of(params)) > 1:
         return OF_NETWORKS
-    num_rows = X.shape[0]
+    num_rows, dtype = X.shape[0], jax.dtypes.canonicalize_dtype(X.dtype)
     rows = min(batch_size or num_rows, num_rows)
-    unit, of_all, of_rows = map(float, _curvatures(X, weights))
+    found = _curvatures_of_stream(X, weights) if isinstance(X, Stream) else _curvatures(X, weights)
+    unit, of_all, of_rows = map(float, found)
     share = (num_rows - rows) / (rows * max(num_rows - 1, 1))
     curvature = unit**2 * ((1 - share) * of_all + share * of_rows) / 2 + l2
     if curvature == 0:
         return 1.0  # all rows weigh 0, and any rate will do
-    if 1 / curvature < smallest_number(X.dtype):
+    if not 1 / curvature >= smallest_number(dtype):
         raise ValueError(
-            f"train: no learning rate of {X.dtype} suits features as large as {unit:.3g}. Divide them, so that the "
+            f"train: no learning rate of {dtype} suits features as large as {unit:.3g}. Divide them, so that the "
             "largest is about 1."
         )
     return 1 / curvature
@@ -94,6 +98,28 @@ def rates(
 @functools.partial(jax.jit, static_argnames=("schedule", "num_steps"))
 def _scheduled(first: Array, *, schedule: Callable[[Any], Any], num_steps: int) -> Array:
     return jax.vmap(lambda step: jnp.asarray(schedule(step)))(first + jnp.arange(num_steps))
+
+
+def _curvatures_of_stream(stream: Stream, weights: np.ndarray | None) -> tuple[Any, ...]:
+    """As `_curvatures`, from one reading."""
+    num_rows = stream.shape[0]
+    w = np.ones(num_rows) if weights is None else weights.astype(np.float64)
+    w = w / (w.mean() or 1)
+    every = -(-stream.size // MOST_VALUES)
+    sample, squares, start = [], np.empty(num_rows), 0
+    for block in stream.blocks(max(1, BLOCK_VALUES // stream.shape[1])):
+        sample.append(block[-start % every :: every].copy())
+        wide = block.astype(np.float64)
+        squares[start : start + len(block)] = np.einsum("np,np->n", wide, wide) + 1
+        start += len(block)
+    own = w[::every]
+    of_sample = _curvatures(jnp.asarray(np.concatenate(sample), jax.dtypes.canonicalize_dtype(stream.dtype)), own)
+    unit, largest, _ = map(float, of_sample)
+    squares *= w
+    total, sampled = squares.sum(), squares[::every].sum() / (own.mean() or 1)
+    # What rows that are not in the sample have more than those in it may all lie in one direction.
+    more = total / num_rows - sampled / len(own)
+    return unit, largest + max(0.0, more) / unit**2, (squares @ squares) / (total or 1) / unit**2
 
 
 @jax.jit
