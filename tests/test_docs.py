@@ -325,6 +325,7 @@ def test_the_lines_that_are_shown_are_those_of_the_source(pages):
     assert "(reference/formulas.md#handgrad.logit_gradient)" in shown[end + 2]
     assert shown[-3:] == ["```text", line, "```"]
     assert pages.expand(["```python no-run", "go()", "```"], "page.md") == ["```python", "go()", "```"]
+    assert pages.expand(["```sh", "# run", "go", "```"], "page.md") == ["```sh", "go", "```"]
     part = pages.expand(['{{ source("handgrad.formulas.losses.logit_gradient", "D = ", "return") }}'], "page.md")
     assert part[1:3] == [each.strip() for each in source[-2:]]
 
