@@ -10,6 +10,8 @@
 # ```
 
 # %%
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -193,7 +195,7 @@ def mine(params, X, targets):
 
 for own in (None, mine):
     report = handgrad.check_gradients(guess, X, t, gradient=own, dtypes=["float64"])
-    print(report.passed, report.diagnosis)
+    print(report.passed, textwrap.fill(report.diagnosis, 88))
 
 # %% [markdown]
 # ## Gradient descent
