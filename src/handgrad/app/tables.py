@@ -29,19 +29,21 @@ def read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
     return load_digits()
 
 
-def read_or_stream(screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], *, is_asked: bool) -> Table:
-    """As `read`, but a table that is too large for the memory, or of which that is asked, stays in its file."""
+def read_or_stream(
+    screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], *, in_file: bool | None
+) -> Table:
+    """As `read`, or a table that stays in its file, as that is asked; if None where it is too large for the memory."""
     is_shared = processes.is_shared()
-    if data is None and (is_asked or is_shared):
+    if data is None and (in_file or is_shared):
         raise ValueError(f"{'--distributed' if is_shared else '--stream'} needs DATA, a table to read.")
-    is_needed = data is not None and (is_asked or _is_too_large(data))
-    if is_shared and not is_needed:
+    stays = in_file if data is None or in_file is not None else _is_too_large(data)
+    if is_shared and not stays:
         table = stream_table(data, **reading, callback=Passes(screen))
         assert table.file is not None
         return table._replace(file=table.file._replace(is_held=True))
-    if not is_needed:
+    if not stays:
         return read(data, reading)
-    if not is_asked:
+    if in_file is None:
         screen.note([f"{data} would take more than half of the free memory, and stays in its file, as with --stream"])
     table = stream_table(data, **reading, callback=Passes(screen))
     said = (
