@@ -57,6 +57,14 @@ Resume = Annotated[
         show_default=False,
     ),
 ]
+InFile = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="Leave the table in its file, and read it anew for each pass: done by itself where it would take more "
+        "than half of the free memory.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")]
 
 
@@ -97,14 +105,7 @@ def fit(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
-    stream: Annotated[
-        bool,
-        typer.Option(
-            "--stream",
-            help="Leave the table in its file, and read it anew for each pass: done by itself where it would take more "
-            "than half of the free memory.",
-        ),
-    ] = False,
+    stream: InFile = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
 ) -> None:
@@ -190,6 +191,7 @@ def train(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
+    stream: InFile = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
 ) -> None:
