@@ -107,6 +107,8 @@ def judge(model: Model, data: pathlib.Path, reading: dict[str, Any]) -> Judged:
         parts, notes = [], list(table.notes)
         start = 0
         for some in answers:
+            if start + len(some.Y) > len(labels):
+                raise ValueError(f"{data}: has more rows than the {len(labels):,} that labels are there for.")
             parts.append(Answered.of(some.Y, labels[start : start + len(some.Y)]))
             notes += some.notes
             start += len(some.Y)

@@ -139,10 +139,11 @@ def needs_streaming(path: Any) -> bool:
 def read_rows(table: Table, rows: np.ndarray) -> Table:
     """Some rows of a table in its file, ascending, in memory."""
     assert table.file is not None
-    blocks = list(table.file.begin(rows))
     if table.file.kinds is None:
-        some = Table(np.concatenate([block.X for block in blocks]), image_shape=table.image_shape)
+        X = [block.X.copy() for block in table.file.begin(rows)]  # each is good until the next
+        some = Table(np.concatenate(X), image_shape=table.image_shape)
     else:
+        blocks = list(table.file.begin(rows))
         some = Table(
             columns={name: _joined([(block.columns or {})[name] for block in blocks]) for name in table.file.kinds}
         )
