@@ -3,7 +3,7 @@
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from handgrad.data.sources import require_memory
 from handgrad.data.streaming import needs_streaming
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.shapes import Float
+from handgrad.streams import Stream
 
 
 def read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
@@ -59,9 +60,18 @@ def _is_too_large(data: pathlib.Path) -> bool:
     return any(processes.gather_values(own))
 
 
+def read_again(
+    screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], known: Mapping[str, Any] | None, *, stream: bool
+) -> Table:
+    """The table of a run, which goes on as it was begun, in memory or in its file, where that is `known`."""
+    # However much memory is free now.
+    in_file = (stream or None) if known is None else known["in_file"]
+    return read_or_stream(screen, data, reading, in_file=in_file)
+
+
 def dense(part: Part) -> Part:
-    """The part with all its zeros: gradient descent takes them so."""
-    if isinstance(part.X, np.ndarray):
+    """The part with all its zeros: gradient descent takes them so. One that stays in its file has them."""
+    if isinstance(part.X, (np.ndarray, Stream, processes.Share)):
         return part
     require_memory("the dense features", 4 * part.X.shape[0] * part.X.shape[1])
     return part._replace(X=part.X.toarray())

@@ -140,7 +140,11 @@ def needs_streaming(path: Any, share: float = 1.0) -> bool:
 def read_rows(table: Table, rows: np.ndarray) -> Table:
     """Some rows of a table in its file, ascending, in memory; processes read them together."""
     assert table.file is not None
-    own = [(block.X, block.columns) for block in table.file.begin(rows[processes.share(len(rows))])]
+    # A block of an array is good until the next.
+    own = [
+        (None if block.X is None else block.X.copy(), block.columns)
+        for block in table.file.begin(rows[processes.share(len(rows))])
+    ]
     blocks = [block for of_process in processes.gather_values(own) for block in of_process]
     if table.file.kinds is None:
         some = Table(np.concatenate([X for X, _ in blocks]), image_shape=table.image_shape)
