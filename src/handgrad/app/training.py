@@ -25,7 +25,7 @@ from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read_again
 from handgrad.data import Part, Table, split_and_scale
-from handgrad.data.encoding import encode_for_all
+from handgrad.data.sharing import encode_for_all
 from handgrad.data.splitting import VALIDATION
 from handgrad.models import Model, probabilities
 from handgrad.solvers.step import suitable_rate

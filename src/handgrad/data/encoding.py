@@ -18,7 +18,6 @@ from handgrad.data.tables import MISSING, Column, Filed, Kind, Table
 from handgrad.streams import Stream, of_blocks
 
 LOOKED_AT = 4096  # rows
-SENT_BYTES = 2**24  # of rows that a process sends to the others at once
 LARGEST = float(np.finfo(np.float32).max)
 SEEN_WORDS = 3  # how many unknown words a note shows
 
@@ -139,40 +138,13 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
 def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     assert table.file is not None
     own = processes.share(table.num_rows)
-    X: Any = _stream(encoding, table.file, np.arange(own.start, own.stop))
+    X: Any = stream_rows(encoding, table.file, np.arange(own.start, own.stop))
     if table.file.is_held:
         X = X.in_memory()
     return Encoded(processes.Share(X, own.start, table.num_rows) if processes.is_shared() else X, None, ())
 
 
-def encode_for_all(encoding: Encoding, table: Table) -> Stream:
-    """X of a table in its file, all rows of it for each process: each reads some of them and sends them to the others.
-
-    What a process has read it keeps, where the table is to be held.
-    """
-    assert table.file is not None
-    file, num_rows, num_features = table.file, table.num_rows, len(encoding.offset)
-    size = max(1, min(SENT_BYTES // (4 * num_features), -(-num_rows // processes.count())))
-    kept: dict[int, np.ndarray] = {}
-
-    def own(first: int) -> np.ndarray:
-        begin = min(num_rows, first + processes.index() * size)
-        rows = np.arange(begin, min(num_rows, begin + size))
-        X = np.zeros((size, num_features), np.float32)
-        X[: len(rows)] = _stream(encoding, file, rows).in_memory()
-        return X
-
-    def blocks() -> Iterator[np.ndarray]:
-        for first in range(0, num_rows, size * processes.count()):
-            X = kept[first] if first in kept else own(first)
-            if file.is_held:
-                kept[first] = X
-            yield processes.gather(X).reshape(-1, num_features)[: num_rows - first]
-
-    return of_blocks("encode", (num_rows, num_features), np.dtype(np.float32), blocks)
-
-
-def _stream(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream:
+def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream:
     """X of some rows."""
     shape = len(rows), len(encoding.offset)
 
