@@ -4,6 +4,7 @@ python scripts/compiled_scaling.py        prints the table of docs/scaling.md fr
 """
 
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -54,6 +55,7 @@ def compile_pass(P, C, devices):
     arguments = sums.loss_and_gradient, None, block, mesh, about, own, where
     program = dense.sum_chunk.lower(*arguments).compile()
     cost = program.cost_analysis()
+    print(f"{len(devices)} devices, P = {P}, C = {C}: compiled", file=sys.stderr, flush=True)
     return {
         "sizes": [P, C],
         "rows_of_a_block": block,

@@ -239,14 +239,6 @@ def test_sources_that_do_not_fit_are_refused(blocks, targets, error, words):
         handgrad.fit(Source(), None if targets is None else np.array(targets), l2=0.1)
 
 
-def test_what_needs_all_rows_at_once_names_fit():
-    X, t, _ = problem()
-    for function in (handgrad.train, handgrad.SoftmaxRegression().fit):
-        for source in (Blocks(X), Steps(X, t, None)):
-            with pytest.raises(TypeError, match=r"which is gone over block by block, as handgrad\.fit does"):
-                function(source, t)
-
-
 def test_what_can_be_gone_over_once_is_refused():
     X, t, _ = problem()
     with pytest.raises(TypeError, match=r"only once\. Give an object whose __iter__ begins anew"):
