@@ -424,10 +424,14 @@ def test_epochs_that_are_done_when_it_is_interrupted_are_kept(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES | {"unfinished"}
 
 
-def test_an_interruption_that_was_dropped_comes_again(tmp_path):
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_an_interruption_that_was_dropped_comes_again(tmp_path, is_busy):
     # As where it falls into what JAX does at each garbage collection.
     program = (
-        "import signal, sys\nfrom handgrad.app import cli, tables\n"
+        "import signal, sys, threading, time\nfrom handgrad.app import cli, tables\n"
+        "start, waits = threading.Timer.start, [0.0, 0.1]\n"
+        "def start_slowly(timer):\n    start(timer)\n    time.sleep(waits.pop() if waits else 0.0)\n"
+        f"threading.Timer.start = start_slowly if {is_busy} else start\n"
         "class Dropping:\n    def __del__(self):\n        raise KeyboardInterrupt\n"
         "def drop():\n    Dropping()\n    print('went on', flush=True)\n    for _ in range(10**9):\n        pass\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -374,7 +374,7 @@ def test_a_feature_without_a_value_is_said(tmp_path, value):
     assert np.isnan(filled.columns["b"].values).tolist() == [False, True, False, False]
 
 
-@pytest.mark.parametrize("value", ["１２", "1_000", "0x10", "1 2", "¼", "1e", "true", "--1", "1\u00a0000"])
+@pytest.mark.parametrize("value", ["１２", "1_000", "0x10", "1 2", "¼", "1e", "true", "--1"])
 def test_what_only_looks_like_a_number_is_named(tmp_path, value):
     path = write(tmp_path / "t.csv", f"a,k\n1.5,x\n{value},y\n2,x\n3,y\n")
     shown = printable(value)

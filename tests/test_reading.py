@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from handgrad.data import encode, fit_encoding, read_features, read_table
+from handgrad.data import encode, fit_encoding, read_features, read_table, stream_table
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -148,6 +149,30 @@ def test_a_column_that_turns_out_not_to_be_of_numbers_is_read_as_what_it_is(tmp_
     late = "a,b,k\n" + rows.replace("\n", "\n") + codes + codes
     with pytest.raises(ValueError, match=r"columns of numbers hold what is none: b \('one' in row 150002, 171,430 of"):
         read_table(write(tmp_path / "t.csv", late), target="k")
+
+
+@pytest.mark.parametrize("mark", [",", ".", "'", "\u2019", " ", "\u00a0", "\u202f"])
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("read", [read_table, stream_table])
+def test_thousands_may_have_marks_between_them(tmp_path, read, mark, decimal):
+    if mark == decimal:
+        pytest.skip("the decimal mark groups nothing")
+    numbers = [1234.5, -1234567.0, 12.25, 999.0, 1000.0, 0.5] * 5
+    written = [f"{number:,}".translate({ord(","): mark, ord("."): decimal}) for number in numbers]
+    path = write(
+        tmp_path / "t.csv", "\n".join(["a;kind", *(f"{each};{'uv'[i % 2]}" for i, each in enumerate(written))])
+    )
+    table = read(path, target="kind", decimal=decimal)
+    block = table.file.begin(None) if table.file else iter([table])
+    np.testing.assert_array_equal(next(block).columns["a"].values, numbers)
+    assert f"read as numbers with {mark!r} between thousands: a." in table.notes
+
+
+@pytest.mark.parametrize("wrong", ["1,23", "0,234", "1,2345", "12,34,567", ",123", "1,234,"])
+def test_what_only_resembles_a_grouped_number_is_none(tmp_path, wrong):
+    path = write(tmp_path / "t.csv", "\n".join(["a,kind", '"1,234",u', f'"{wrong}",v', "5,u", "6,v"]))
+    with pytest.raises(ValueError, match=re.escape(f"columns of numbers hold what is none: a ({wrong!r} in row 2)")):
+        read_table(path, target="kind")
 
 
 def test_wide_tables_are_read(tmp_path):

@@ -121,7 +121,7 @@ def test_every_row_counts_once_in_chunks_and_blocks(monkeypatch, num_rows):
     monkeypatch.setattr(dense, "LEAST_ROWS", 96)
     X = np.random.default_rng(0).normal(size=(num_rows, 8)).astype(np.float32) + 3
     centre = X.mean(axis=0)
-    rows = DenseRows(locate("test", X), centre, 1.0, 1.0, np.float32)
+    rows = DenseRows(locate("test", X), centre, 1.0, 1.0, np.dtype(np.float32))
     assert len(rows._chunks) == -(-num_rows // 256)
     check_sums(rows, X, centre)
 
@@ -133,7 +133,7 @@ def test_rows_are_not_copied_wherever_they_lie_in_memory(monkeypatch, offset, dt
     monkeypatch.setattr(dense, "LEAST_ROWS", 96)
     numbers = np.random.default_rng(0).integers(-9, 9, 900 * 3 + 64).astype(dtype)
     X = numbers[offset : offset + 900 * 3].reshape(900, 3)
-    rows = DenseRows(locate("test", X), np.ones(3), 1.0, 1.0, np.float32)
+    rows = DenseRows(locate("test", X), np.ones(3), 1.0, 1.0, np.dtype(np.float32))
     there = range(X.ctypes.data, X.ctypes.data + X.nbytes)
     copied = [array for array in rows._X if not isinstance(array, tuple)]
     assert sum(array.shape[0] for array in copied) <= 0.5 * len(X)
@@ -152,7 +152,7 @@ def test_every_row_counts_once_over_devices(monkeypatch, num_rows, layout):
     X = np.random.default_rng(0).integers(-9, 9, (num_rows, 3)).astype(np.float32)
     parts = locate("test", X, Mesh(np.array(devices), ("any",)))
     assert parts.num_rows == num_rows
-    check_sums(DenseRows(parts, np.zeros(3), 1.0, 1.0, np.float32), X, 0)
+    check_sums(DenseRows(parts, np.zeros(3), 1.0, 1.0, np.dtype(np.float32)), X, 0)
 
 
 @pytest.mark.parametrize("spec", [("a",), ("b",), (("a", "b"),), (("b", "a"),), ()])
@@ -161,20 +161,20 @@ def test_rows_that_several_devices_hold_count_once(spec):
     X = np.random.default_rng(0).integers(-9, 9, (40, 3)).astype(np.float32)
     parts = locate("test", jax.device_put(X, NamedSharding(two, PartitionSpec(*spec))))
     assert parts.num_rows == 40
-    check_sums(DenseRows(parts, np.zeros(3), 1.0, 1.0, np.float32), X, 0, np.arange(80.0).reshape(40, 2))
+    check_sums(DenseRows(parts, np.zeros(3), 1.0, 1.0, np.dtype(np.float32)), X, 0, np.arange(80.0).reshape(40, 2))
 
 
 def test_sparse_rows_count_once_in_blocks(monkeypatch):
     monkeypatch.setattr(host, "SPARSE_ROWS", 7)
     X = numbers(20, 4, 1, 1)[0].astype(np.float32)
-    check_sums(HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(4), 1.0, 1.0, np.float32), X, 0)
+    check_sums(HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(4), 1.0, 1.0, np.dtype(np.float32)), X, 0)
 
 
 @pytest.mark.parametrize("num_rows", [1, 4, 5, 300])
 def test_few_rows_count_once_in_blocks(monkeypatch, num_rows):
     monkeypatch.setattr(host, "BLOCK_BYTES", 5 * 12)
     X = np.random.default_rng(0).integers(-9, 9, (num_rows, 3)).astype(np.float32)
-    check_sums(HostRows(locate("test", X), np.ones(3), 1.0, 1.0, np.float32), X, 1)
+    check_sums(HostRows(locate("test", X), np.ones(3), 1.0, 1.0, np.dtype(np.float32)), X, 1)
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(10, 64, 1797), (64, 1797, 64), (1, 20000, 3), (3, 4, 50001), (7, 0, 5)])
@@ -188,7 +188,7 @@ def test_a_feature_whose_square_overflows_does_nothing_to_the_rows_that_are_padd
     """0·∞ of a row of weight 0 would be NaN, which quietly leaves a lane without what it is to end by."""
     X = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
     X[:, 0] = 1e25
-    rows = DenseRows(locate("test", X), np.float32([1e25, 0, 0]), 1.0, 1.0, np.float32)
+    rows = DenseRows(locate("test", X), np.float32([1e25, 0, 0]), 1.0, 1.0, np.dtype(np.float32))
     by_row = rows.place(np.zeros(10, np.int32)), rows.place(np.full((10, 1), 0.1, np.float32))
     shared = np.zeros((1, 4, 2), np.float32), np.zeros(1, np.int32)
     moment = rows.sum(feature_moment, by_row, shared, columns=2, static=False)
@@ -434,7 +434,7 @@ def test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32(shift, 
     assert result.converged
     W, b, X64 = (np.asarray(array, np.float64) for array in (*result.params, X))
     np.testing.assert_allclose(result.loss, oracles_fit.objective(W, b, X64, np.eye(3)[t], l2)[0], rtol=1e-6)
-    rows = HostRows(locate("test", given), X.mean(axis=0, dtype=np.float64), 1.0, 1.0, np.float32)
+    rows = HostRows(locate("test", given), X.mean(axis=0, dtype=np.float64), 1.0, 1.0, np.dtype(np.float32))
     assert (rows._sparse[0][1].X.dtype == np.float64) == (shift > 0)
 
 
@@ -461,7 +461,7 @@ def test_temporary_memory_is_a_fraction_of_the_data(monkeypatch):
 
     sum_chunk = dense.sum_chunk
     monkeypatch.setattr(dense, "sum_chunk", measured)
-    rows = DenseRows(locate("test", jnp.zeros((12800, 784))), np.zeros(784), 1.0, 1.0, np.float32)  # 40 MB
+    rows = DenseRows(locate("test", jnp.zeros((12800, 784))), np.zeros(784), 1.0, 1.0, np.dtype(np.float32))  # 40 MB
     by_row = rows.place(np.zeros(12800, np.int32)), rows.place(np.ones((12800, 1), np.float32))
     shared = np.zeros((1, 785, 10), np.float32), np.zeros(1, np.int32)
     with pytest.raises(MeasuredError) as caught:

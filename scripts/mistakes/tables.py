@@ -94,4 +94,11 @@ MUTANTS = [
         "return self.weights",
         "test_app_fit.py::test_weights_count_by_their_ratios_at_any_size",
     ),
+    Mutant(
+        "a point is the decimal mark in files with decimal commas",
+        "data/words.py",
+        'is_number = compute.match_substring_regex(words, _NUMBER.replace("POINT", point))',
+        'is_number = compute.match_substring_regex(words, _NUMBER.replace("POINT", "[.,]"))',
+        "test_reading.py::test_thousands_may_have_marks_between_them",
+    ),
 ]

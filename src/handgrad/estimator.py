@@ -2,7 +2,7 @@
 
 import warnings
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -122,7 +122,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     @with_callbacks
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> "SoftmaxRegression":
         """Fit the model to data X (N, P) and labels y (N,), with sample weights (N,).
 
         X may be a source of blocks, as `handgrad.fit` takes them, read once for each iteration: y is None where labels
@@ -317,7 +317,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         self.C_ = float(Cs[best])
         return as_result(data, answers, best, float(l2s[0, best]), tol=self.tol, max_iterations=self.max_iter)
 
-    def _models(self, params: Params, present: np.ndarray, Cs: np.ndarray, num_features: int) -> list[Self]:
+    def _models(self, params: Params, present: np.ndarray, Cs: np.ndarray, num_features: int) -> list[Any]:
         """What fits at each of the Cs would have come to; `params` has all of theirs, with the classes present."""
         models = []
         for C, W, b in zip(Cs, *params, strict=True):

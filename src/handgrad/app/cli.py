@@ -75,10 +75,13 @@ def raise_interrupt(number: int, _: Any) -> None:
 
 def _interrupt_again(unraisable: Any) -> None:
     """JAX has Python called whenever garbage is collected; a KeyboardInterrupt raised there is dropped."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.01, _thread.interrupt_main).start()
-    else:
-        sys.__unraisablehook__(unraisable)
+    if unraisable.exc_type is not KeyboardInterrupt:
+        return sys.__unraisablehook__(unraisable)
+    while True:  # on a busy machine it may come while this is still at work, where it is dropped too
+        try:
+            return threading.Timer(0.01, _thread.interrupt_main).start()
+        except KeyboardInterrupt:
+            pass
 
 
 def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:

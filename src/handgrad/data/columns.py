@@ -168,7 +168,7 @@ def _as_meant(
         days = parse_dates(name, words, problems)
         if days is not None:
             return Column("date", spread(days, codes))
-    numbers, is_number = parse_numbers(words, decimal)
+    numbers, is_number, grouping = parse_numbers(words, decimal)
     share = counts[is_number].sum() / max(counts.sum(), 1)
     if wanted is None and share < 0.5:
         return None
@@ -186,4 +186,4 @@ def _as_meant(
             row = int(np.argmax(codes == index))
             problems.append(Problem(INEXACT[0], f"{printable(name)} ({printable(text)} in row {row + 1})", INEXACT[1]))
             break
-    return Column("number", values)
+    return Column("number", values, grouping=grouping)

@@ -1,6 +1,6 @@
 """What a person would notice on looking through a table's columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -31,12 +31,21 @@ def review(table: Table, problems: list[Problem]) -> list[str]:
             kind_of = _look_at_whole(column)
             numbering += [name] if kind_of == "id" else []
             codes += [name] if kind_of == "code" else []
-    notes = []
+    notes = say_grouping(table.columns)
     if numbering:
         notes.append(f"whole numbers that differ in every row look like ids: {join(numbering)}; --id or --drop them.")
     if codes:
         notes.append(f"few different whole numbers are taken as quantities, not as classes: {join(codes)}.")
     return notes
+
+
+def say_grouping(columns: Mapping[str, Column]) -> list[str]:
+    """In which columns marks were taken for those between thousands."""
+    grouped: dict[str, list[str]] = {}
+    for name, column in columns.items():
+        if column.grouping:
+            grouped.setdefault(column.grouping, []).append(name)
+    return [f"read as numbers with {mark!r} between thousands: {join(names)}." for mark, names in grouped.items()]
 
 
 def review_text(name: str, words: int, rows: int, examples: Iterable[str], problems: list[Problem]) -> None:

@@ -20,7 +20,7 @@ from handgrad.data.naming import printable
 from handgrad.data.numbers import Watch, numbers_of_array, numbers_of_columns, pass_over
 from handgrad.data.problems import Problem, say
 from handgrad.data.reading import as_format, choose, open_data
-from handgrad.data.review import review_text
+from handgrad.data.review import review_text, say_grouping
 from handgrad.data.sources import STANDARD_INPUT, Source, available_memory, find_source
 from handgrad.data.splitting import table_keys
 from handgrad.data.tables import MISSING, Column, Filed, Kind, Missing, Numbers, Table
@@ -276,7 +276,7 @@ def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
     import pyarrow
 
     first = next(pass_over(data.name, cut.begin(LEAST_ROWS)))
-    kinds: dict[str, Kind] = {}
+    columns: dict[str, Column] = {}
     for name in plan.names:
         counts = cut.words.get(plan.stands[name])
         if counts is None:
@@ -284,8 +284,9 @@ def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
         else:
             codes = np.repeat(np.arange(len(counts), dtype=np.int32), list(counts.values()))
             values = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(list(counts), "string"))
-        kinds[name] = _take(data, name, values, [], None).kind
-    return kinds
+        columns[name] = _take(data, name, values, [], None)
+    plan.notes.extend(say_grouping(columns))
+    return {name: column.kind for name, column in columns.items()}
 
 
 def _without_missing(

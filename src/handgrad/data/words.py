@@ -1,6 +1,7 @@
 """Values as Arrow holds them, as NumPy's numbers and as texts, and what texts may stand for: numbers and dates."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ EXACT = 2.0**53  # integers below it are in float64 what they are
 DATE_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%Y-%m-%d %H:%M", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S")
 SECONDS_A_DAY = 86400.0
 AMBIGUOUS = ("dates may be day/month or month/day", "Write them as 2026-11-26.")
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?inf(inity)?$"
+_NUMBER = r"^[+-]?([0-9]+(POINT)?[0-9]*|(POINT)[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?inf(inity)?$"
+GROUPING = ",. \u00a0\u202f'\u2019"  # what may stand between thousands, where it is not the decimal mark
 
 
 def require_pyarrow() -> None:
@@ -137,25 +139,28 @@ def days_of(values: Any) -> np.ndarray:
     return to_numpy(values.cast("int64")) / (per_second * SECONDS_A_DAY)
 
 
-def parse_numbers(words: Any, decimal: str) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers that texts stand for, and which do; an infinite one is one."""
+def parse_numbers(words: Any, decimal: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """The numbers that texts stand for, which do, and what groups their digits; an infinite one is one."""
     import pyarrow
     import pyarrow.compute as compute
 
-    if decimal != ".":
-        is_number = compute.match_substring_regex(words, r"^[+-]?[0-9]*,?[0-9]*([eE][+-]?[0-9]+)?$")
-        words = compute.if_else(is_number, compute.replace_substring(words, decimal, "."), words)
-    try:
-        return words.cast("float64").to_numpy(zero_copy_only=False), np.ones(len(words), bool)
-    except pyarrow.ArrowInvalid:
-        pass
-    is_number = compute.match_substring_regex(words, _NUMBER)
-    numbers = compute.if_else(is_number, words, pyarrow.scalar(None, "string"))
-    try:
-        values = numbers.cast("float64")
-    except pyarrow.ArrowInvalid:
-        return np.full(len(words), np.nan), np.zeros(len(words), bool)
-    return values.to_numpy(zero_copy_only=False), is_number.to_numpy(zero_copy_only=False)
+    if decimal == ".":
+        with contextlib.suppress(pyarrow.ArrowInvalid):
+            return words.cast("float64").to_numpy(zero_copy_only=False), np.ones(len(words), bool), ""
+    point = re.escape(decimal)
+    is_number = compute.match_substring_regex(words, _NUMBER.replace("POINT", point))
+    found = ""
+    for mark in GROUPING.replace(decimal, ""):
+        grouped = compute.match_substring_regex(
+            words, rf"^[+-]?[1-9][0-9]{{0,2}}({re.escape(mark)}[0-9]{{3}})+({point}[0-9]*)?$"
+        )
+        if compute.any(grouped).as_py():
+            words = compute.if_else(grouped, compute.replace_substring(words, mark, ""), words)
+            is_number, found = compute.or_(is_number, grouped), mark
+            break
+    numbers = compute.if_else(is_number, compute.replace_substring(words, decimal, "."), pyarrow.scalar(None, "string"))
+    values = numbers.cast("float64").to_numpy(zero_copy_only=False)
+    return values, is_number.to_numpy(zero_copy_only=False), found
 
 
 def parse_dates(name: str, words: Any, problems: list[Problem]) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from handgrad.rows.blocks import Array as Array
 from handgrad.rows.blocks import Block as Block
 from handgrad.rows.blocks import inner as inner
 from handgrad.rows.blocks import library as library

@@ -8,7 +8,7 @@ DᵀX 6 where XᵀD takes 23, and a softmax runs along the rows.
 Blocks are of JAX's arrays, inside a compiled program, or of NumPy's, as sparse ones always are.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,16 @@ import numpy as np
 
 from handgrad.shapes import Float
 
+# What `library` tells apart: NumPy's where few rows are summed on the host.
+Array = jax.Array | np.ndarray
+
 CENTRED_ROWS = 2**12
 ALONE = 2**18  # multiplications, for more of which OpenBLAS wakes its threads
 ALONE_VECTOR = 9000  # those of a matrix and a vector
 THIN = 16
 
 
+@runtime_checkable
 class Block(Protocol):
     """Rows of X, n of them."""
 

@@ -59,7 +59,7 @@ class Certified(NamedTuple):
 
     W: np.ndarray
     b: np.ndarray
-    V: Float[np.ndarray, "J P+1 C"]
+    V: Float[np.ndarray, "J P1 C"]
     loss: Float[np.ndarray, " J"]
     gap: Float[np.ndarray, " J"]
     excess: Float[np.ndarray, " J"]
@@ -69,7 +69,7 @@ class Certified(NamedTuple):
 
 def certify(
     data: Data,
-    V: Float[np.ndarray, "J P+1 C"],
+    V: Float[np.ndarray, "J P1 C"],
     folds: Folds,
     fold: np.ndarray,
     l2: Float[np.ndarray, " J"],
@@ -166,8 +166,8 @@ class _Sums(NamedTuple):
     largest: Float[np.ndarray, " K"]  # the largest logit
     excess: Float[np.ndarray, " K"]  # f(b) − f(b*)
     trace: Float[np.ndarray, " K"]  # tr A
-    here: Float[np.ndarray, "K P+1 C"]  # the gradients of the mean loss
-    at_best: Float[np.ndarray, "K P+1 C"]
+    here: Float[np.ndarray, "K P1 C"]  # the gradients of the mean loss
+    at_best: Float[np.ndarray, "K P1 C"]
 
 
 def _sums(

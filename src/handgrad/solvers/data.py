@@ -144,7 +144,7 @@ class Folds(NamedTuple):
 
     weights: Float[np.ndarray, "N F"]
     present: Bool[np.ndarray, "F C"]
-    starts: Float[np.ndarray, "F P+1 C"]
+    starts: Float[np.ndarray, "F P1 C"]
 
 
 def make_folds(function: str, data: Data, weights: Float[np.ndarray, "N F"]) -> Folds:

@@ -94,7 +94,7 @@ def _solve_certified(
     strength[strength < limits.tiny] = 0
     starts = _within(folds.starts, folds.present, data.dtype)
     norms = np.zeros(len(l2))
-    for f in np.unique(fold[strength == 0]):
+    for f in np.unique(fold[strength == 0]).tolist():
         at_zero = np.where(folds.present[f], 0, -ABSENT) * np.append(np.zeros(data.num_features), 1)[:, None]
         norms[fold == f] = _gradient_norm(placed, at_zero, f)
     run = functools.partial(_solve, data, folds, placed, num_lanes=num_lanes, l2=l2, strength=strength)
@@ -165,13 +165,13 @@ def _count(callback: Callable[..., Any], before: int, iteration: int, loss: floa
     return callback(iteration, loss, gap, before + ended)
 
 
-def _gradient_norm(data: Placed, V: Float[np.ndarray, "P+1 C"], fold: int) -> float:
+def _gradient_norm(data: Placed, V: Float[np.ndarray, "P1 C"], fold: int) -> float:
     """‖∇‖ of the mean loss at V, over W and b."""
     sums = data.sum(loss_and_gradient, V[None].astype(data.rows.dtype), np.full(1, fold, np.int32))
     return float(np.linalg.norm(np.asarray(sums.gradient, np.float64)))
 
 
-def _within(V: Float[np.ndarray, "J P+1 C"], present: Bool[np.ndarray, "J C"], dtype: np.dtype) -> np.ndarray:
+def _within(V: Float[np.ndarray, "J P1 C"], present: Bool[np.ndarray, "J C"], dtype: np.dtype) -> np.ndarray:
     """Starts in the solver's dtype; −ABSENT is the bias of a class that is left out, and no other's."""
     starts = np.array(V, dtype)
     starts[:, -1] = np.where(present, np.maximum(starts[:, -1], -ABSENT / 4), -ABSENT)

@@ -45,11 +45,11 @@ class Verdict(NamedTuple):
     """
 
     exists: bool | None
-    V: Float[np.ndarray, "P+1 C"] | None = None
+    V: Float[np.ndarray, "P1 C"] | None = None
     separated: tuple[int, ...] = ()
 
 
-def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P+1 C"]) -> Verdict:
+def decide(data: Data, folds: Folds, V: Float[np.ndarray, "P1 C"]) -> Verdict:
     """Whether F of the first fold has a minimum without a penalty.
 
     V, in the solver's coordinates, is where Newton's method begins.

@@ -147,8 +147,8 @@ def _check_sums(params: Params, sums: Params, X: np.ndarray, w: np.ndarray) -> N
 
 @jax.jit
 def _variances(
-    features: Float[Array, "N P"], Y: Float[Array, "N C-1"], weights: Array, mean: Array, scale: Array
-) -> Float[Array, "P+1 C-1"]:
+    features: Float[Array, "N P"], Y: Float[Array, "N _"], weights: Array, mean: Array, scale: Array
+) -> Float[Array, "P1 _"]:
     """The diagonal of the inverse Hessian, the intercept last, for the features as they were."""
     (N, P), K = features.shape, Y.shape[1]
     features = jnp.concatenate([features, jnp.ones((N, 1), features.dtype)], axis=1)

@@ -25,9 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from handgrad.rows import Rows, library, product
+from handgrad.rows import Array, Rows, library, product
 from handgrad.shapes import Bool, Float
 
 SMALL_BLOCKS = 2**20  # the elements that the blocks may have at any size of the data
@@ -39,12 +38,12 @@ class Curvature(NamedTuple):
     Q is None where A's diagonal serves, and `blocks` until there are any.
     """
 
-    a: Float[Any, " P+1"]
-    Q: Float[Any, "P+1 P+1"] | None
-    blocks: Float[Array, "C P+1 P+1"] | None
+    a: Float[Any, " P1"]
+    Q: Float[Any, "P1 P1"] | None
+    blocks: Float[Array, "C P1 P1"] | None
 
 
-def rotate(Q: Array | None, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
+def rotate(Q: Array | None, V: Float[Array, "K P1 C"]) -> Float[Array, "K P1 C"]:
     """V in the eigenbasis of A: QᵀV."""
     if Q is None or library(V) is np:
         return V if Q is None else product(Q.T, V)
@@ -54,7 +53,7 @@ def rotate(Q: Array | None, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C
     return product(VT, Q).reshape(K, C, width).transpose(0, 2, 1)
 
 
-def rotate_back(Q: Array | None, V: Float[Array, "K P+1 C"]) -> Float[Array, "K P+1 C"]:
+def rotate_back(Q: Array | None, V: Float[Array, "K P1 C"]) -> Float[Array, "K P1 C"]:
     """V from the eigenbasis of A: QV."""
     return V if Q is None else product(Q, V)
 
@@ -90,7 +89,7 @@ def factor_features(moment: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return a, Q
 
 
-def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray, "C P+1 P+1"] | None:
+def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray, "C P1 P1"] | None:
     """H_c⁻¹ of each class, the bias not penalised, for the geometric mean of the penalties: neighbours on a path differ
     little. None where rounding has made one of them indefinite.
     """
@@ -116,7 +115,7 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
 
 def preconditioner(
     curvature: Curvature, g: Float[Any, "K C"], l2: Float[Any, " K"], present: Bool[Any, "K C"]
-) -> Callable[[Float[Any, "K P+1 C"]], Float[Any, "K P+1 C"]]:
+) -> Callable[[Float[Any, "K P1 C"]], Float[Any, "K P1 C"]]:
     """V ↦ (A ⊗ diag g + l2·I)⁻¹ V, or H_c⁻¹ V_c for each class, for V in the eigenbasis of A.
 
     Where an eigenvalue is 0 the inverse is the pseudo-inverse. Adding a constant to all logits of a row changes
@@ -145,6 +144,6 @@ def reciprocal(values: Array) -> Array:
     return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
 
 
-def _penalised(row: Float[Any, " P+1"]) -> Float[np.ndarray, " P+1"]:
+def _penalised(row: Float[Any, " P1"]) -> Float[np.ndarray, " P1"]:
     """1 for the features, 0 for the bias."""
     return (np.arange(row.shape[0]) < row.shape[0] - 1).astype(row.dtype)

@@ -43,11 +43,11 @@ class Lanes(NamedTuple):
 
     penalty: L2
     present: Bool[Any, "K C"]  # the classes that are not left out
-    V: Float[Any, "K P+1 C"]
-    gradient: Float[Any, "K P+1 C"]
+    V: Float[Any, "K P1 C"]
+    gradient: Float[Any, "K P1 C"]
     g: Float[Any, "K C"]  # Σ w y(1 − y)
-    direction: Float[Any, "K P+1 C"]
-    step: Float[Any, "K P+1 C"]  # the direction in the basis of V
+    direction: Float[Any, "K P1 C"]
+    step: Float[Any, "K P1 C"]  # the direction in the basis of V
     S: Float[Any, "K m D"]  # the last steps s and changes y of the gradient, each in the slot that was oldest
     Y: Float[Any, "K m D"]
     SY: Float[Any, "K m m"]  # s_i·y_j

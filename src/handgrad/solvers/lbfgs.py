@@ -22,10 +22,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import SingleDeviceSharding
 
-from handgrad.rows import inner, library, product
+from handgrad.rows import Array, inner, library, product
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.kronecker import Curvature, preconditioner, reciprocal, rotate, rotate_back
 from handgrad.solvers.lanes import Lanes, Report
@@ -157,7 +156,7 @@ def _trial(state: Lanes, alpha: Array) -> Array:
 
 def _newest(
     state: Lanes, gradient: Array, taken: Float[Array, " K"]
-) -> tuple[Float[Array, "K P+1 C"], Float[Array, "K P+1 C"]]:
+) -> tuple[Float[Array, "K P1 C"], Float[Array, "K P1 C"]]:
     """The step to the trial and the change of the gradient there."""
     return taken[:, None, None] * state.direction, gradient - state.gradient
 
@@ -179,7 +178,7 @@ def _remember(state: Lanes, gradient: Array, accepted: Array, taken: Array) -> t
 
 def _written(pairs: Float[Array, "K m D"], good: Array, slot: Array, new: Float[Array, "K D"]) -> Float[Array, "K m D"]:
     """The pairs with a new one in its slot, in the lanes where it is good."""
-    if library(pairs) is np:
+    if isinstance(pairs, np.ndarray):
         pairs[good, slot[good]] = new[good]
         return pairs
     lane = jnp.arange(len(slot), dtype=jnp.int32)

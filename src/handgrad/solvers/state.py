@@ -18,7 +18,7 @@ STRIKES = 3  # times that it is dropped before rounding is taken to be what stop
 class Lane:
     """What the host keeps of a lane."""
 
-    def __init__(self, problem: int, start: Float[np.ndarray, "P+1 C"], strength: float, fold: int, iterations: int):
+    def __init__(self, problem: int, start: Float[np.ndarray, "P1 C"], strength: float, fold: int, iterations: int):
         self.problem, self.start, self.strength, self.fold = problem, start, strength, fold
         self.line: Line | None = None  # where there is none the trial point is where the lane begins
         self.iterations, self.passes = iterations, 0
@@ -91,10 +91,10 @@ class SolverState(NamedTuple):
     """
 
     lanes: Lanes
-    trial: Float[Any, "K P+1 C"]
+    trial: Float[Any, "K P1 C"]
     blocks: Any
     rows: Float[np.ndarray, "K n"]
-    starts: Float[np.ndarray, "K P+1 C"]
+    starts: Float[np.ndarray, "K P1 C"]
     age: int
     waiting: int
     solutions: Solutions

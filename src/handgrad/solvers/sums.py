@@ -25,7 +25,7 @@ class Sums(NamedTuple):
     """Of K problems."""
 
     loss: Float[Any, " K"]
-    gradient: Float[Any, "K P+1 C"]
+    gradient: Float[Any, "K P1 C"]
     g: Float[Any, "K C"]
 
 
@@ -47,7 +47,7 @@ def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dens
     return block.second_moment(w) if dense else block.column_squares(w)
 
 
-def class_moments(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "C P+1 P+1"]:
+def class_moments(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "C P1 P1"]:
     """Σ w y_c (1 − y_c) x' x'ᵀ, the block of the Hessian of each class, in a mean over the problems.
 
     `shared` has for V a pair: V, and how much each problem counts.

@@ -250,7 +250,7 @@ class _Solver:
         """How many problems have ended."""
         return int(np.count_nonzero(self.solutions.status))
 
-    def _store(self, lane: Lane, V: Float[np.ndarray, "P+1 C"], status: int) -> None:
+    def _store(self, lane: Lane, V: Float[np.ndarray, "P1 C"], status: int) -> None:
         self.solutions.V[lane.problem] = V if math.isfinite(lane.loss) else lane.start
         self.solutions.iterations[lane.problem] = lane.iterations
         self.solutions.passes[lane.problem] = lane.passes
@@ -309,7 +309,7 @@ class _Solver:
         if len(solved):
             logs = np.log(np.maximum(problems.penalty.strength, np.finfo(float).tiny))
             distance = np.abs(logs[number] - logs[solved]) + (problems.fold[solved] != fold)
-            nearest = solved[distance.argmin()]
+            nearest = int(solved[distance.argmin()])
             # A class that this fold leaves out, or that it alone has, is put where it starts.
             V = np.where(present & self._present(nearest), self.solutions.V[nearest], V)
         V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)

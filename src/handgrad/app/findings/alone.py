@@ -155,8 +155,9 @@ def _columns(run: Run, rows: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[s
     if inputs is not None and columns is not None:
         for index in chosen:
             name = inputs[index].name
-            kind, values, _ = columns[name]
-            yield name, kind == "text", values[run.split.rows.train[rows]], values[run.split.rows.test]
+            column = columns[name]
+            values = column.values
+            yield name, column.kind == "text", values[run.split.rows.train[rows]], values[run.split.rows.test]
         return
     X, X_test = (_chosen(part, chosen) for part in (train.X[rows], test.X))
     for place, index in enumerate(chosen):
