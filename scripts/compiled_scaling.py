@@ -20,9 +20,9 @@ SLICE = 256  # devices that the links between chips reach; slices are joined by 
 PROBLEMS = {"MNIST": (784, 10), "letters": (16, 26), "ImageNet features": (2048, 1000), "many classes": (1024, 32768)}
 ROWS = 2**17  # of a device
 # Of a TPU v5e, as its maker says: operations a second in bfloat16, bytes a second of its memory, of its links to other
-# chips in all directions together, and of its part of its host's network (8 chips, 200 Gbit/s). A message over D devices
-# takes about 1 µs for each of the 2(√D − 1) hops of a ring in either direction of the torus, and 20 µs from slice to
-# slice: these two are assumed.
+# chips in all directions together, and of its part of its host's network (8 chips, 200 Gbit/s). Assumed is that a
+# message over D of them takes 1 µs for each of the 2(√D − 1) hops of a ring in either direction of the torus, and 20 µs
+# from slice to slice.
 MULTIPLY, MEMORY, LINKS, NETWORK = 197e12, 819e9, 200e9, 200e9 / 8 / 8
 HOP, FAR = 1e-6, 20e-6
 

@@ -25,7 +25,8 @@ def alone(config):
     handgrad.fit(np.eye(3), np.arange(3), l2=0.1)
 
 if __name__ == "__main__":
-    print("found", ray_fit.fit(sys.argv[1], "kind"))
+    result = ray_fit.fit(sys.argv[1], "kind")
+    print("found", {**result.metrics, "path": result.checkpoint.path})
     ray_fit.work = alone
     try:
         ray_fit.fit(sys.argv[1], "kind")
@@ -57,7 +58,8 @@ def test_workers_of_ray_find_one_answer_and_are_refused_where_each_works_alone(t
     assert found["converged"]
     train = split_and_scale(read_table(tmp_path / "t.csv", target="kind")).train
     assert found["gap"] <= 1e-5 * found["loss"]
-    W, b = np.array(found["W"]), np.array(found["b"])
+    params = np.load(Path(found["path"]) / "params.npz")
+    W, b = params["W"], params["b"]
     gap = relative_gap(W, b, train.X.astype(float), train.labels, 1 / len(train.labels), None) * found["loss"]
     assert gap <= 1.05 * found["gap"]
     assert said[1] == "refused"
