@@ -1,6 +1,7 @@
 """Files larger than the memory: the program trains on them, evaluates and predicts them, as if they were in memory."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 import handgrad
 from handgrad.app import answering, evaluating, fitting, predicting, training
 from handgrad.app.cli import main
-from handgrad.data import arrays, judging, streaming
+from handgrad.data import arrays, fit_encoding, judging, read_table, streaming
+from handgrad.models import Model
 from test_app import fails
 from test_app_stream import APART, assert_close, without
 from test_streaming_tables import write, write_arrays
@@ -144,6 +146,25 @@ def test_a_file_is_large_where_it_would_take_half_of_the_memory(trained, tmp_pat
     monkeypatch.setattr(streaming, "available_memory", lambda: 2000)
     assert main(["evaluate", str(trained / ".npy"), str(path)]) == 0
     assert "would take more than half of the free memory, and is read in blocks" in capsys.readouterr().out
+
+
+def test_a_large_file_that_is_judged_is_never_in_memory_as_a_whole(tmp_path, large, monkeypatch):
+    monkeypatch.setattr(arrays, "CUT_BYTES", 2**18)
+    X, y = np.random.default_rng(0).normal(size=(20_000, 300)).astype(np.float32), np.arange(20_000) % 3
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", y)
+    encoding = fit_encoding(read_table(X[:100], labels=y[:100]))
+    model = Model(handgrad.init_params(300, 3), encoding, (0, 1, 2), None)
+    large()
+    del X
+    evaluating.judge(model, tmp_path / "x.npy", {})  # compiled
+    tracemalloc.start()
+    judged = evaluating.judge(model, tmp_path / "x.npy", {})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(judged.rows) == 20_000
+    # A few blocks, and of each row its class as it is stored and numbered, 20 bytes of what is said of it, its index.
+    assert peak < 8 * 2**18 + 100 * 20_000 < 4 * 20_000 * 300 / 4
 
 
 # --- train ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Gradient descent, and the estimator, over rows that are read for each pass: what they come to in memory."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import optax
@@ -211,6 +213,28 @@ def test_an_epoch_is_one_reading_and_the_reader_ends(small_buffers):
     source = Blocks(X)
     handgrad.train(source, t, epochs=3, batch_size=10, learning_rate=0.1)
     assert source.passes == 1 + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [32, None])
+def test_a_training_holds_a_few_buffers_and_what_is_known_of_each_row(batch_size, monkeypatch):
+    monkeypatch.setattr(streamed_epochs, "BUFFER_BYTES", 2**20)
+    N, P, size = 40_000, 400, 250
+    block = np.random.default_rng(0).normal(size=(size, P)).astype(np.float32)
+
+    class Source:
+        def __iter__(self):
+            for number in range(N // size):
+                yield block + np.float32(number % 7)
+
+    t = np.arange(N) % 3
+    how = {"batch_size": batch_size, "epochs": 2, "learning_rate": 0.001}
+    handgrad.train(Source(), t, **how)  # compiled
+    tracemalloc.start()
+    handgrad.train(Source(), t, **how)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20 + 5 * 8 * N < 4 * N * P / 4
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
