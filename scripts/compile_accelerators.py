@@ -4,8 +4,9 @@
 
 Each compiler lives in an environment of its own, beside none of the project's: in FOLDER, or in the user's cache.
 That for the H100 takes 5 GB. What is found goes to benchmarks/fit_compiled.json, head_compiled.json and
-scaling_compiled.json: bytes as the compilers count them, seconds to compile on this machine's processor, and what travels between devices. Of how fast the
-programs run it says nothing, but for the TPUs' compiler, which has an estimate.
+scaling_compiled.json: bytes as the compilers count them, seconds to compile on this machine's processor, and what
+travels between devices. Of how fast the programs run it says nothing, but for the TPUs' compiler, which has an
+estimate.
 """
 
 import argparse

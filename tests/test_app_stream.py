@@ -149,7 +149,7 @@ def test_each_pass_shows_its_rows_or_what_it_is_a_step_towards(monkeypatch, caps
 
 
 def test_a_table_in_a_file_is_read_with_all_that_is_asked_of_it(tmp_path):
-    table = tables.read_or_stream(make_screen(quiet=True), write(tmp_path, "csv"), dict(ROLES), is_asked=True)
+    table = tables.read_or_stream(make_screen(quiet=True), write(tmp_path, "csv"), dict(ROLES), in_file=True)
     assert table.file is not None
     assert table.weights is not None
     assert "read anew for each pass" in table.notes[-1]

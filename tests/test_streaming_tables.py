@@ -227,6 +227,18 @@ def test_a_fit_of_a_file_is_that_of_what_is_read(tmp_path):
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_rows_that_are_brought_into_memory_stay_what_they_are(form, tmp_path):
+    path = write_arrays(tmp_path, form) if form == "npy" else write(tmp_path, form)
+    how = {} if form == "npy" else ROLES
+    read, streamed = read_table(path, **how), stream_table(path, **how)
+    for rows in (np.arange(100), np.arange(0, 100, 3)):
+        some = streaming.read_rows(streamed, rows)
+        expected = encode(fit_encoding(read), read).X[rows]
+        np.testing.assert_array_equal(encode(fit_encoding(read), some).X, expected)
+        np.testing.assert_array_equal(some.labels, read.labels[rows])
+
+
 def test_a_stored_encoding_takes_a_file(tmp_path):
     path = write(tmp_path, "parquet")
     table = read_table(path, **ROLES)
@@ -367,3 +379,55 @@ def test_a_file_that_changes_between_passes_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"x\.npy: is damaged or cut short"):
         gathered(split.train.X)
+
+
+# --- Numbers that are summed as they are stored -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_shifted_features_lose_nothing_where_they_are_scaled_as_they_are_summed(form, fit_intercept, tmp_path):
+    rng = np.random.default_rng(3)
+    t = np.arange(400) % 3
+    X = (rng.normal(size=(400, 4)) + t[:, None] + [0, 1e6, -3e4, 100]).astype(np.float32)
+    if form == "npy":
+        np.save(tmp_path / "t.npy", X)
+        how = {"labels": t}
+    else:
+        columns = {name: X[:, number] for number, name in enumerate("abcd")}
+        pyarrow.parquet.write_table(pyarrow.table({**columns, "kind": t}), tmp_path / "t.parquet", row_group_size=90)
+        how = {"target": "kind"}
+    read, streamed = (table(tmp_path / f"t.{form}", **how) for table in (read_table, stream_table))
+    encoding = fit_encoding(read)
+    found, expected = (
+        handgrad.fit(encode(encoding, table).X, t, l2=0.01, tol=1e-7, fit_intercept=fit_intercept)
+        for table in (streamed, read)
+    )
+    assert found.converged
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+    np.testing.assert_allclose(found.params.W, expected.params.W, atol=2e-4)
+    stream = encode(encoding, streamed).X
+    assert stream.offset is not None
+    np.testing.assert_array_equal(gathered(stream), encode(encoding, read).X)
+
+
+def test_columns_of_several_types_and_sizes_are_one_array_of_numbers(tmp_path):
+    numbers = np.arange(60)
+    table = {
+        "small": pyarrow.array(numbers % 9, pyarrow.int8()),
+        "single": pyarrow.array(numbers / 7, pyarrow.float32()),
+        "large": pyarrow.array(numbers * 2**45 + 1, pyarrow.int64()),
+        "kind": (numbers % 2).tolist(),
+    }
+    for sizes in ({}, {"b": 1e-40, "a": 1e35}):  # scales that float32 has not: these are scaled before
+        path = tmp_path / "t.parquet"
+        more = {name: pyarrow.array(numbers * size, pyarrow.float64()) for name, size in sizes.items()}
+        pyarrow.parquet.write_table(pyarrow.table({**table, **more}), path, row_group_size=17)
+        read, streamed = (load(path, target="kind") for load in (read_table, stream_table))
+        encoding = fit_encoding(read)
+        X = encode(encoding, streamed).X
+        assert X.stored_dtype == np.float64
+        np.testing.assert_array_equal(gathered(X), encode(encoding, read).X)
+        assert_split_alike(read, streamed)
+    for name in ("offset", "scale"):
+        assert np.isfinite(getattr(encoding, name)).all()

@@ -7,6 +7,7 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 
 import handgrad
 import oracles_fit
@@ -213,6 +214,28 @@ def test_a_source_whose_passes_differ_is_refused(change, first):
         handgrad.fit(Fickle(X, change, first=first), t, l2=0.1)
 
 
+class Restless:
+    """As many rows in each pass, but not the same."""
+
+    def __init__(self, X, change):
+        self.X, self.change, self.passes = X, change, 0
+
+    def __iter__(self):
+        self.passes += 1
+        X = self.X if self.passes < 3 else self.change(self.X)
+        yield from np.array_split(X, 3 + self.passes)
+
+
+@pytest.mark.parametrize("function", [handgrad.fit, handgrad.train])
+@pytest.mark.parametrize("change", [lambda X: X[::-1], lambda X: np.roll(X, 1, axis=0), lambda X: X + X[:1] % 3])
+def test_a_source_that_is_shuffled_or_drawn_anew_in_a_later_pass_is_refused(change, function):
+    X, t, _ = problem()
+    how = {"l2": 0.1} if function is handgrad.fit else {"learning_rate": 0.1, "epochs": 3}
+    with pytest.raises(ValueError, match=r"the same rows in each pass, in one order; row \d+ is another one"):
+        function(Restless(X, change), t, **how)
+    function(Restless(X, lambda X: X), t, **how)
+
+
 @pytest.mark.parametrize(
     ("blocks", "targets", "error", "words"),
     [
@@ -220,6 +243,7 @@ def test_a_source_whose_passes_differ_is_refused(change, first):
         ([np.ones((2, 3)), np.ones((2, 4))], [0, 1, 0, 1], ValueError, "blocks must be alike"),
         ([np.ones((2, 3)), np.ones((2, 3), np.float32)], [0, 1, 0, 1], ValueError, "blocks must be alike"),
         ([np.ones(3)], [0], TypeError, "blocks must be X,"),
+        ([scipy.sparse.csr_array(np.eye(3))], [0, 1, 0], TypeError, r"got a csr_array.*Sparse rows are not streamed"),
         ([np.array([["a"]])], [0], TypeError, "must be numbers|blocks must be X,"),
         ([(np.ones((2, 3)), np.array([0]))], None, ValueError, "must have its 2 rows; got 1"),
         ([(np.ones((2, 3)), np.array([0, 1])), np.ones((2, 3))], None, ValueError, "with each of a source's blocks"),
@@ -237,14 +261,6 @@ def test_sources_that_do_not_fit_are_refused(blocks, targets, error, words):
 
     with pytest.raises(error, match=words):
         handgrad.fit(Source(), None if targets is None else np.array(targets), l2=0.1)
-
-
-def test_what_needs_all_rows_at_once_names_fit():
-    X, t, _ = problem()
-    for function in (handgrad.train, handgrad.SoftmaxRegression().fit):
-        for source in (Blocks(X), Steps(X, t, None)):
-            with pytest.raises(TypeError, match=r"which is gone over block by block, as handgrad\.fit does"):
-                function(source, t)
 
 
 def test_what_can_be_gone_over_once_is_refused():

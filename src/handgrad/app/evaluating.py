@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import bdtr
 
-from handgrad.app.evaluation import Evaluation
-from handgrad.app.evaluation import evaluate as evaluate_rows
+from handgrad.app.answering import LARGE, answers_of, once
+from handgrad.app.evaluation import Answered, Evaluation, evaluate_answers
 from handgrad.app.runs import class_shares, finite, per_class, read_metrics
 from handgrad.app.screen import Screen
 from handgrad.app.words import one_line
-from handgrad.data import Table, read_table
+from handgrad.data import Table
 from handgrad.data.naming import join
-from handgrad.models import Model, answer, load
+from handgrad.data.streaming import needs_streaming
+from handgrad.models import Model, load
 
 SHOWN = 10  # classes whose numbers stand on the screen
 # What metrics.json has besides settings; a comparison shows the settings in which runs differ.
@@ -35,12 +36,12 @@ SETTINGS = (
 
 
 class Judged(NamedTuple):
-    """A model on the rows of a table of which it knows the classes: their indices, labels and probabilities."""
+    """A model on the rows of a table of which it knows the classes: their indices, labels and what it says of them."""
 
     model: Model
     rows: np.ndarray
     labels: np.ndarray
-    Y: np.ndarray
+    answered: Answered
     weights: np.ndarray | None
     notes: tuple[str, ...]
     unknown: dict[str, int]
@@ -48,20 +49,20 @@ class Judged(NamedTuple):
     @property
     def losses(self) -> np.ndarray:
         """The cross-entropy of each row."""
-        with np.errstate(divide="ignore"):
-            return -np.log(self.Y[np.arange(len(self.labels)), self.labels].astype(np.float64))
+        return self.answered.losses
 
     @property
     def is_right(self) -> np.ndarray:
         """Whether each row is predicted right."""
-        return self.Y.argmax(axis=1) == self.labels
+        return self.answered.predicted == self.labels
 
 
 def evaluate(*, screen: Screen, reading: dict[str, Any], run: pathlib.Path, data: pathlib.Path) -> int:
     """See `handgrad.app.program`."""
     judged = judge(load(run), data, reading)
+    screen.note([LARGE.format(data)] if needs_streaming(data) else [])
     shares = class_shares(judged.labels, judged.weights, len(judged.model.class_names))
-    found = evaluate_rows(judged.Y, judged.labels, shares, judged.weights)
+    found = evaluate_answers(judged.answered, judged.labels, shares, judged.weights)
     screen.note(judged.notes)
     screen.show(_numbers(found))
     classes = per_class(found, judged.model)
@@ -91,7 +92,9 @@ def evaluate(*, screen: Screen, reading: dict[str, Any], run: pathlib.Path, data
 
 
 def judge(model: Model, data: pathlib.Path, reading: dict[str, Any]) -> Judged:
-    """The model's probabilities of the rows of a table, and their classes by its numbers.
+    """What the model says of the rows of a table, and their classes by its numbers.
+
+    A table that is too large for the memory is read in blocks.
 
     Raises:
       ValueError: no row has a class that the model knows, or values that it needs.
@@ -99,29 +102,39 @@ def judge(model: Model, data: pathlib.Path, reading: dict[str, Any]) -> Judged:
     reading = {**reading, "missing": model.encoding.missing}
     if model.encoding.inputs is not None:
         reading.setdefault("target", model.target)
-    table = read_table(data, encoding=model.encoding, **reading)
-    answers = answer(model, table._replace(notes=()))
-    labels, unknown = _by_number(model, table)
-    rows = np.flatnonzero((labels >= 0) & ~np.isnan(answers.Y[:, 0]))
+    with answers_of(model, data, is_labelled=True, **reading) as (table, answers):
+        labels, unknown = _by_number(model, table)
+        parts, notes = [], list(table.notes)
+        start = 0
+        for some in answers:
+            if start + len(some.Y) > len(labels):
+                raise ValueError(f"{data}: has more rows than the {len(labels):,} that labels are there for.")
+            parts.append(Answered.of(some.Y, labels[start : start + len(some.Y)]))
+            notes += some.notes
+            start += len(some.Y)
+    if start != len(labels):
+        raise ValueError(f"{data}: has {start:,} rows, and labels are there for {len(labels):,}.")
+    answered = Answered(*map(np.concatenate, zip(*parts, strict=True)))
+    rows = np.flatnonzero((labels >= 0) & ~np.isnan(answered.own))
     if not len(rows):
         raise ValueError(
             f"{data}: has no row of a class that the model knows; got {join(list(unknown), SHOWN)}, and it knows "
             f"{join([str(name) for name in model.class_names], SHOWN)}."
         )
-    notes = [*table.notes, *answers.notes]
+    notes = once(notes)
     if unknown:
         said = join([f"{name!r} ({count})" for name, count in unknown.items()], SHOWN)
         notes.append(f"rows of classes that the model does not know are left out of the numbers: {said}")
     weights = table.relative_weights
     weights = None if weights is None else weights[rows]
-    return Judged(model, rows, labels[rows], answers.Y[rows], weights, tuple(notes), unknown)
+    return Judged(model, rows, labels[rows], answered.take(rows), weights, tuple(notes), unknown)
 
 
 def _by_number(model: Model, table: Table) -> tuple[np.ndarray, dict[str, int]]:
     """The model's number for the class of each row, −1 where it has none, and the rows of those that it has not."""
     assert table.labels is not None
     places: dict[Any, int] = {str(name): number for number, name in enumerate(model.class_names)}
-    number = np.array([places.get(str(name), -1) for name in table.class_names])
+    number = np.array([places.get(str(name), -1) for name in table.class_names], int)
     counts = np.bincount(table.labels, minlength=len(number))
     unknown = {str(table.class_names[index]): int(counts[index]) for index in np.flatnonzero(number < 0)}
     return number[table.labels], unknown

@@ -77,22 +77,61 @@ def evaluate(
       >>> found.right, found.confusion.tolist(), found.mistakes.tolist()
       (2, [[1, 0], [1, 1]], [2])
     """
-    Y = np.asarray(Y, np.float64)
-    num_rows, num_classes = Y.shape
+    return evaluate_answers(Answered.of(Y, labels), labels, shares, weights)
+
+
+class Answered(NamedTuple):
+    """Of each row what an evaluation is made of: 20 bytes, however many classes there are.
+
+    Attributes:
+      own: the probability of its class (N,), float64.
+      predicted: the most probable class (N,).
+      confidence: its probability (N,), float64.
+    """
+
+    own: Float[np.ndarray, " N"]
+    predicted: Int[np.ndarray, " N"]
+    confidence: Float[np.ndarray, " N"]
+
+    @classmethod
+    def of(cls, Y: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> "Answered":
+        """Of probabilities; a row whose label is −1 has an own probability of NaN."""
+        rows = np.arange(len(Y))
+        predicted = Y.argmax(axis=1).astype(np.int32)
+        own = np.where(labels < 0, np.nan, Y[rows, labels])
+        return cls(own.astype(np.float64), predicted, Y[rows, predicted].astype(np.float64))
+
+    def take(self, rows: np.ndarray) -> "Answered":
+        """Some of the rows."""
+        return Answered(*(array[rows] for array in self))
+
+    @property
+    def losses(self) -> Float[np.ndarray, " N"]:
+        """The cross-entropy of each row."""
+        with np.errstate(divide="ignore"):
+            return -np.log(self.own)
+
+
+def evaluate_answers(
+    answered: Answered,
+    labels: Int[np.ndarray, " N"],
+    shares: Float[np.ndarray, " C"],
+    weights: Float[np.ndarray, " N"] | None = None,
+) -> Evaluation:
+    """As `evaluate`, of what is left of the probabilities."""
+    num_rows, num_classes, predicted = len(labels), len(shares), answered.predicted
     weights = np.ones(num_rows) if weights is None else np.asarray(weights, np.float64)
-    predicted = Y.argmax(axis=1)
     is_right = predicted == labels
     right = int(is_right.sum())
     confusion = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, -1)
     hits, there, taken = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        losses = -np.log(Y[np.arange(num_rows), labels])
         baseline = -np.log(shares[labels])
         precision, recall = hits / taken, hits / there
         f1 = np.where(there + taken > 0, 2 * hits / np.where(there + taken > 0, there + taken, 1), np.nan)
-    loss, loss_error = _weighted_mean(losses, weights)
+    loss, loss_error = _weighted_mean(answered.losses, weights)
     wrong = np.flatnonzero(~is_right)
-    confidence = Y[np.arange(num_rows), predicted]
+    confidence = answered.confidence
     majority = int(np.argmax(shares))
     return Evaluation(
         rows=num_rows,

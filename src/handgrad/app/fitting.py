@@ -18,7 +18,7 @@ from handgrad.app.progress import interrupt, watching
 from handgrad.app.runs import Choice, Run, begin, conclude
 from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
-from handgrad.app.tables import as_class_weights, read, read_or_stream
+from handgrad.app.tables import as_class_weights, read_again
 from handgrad.data import Part, Split, Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from handgrad.models import Model, probabilities
@@ -57,11 +57,7 @@ def fit(
     if l2 is None:
         settings |= {"scoring": scoring, "folds": folds}
     with at_work(screen, out, overwrite=overwrite, every=checkpoint_every, begun=begun) as work:
-        known = work.known()
-        if known is None or known["in_file"]:
-            table = read_or_stream(screen, data, reading, is_asked=stream or known is not None)
-        else:  # in memory, however much of it is free now
-            table = read(data, reading)
+        table = read_again(screen, data, reading, work.known(), stream=stream)
         if table.file is not None:
             settings |= {"processes": processes.count()} if processes.is_shared() else {}
             settings |= {} if table.file.is_held else {"stream": True}

@@ -65,6 +65,14 @@ Distributed = Annotated[
         "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; alone, on all devices of the machine.",
     ),
 ]
+InFile = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="Leave the table in its file, and read it anew for each pass: done by itself where it would take more "
+        "than half of the free memory.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")]
 
 
@@ -105,14 +113,7 @@ def fit(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
-    stream: Annotated[
-        bool,
-        typer.Option(
-            "--stream",
-            help="Leave the table in its file, and read it anew for each pass: done by itself where it would take more "
-            "than half of the free memory.",
-        ),
-    ] = False,
+    stream: InFile = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
     distributed: Distributed = False,
@@ -199,8 +200,10 @@ def train(
     seed: Seed = 0,
     out: Out = None,
     overwrite: Overwrite = False,
+    stream: InFile = False,
     checkpoint_every: CheckpointEvery = None,
     resume: Resume = None,
+    distributed: Distributed = False,
 ) -> None:
     """Train on 70 % of the rows, watch another 10 %, test on the rest, and check the gradient at both ends.
 

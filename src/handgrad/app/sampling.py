@@ -38,15 +38,15 @@ def part_of(table: Table, encoding: Encoding, rows: np.ndarray) -> Part:
 def sample(table: Table, split: Split, tested: np.ndarray) -> Sample:
     """Rows evenly out of those trained on and of those that test; some places in the test are among them."""
     most = max(1, min(MOST_SAMPLED, MOST_VALUES // len(split.encoding.offset)))
-    train, test = split.rows.train, split.rows.test
-    train = train[:: -(-len(train) // most) or 1]
+    train, validation, test = split.rows
+    train, validation = (part[:: -(-len(part) // most) or 1] for part in (train, validation))
     tested = np.union1d(np.arange(0, len(test), -(-len(test) // most) or 1), tested)
     test = test[tested]
-    rows = np.union1d(train, test)
+    rows = np.union1d(np.union1d(train, validation), test)
     some = read_rows(table, rows)
     X, labels, weights = encode(split.encoding, some).X, some.labels, some.relative_weights
     assert labels is not None
-    places = Parts(*(np.searchsorted(rows, part) for part in (train, test[:0], test)))
+    places = Parts(*(np.searchsorted(rows, part) for part in (train, validation, test)))
     trained, watched, tests = (Part(X[own], labels[own], None if weights is None else weights[own]) for own in places)
-    is_whole = len(train) == len(split.rows.train) and len(test) == len(split.rows.test)
+    is_whole = all(len(own) == len(part) for own, part in zip(places, split.rows, strict=True))
     return Sample(rows, some, Split(split.encoding, places, trained, watched, tests, split.notes), tested, is_whole)

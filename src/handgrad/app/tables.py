@@ -3,7 +3,7 @@
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from handgrad.data.sources import require_memory
 from handgrad.data.streaming import needs_streaming
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.shapes import Float
+from handgrad.streams import Stream
 
 
 def read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
@@ -29,19 +30,21 @@ def read(data: pathlib.Path | None, reading: dict[str, Any]) -> Table:
     return load_digits()
 
 
-def read_or_stream(screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], *, is_asked: bool) -> Table:
-    """As `read`, but a table that is too large for the memory, or of which that is asked, stays in its file."""
+def read_or_stream(
+    screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], *, in_file: bool | None
+) -> Table:
+    """As `read`, or a table that stays in its file, as that is asked; if None where it is too large for the memory."""
     is_shared = processes.is_shared()
-    if data is None and (is_asked or is_shared):
+    if data is None and (in_file or is_shared):
         raise ValueError(f"{'--distributed' if is_shared else '--stream'} needs DATA, a table to read.")
-    is_needed = data is not None and (is_asked or _is_too_large(data))
-    if is_shared and not is_needed:
+    stays = in_file if data is None or in_file is not None else _is_too_large(data)
+    if is_shared and not stays:
         table = stream_table(data, **reading, callback=Passes(screen))
         assert table.file is not None
         return table._replace(file=table.file._replace(is_held=True))
-    if not is_needed:
+    if not stays:
         return read(data, reading)
-    if not is_asked:
+    if in_file is None:
         screen.note([f"{data} would take more than half of the free memory, and stays in its file, as with --stream"])
     table = stream_table(data, **reading, callback=Passes(screen))
     said = (
@@ -57,9 +60,18 @@ def _is_too_large(data: pathlib.Path) -> bool:
     return any(processes.gather_values(own))
 
 
+def read_again(
+    screen: Screen, data: pathlib.Path | None, reading: dict[str, Any], known: Mapping[str, Any] | None, *, stream: bool
+) -> Table:
+    """The table of a run, which goes on as it was begun, in memory or in its file, where that is `known`."""
+    # However much memory is free now.
+    in_file = (stream or None) if known is None else known["in_file"]
+    return read_or_stream(screen, data, reading, in_file=in_file)
+
+
 def dense(part: Part) -> Part:
-    """The part with all its zeros: gradient descent takes them so."""
-    if isinstance(part.X, np.ndarray):
+    """The part with all its zeros: gradient descent takes them so. One that stays in its file has them."""
+    if isinstance(part.X, (np.ndarray, Stream, processes.Share)):
         return part
     require_memory("the dense features", 4 * part.X.shape[0] * part.X.shape[1])
     return part._replace(X=part.X.toarray())

@@ -14,18 +14,23 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import handgrad
-from handgrad.app.checking import budget_of_each, check_at, print_check
+from handgrad import processes
+from handgrad.app.checking import MAX_CHECKED_ROWS, budget_of_each, check_at, print_check
 from handgrad.app.checkpoints import Work, at_work
 from handgrad.app.descending import descend
 from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
 from handgrad.app.progress import interrupt, watching
 from handgrad.app.runs import Run, begin, conclude
+from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
-from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read
-from handgrad.data import Table, split_and_scale
+from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read_again
+from handgrad.data import Part, Table, split_and_scale
+from handgrad.data.sharing import encode_for_all
 from handgrad.data.splitting import VALIDATION
 from handgrad.models import Model, probabilities
 from handgrad.solvers.step import suitable_rate
+from handgrad.solvers.streamed_epochs import Streamed, evaluate_streamed, how_sorted
+from handgrad.streams import Stream
 
 # How far a learning rate may be from the one that suits the data before a word is said: twice that rate no longer
 # lowers the loss for certain, and with a thousandth of it hundreds of epochs do what one should.
@@ -52,6 +57,7 @@ def train(
     seed: int,
     out: pathlib.Path | None,
     overwrite: bool,
+    stream: bool,
     checkpoint_every: int | None,
     begun: pathlib.Path | None,
 ) -> int:
@@ -76,7 +82,10 @@ def train(
         "seed": seed,
     }
     with at_work(screen, out, overwrite=overwrite, every=checkpoint_every, begun=begun) as work:
-        table = read(data, reading)
+        table = read_again(screen, data, reading, work.known(), stream=stream)
+        if table.file is not None:
+            settings |= {"processes": processes.count()} if processes.is_shared() else {}
+            settings |= {} if table.file.is_held else {"stream": True}
         work.require_same(table)
         run, ended = _train(screen, settings, table, work)
         with work.written() as folder:
@@ -90,6 +99,12 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
     """The run, and whether it was ended by Ctrl-C."""
     split = split_and_scale(table, validation=VALIDATION, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
+    if processes.is_shared():  # each step is that of every process, from rows of all of them
+        train, validation = (
+            part._replace(X=encode_for_all(split.encoding, table.take(rows)))
+            for part, rows in zip(split[2:4], split.rows, strict=False)
+        )
+        split = split._replace(train=train, validation=validation)
     trained, validated, tested = map(dense, (split.train, split.validation, split.test))
     watched = validated if len(validated.labels) else trained
     if watched is trained:
@@ -98,7 +113,12 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
     epochs = settings["epochs"]
     params = _init((trained.X.shape[1], *settings["hidden"], len(table.class_names)), settings)
     budget = budget_of_each(params, len(trained.labels), min(epochs, settings["patience"] or epochs))
-    checks = [check_at(params, trained, budget=budget)]
+    checked = trained
+    if table.file is not None:
+        checked = part_of(table, split.encoding, split.rows.train[:: math.ceil(len(trained.labels) / MAX_CHECKED_ROWS)])
+        said = how_sorted(_streamed(trained), len(table.class_names), settings["batch_size"])
+        screen.note([] if said is None else [said])
+    checks = [check_at(params, checked, budget=budget)]
     print_check(screen, "first", checks[0])
     start = time.perf_counter()
     weights = trained.weights
@@ -106,7 +126,7 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
         weights = class_weights[trained.labels] * (1 if weights is None else weights)
     rate, suits = _rate(screen, settings, params, trained.X, weights)
     settings = {**settings, "learning_rate": rate}
-    losses = [float(handgrad.loss(params, trained.X, trained.labels, weights))]
+    losses = [_loss(params, trained._replace(weights=weights))]
     with contextlib.ExitStack() as stack:
         show_epoch = stack.enter_context(show_epochs(screen, epochs))
         watch = stack.enter_context(watching(screen, "training", work.signals))
@@ -121,9 +141,9 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
         params, history, best = descend(settings, params, data, callback, work, watch)
     seconds = time.perf_counter() - start
     _require_finite(history[-1], suits)
-    losses.append(float(handgrad.loss(params, trained.X, trained.labels, weights)))
+    losses.append(_loss(params, trained._replace(weights=weights)))
     say_kept(screen, history, best, epochs, len(watched.labels), losses, interrupted=watch.asked)
-    checks.append(check_at(params, trained, budget=budget))
+    checks.append(check_at(params, checked, budget=budget))
     print_check(screen, "last", checks[1])
     run = Run(
         command="train",
@@ -132,7 +152,7 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
         split=split,
         model=Model(params, split.encoding, table.class_names, table.target),
         Y=probabilities(params, tested.X),
-        train_loss=float(handgrad.loss(params, *trained)),
+        train_loss=losses[-1] if weights is trained.weights else _loss(params, trained),
         seconds=seconds,
         checks=tuple(checks),
         history=history,
@@ -167,6 +187,17 @@ def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[handgrad.Epoc
         yield show_epoch
 
 
+def _loss(params: Any, part: Part) -> float:
+    if not isinstance(part.X, Stream):
+        return float(handgrad.loss(params, *part))
+    return float(evaluate_streamed(params, _streamed(part))[0])
+
+
+def _streamed(part: Part) -> Streamed:
+    weights = None if part.weights is None else part.weights.astype(np.float32)
+    return Streamed(part.X, part.X.dtype, part.labels, weights)
+
+
 def _init(sizes: tuple[int, ...], settings: dict[str, Any]) -> handgrad.Params | tuple[handgrad.Layer, ...]:
     """Zeros for a softmax regression, and for a network random weights, without which its units would stay alike."""
     if not settings["activation"]:
@@ -174,15 +205,15 @@ def _init(sizes: tuple[int, ...], settings: dict[str, Any]) -> handgrad.Params |
     return handgrad.init_network(jax.random.key(settings["seed"]), sizes, settings["activation"])
 
 
-def _rate(
-    screen: Screen, settings: dict[str, Any], params: Any, X: np.ndarray, weights: np.ndarray | None
-) -> tuple[float, str | None]:
+def _rate(screen: Screen, settings: dict[str, Any], params: Any, X: Any, weights: Any) -> tuple[float, str | None]:
     """The learning rate, and of the explicit update in words the one that is taken where none is given."""
     given = settings["learning_rate"]
     if settings["optimizer"] != "sgd":
         return OPTAX_LEARNING_RATE if given is None else given, None
     about = {"batch_size": settings["batch_size"], "l2": settings["l2"]}
-    suits = suitable_rate(params, jnp.asarray(X), None if weights is None else jnp.asarray(weights), **about)
+    if not isinstance(X, Stream):
+        X, weights = jnp.asarray(X), None if weights is None else jnp.asarray(weights)
+    suits = suitable_rate(params, X, weights, **about)
     words = f"{suits:.2g}, which {'is usual with hidden layers' if settings['hidden'] else 'suits these data'}"
     if given is None:
         return suits, words

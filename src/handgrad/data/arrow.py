@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.data.naming import printable
+from handgrad.data.ranges import ALL, Range, placed, until
 from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
 from handgrad.data.words import is_text, require_pyarrow
 
@@ -88,26 +89,6 @@ def _from_parquet(source: Source) -> Columns:
 Batches = Callable[[Sequence[str], int, "Range"], Iterator[tuple[int, Any]]]
 
 
-class Range(NamedTuple):
-    """Rows from one on up to another, or to the end if None."""
-
-    first: int
-    last: int | None
-
-    def meets(self, start: int, num_rows: int) -> bool:
-        """Whether it has any of so many rows that begin there."""
-        return start + num_rows > self.first and (self.last is None or start < self.last)
-
-    def of(self, start: int, num_rows: int) -> tuple[int, int]:
-        """Which of so many rows that begin there: from one, and how many."""
-        begin = max(0, self.first - start)
-        end = num_rows if self.last is None else min(num_rows, self.last - start)
-        return begin, max(0, end - begin)
-
-
-ALL = Range(0, None)
-
-
 def _cut(batches: Batches) -> Callable[..., Cut]:
     """Batches of Arrow's of the columns wanted, of about so many rows, as blocks."""
 
@@ -118,13 +99,6 @@ def _cut(batches: Batches) -> Callable[..., Cut]:
                 yield _by_name(own.slice(start, rows), wanted)
 
     return lambda wanted, _: Cut(lambda rows, first, last: blocks(wanted, rows, Range(first, last)))
-
-
-def _placed(batches: Iterator[Any], start: int) -> Iterator[tuple[int, Any]]:
-    """Batches and where each begins, the first of them there."""
-    for batch in batches:
-        yield start, batch
-        start += len(batch)
 
 
 def _numbers(batches: Batches) -> Callable[[Sequence[str], int, int | None], Iterator[np.ndarray]]:
@@ -179,17 +153,9 @@ def _look_at_file(source: Source) -> _Parquet:
             source.path, pre_buffer=False, buffer_size=piece, read_dictionary=texts
         ) as opened:
             read = opened.iter_batches(rows, row_groups=met, columns=list(wanted))
-            yield from _until(_placed(read, int(starts[met[0]])), wished)
+            yield from until(placed(read, int(starts[met[0]])), wished)
 
     return file.schema_arrow.names, file.metadata.num_rows, load, batches
-
-
-def _until(placed: Iterator[tuple[int, Any]], wished: Range) -> Iterator[tuple[int, Any]]:
-    """Those that begin before the range has ended."""
-    for start, batch in placed:
-        if not wished.meets(start, len(batch)) and start >= wished.first:
-            return
-        yield start, batch
 
 
 def _look_at_folder(source: Source) -> _Parquet:
@@ -204,7 +170,7 @@ def _look_at_folder(source: Source) -> _Parquet:
             num_rows = fragment.count_rows()
             if wished.meets(start, num_rows):
                 read = fragment.to_batches(data.schema, columns=list(wanted), batch_size=rows, batch_readahead=1)
-                yield from _until(_placed(read, start), wished)
+                yield from until(placed(read, start), wished)
             start += num_rows
 
     return data.schema.names, data.count_rows(), lambda wanted: data.to_table(columns=list(wanted)), batches
@@ -221,7 +187,7 @@ def _from_arrow(source: Source) -> Columns:
 
     # A batch may be all of the file: what is read in blocks is mapped.
     def batches(_: Sequence[str], __: int, wished: Range) -> Iterator[tuple[int, Any]]:
-        return _placed(_arrow_batches(source, pyarrow.memory_map, wished), 0)
+        return placed(_arrow_batches(source, pyarrow.memory_map, wished), 0)
 
     return Columns(source.name, schema.names, read, cut=_cut(batches), numbers=_numbers(batches))
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handgrad.data.arrow import ALL, Cut, Range
+from handgrad.data.arrow import Cut
 from handgrad.data.dialect import (
     SEPARATORS,
     Format,
@@ -26,6 +26,7 @@ from handgrad.data.dialect import (
 )
 from handgrad.data.naming import list_columns, printable
 from handgrad.data.problems import Problem, say
+from handgrad.data.ranges import ALL, STEP, Range, find_rows
 from handgrad.data.sources import Source, arrow_file, arrow_stream, open_source, require_memory
 from handgrad.data.words import EXACT, MISSING_WORDS, require_pyarrow
 
@@ -34,8 +35,6 @@ SHORTEST_BLOCK, LONGEST_BLOCK, BLOCK_ROWS = 2**20, 2**25, 256
 MOST_ATTEMPTS = 6  # columns that may turn out to be text, one reading for each; then all are read as text
 SHOWN_ROWS = 5
 MOST_WORDS = 2**20  # different texts in a column that is read in blocks
-PIECE = 2**24  # bytes that are looked at for the ends of lines
-STEP = 2**12  # rows, of which the first one's place in the file is kept
 _WINDOWS = {"utf-8": "cp1252", "utf-8-sig": "cp1252", "cp1252": "latin-1"}  # what is tried next
 _NULLS = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.title(), word.capitalize(), "NaN")}
@@ -175,33 +174,14 @@ def cut(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> Cut:
 
     @functools.cache
     def places() -> np.ndarray | None:
-        return _find_rows(found, num_rows)
+        are_lines = not (found.source.packing or found.has_quoted_lines)
+        return find_rows(found.source, num_rows) if are_lines else None
 
     def begin(rows: int, first: int, last: int | None) -> Iterator[dict[str, Any]]:
         is_whole = first == 0 and last in (None, num_rows)
         return _blocks(found, as_text, wanted, rows, Range(first, last), None if is_whole else places())
 
     return Cut(begin, words, tuple(notes))
-
-
-def _find_rows(found: Delimited, num_rows: int) -> np.ndarray | None:
-    """Where in the file every STEP-th row begins, and where the last one ends; None where lines do not tell."""
-    if found.source.packing or found.has_quoted_lines:
-        return None
-    starts, rest, at, row = list[int](), b"", 0, -1  # the line with the names is row −1
-    with open(found.source.path, "rb") as file:
-        piece = b"\n"
-        while piece:
-            piece = file.read(PIECE)
-            text = np.frombuffer(rest + (piece or b"\n"), np.uint8)
-            ends = np.flatnonzero(text == ord("\n")) + 1
-            begins = np.append(0, ends)[:-1]
-            lengths = ends - begins
-            begins = begins[(lengths > 2) | ((lengths == 2) & (text[begins] != ord("\r")))]  # empty lines are no rows
-            starts += (at + begins[(row + np.arange(len(begins))) % STEP == 0]).tolist()
-            row, end = row + len(begins), int(ends[-1]) if ends.size else 0
-            rest, at = text[end:].tobytes(), at + end
-    return np.array([*starts, at]) if row == num_rows else None
 
 
 def _count(source: str, name: str, values: Any, counts: dict[str, int]) -> None:

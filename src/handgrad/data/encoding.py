@@ -163,12 +163,19 @@ def encode(encoding: Encoding, table: Table) -> Encoded:
 
 def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     assert table.file is not None
-    file, num_rows = table.file, table.num_rows
-    own = processes.share(num_rows)
-    rows, shape = np.arange(own.start, own.stop), (own.stop - own.start, len(encoding.offset))
+    own = processes.share(table.num_rows)
+    X: Any = stream_rows(encoding, table.file, np.arange(own.start, own.stop))
+    if table.file.is_held:
+        X = X.in_memory()
+    return Encoded(processes.Share(X, own.start, table.num_rows) if processes.is_shared() else X, None, ())
+
+
+def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream:
+    """X of some rows."""
+    shape = len(rows), len(encoding.offset)
 
     def blocks() -> Iterator[np.ndarray]:
-        start = own.start
+        start = int(rows[0]) if len(rows) else 0
         for block in file.begin(rows):
             try:
                 yield encode(encoding, block).X
@@ -178,12 +185,7 @@ def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
                 ) from None
             start += block.num_rows
 
-    X: Any = _as_stored(encoding, file, rows, shape)
-    if X is None:
-        X = of_blocks("encode", shape, np.dtype(np.float32), blocks)
-    if file.is_held:
-        X = X.in_memory()
-    return Encoded(processes.Share(X, own.start, num_rows) if processes.is_shared() else X, None, ())
+    return _as_stored(encoding, file, rows, shape) or of_blocks("encode", shape, np.dtype(np.float32), blocks)
 
 
 def _as_stored(encoding: Encoding, file: Filed, rows: np.ndarray, shape: tuple[int, int]) -> Stream | None:

@@ -22,6 +22,7 @@ from handgrad.data.numbers import Watch, numbers_of_array, numbers_of_columns, p
 from handgrad.data.problems import Problem, say
 from handgrad.data.reading import as_format, choose, open_data
 from handgrad.data.review import review_text, say_grouping
+from handgrad.data.sharing import joined_arrays, of_all_processes, own_rows
 from handgrad.data.sources import STANDARD_INPUT, Source, available_memory, find_source
 from handgrad.data.splitting import table_keys
 from handgrad.data.tables import MISSING, Column, Filed, Kind, Missing, Numbers, Table
@@ -140,7 +141,11 @@ def needs_streaming(path: Any, share: float = 1.0) -> bool:
 def read_rows(table: Table, rows: np.ndarray) -> Table:
     """Some rows of a table in its file, ascending, in memory; processes read them together."""
     assert table.file is not None
-    own = [(block.X, block.columns) for block in table.file.begin(rows[processes.share(len(rows))])]
+    # A block of an array is good until the next.
+    own = [
+        (None if block.X is None else block.X.copy(), block.columns)
+        for block in table.file.begin(rows[processes.share(len(rows))])
+    ]
     blocks = [block for of_process in processes.gather_values(own) for block in of_process]
     if table.file.kinds is None:
         some = Table(np.concatenate([X for X, _ in blocks]), image_shape=table.image_shape)
@@ -184,18 +189,6 @@ def _selected(blocks: Blocks, rows: np.ndarray, watch: Watch) -> Iterator[Table]
             yield block if len(own) == block.num_rows else block.take(own)
         watch(end - first, last - first)
         start = end
-
-
-def _own_rows(num_rows: int) -> tuple[int, int | None]:
-    """The rows that this process looks at; what is after so many rows, if anything is, the last one does."""
-    own = processes.share(num_rows)
-    return own.start, None if processes.index() == processes.count() - 1 else own.stop
-
-
-def _joined_arrays(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
-    """The arrays of this process, and of the others, one after the other."""
-    own = np.concatenate([np.empty(0, dtype), *arrays])
-    return np.concatenate(processes.gather_values(own))
 
 
 def _filed(
@@ -242,7 +235,7 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
 
     keys, lacking, words, whole = [], dict[str, tuple[int, int]](), dict[str, dict[str, None]](), []
     present = dict.fromkeys([name for name, kind in kinds.items() if kind == "text"], 0)
-    first, last = _own_rows(num_rows)
+    first, last = own_rows(num_rows)
     start = first
     for block in blocks(first, last):
         assert block.columns is not None
@@ -261,10 +254,10 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
         whole.append(is_whole)
         start += block.num_rows
         watch(start - first, (last or num_rows) - first)
-    every_key, complete = _joined_arrays(keys, np.uint64), _joined_arrays(whole, bool)
+    every_key, complete = joined_arrays(keys, np.uint64), joined_arrays(whole, bool)
     if len(every_key) != num_rows:
         raise ValueError(f"{data.name}: has {len(every_key):,} rows, and labels are there for {num_rows:,}.")
-    lacking, present, words = _of_all_processes(lacking, present, words)
+    lacking, present, words = of_all_processes(lacking, present, words)
     numbers = None if lacking else numbers_of_columns(data, plan, cut, num_rows, watch)
     table = Table(
         labels=found and found.labels,
@@ -282,21 +275,6 @@ def _of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, labe
     if problems:
         raise ValueError(say(data.name, problems))
     return table
-
-
-def _of_all_processes(
-    lacking: dict[str, tuple[int, int]], present: dict[str, int], words: dict[str, dict[str, None]]
-) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, dict[str, None]]]:
-    """What is known of the columns, put together in the order of the rows."""
-    (lacking, present, words), *others = processes.gather_values((lacking, present, words))
-    for of_lacking, of_present, of_words in others:
-        for name, (count, row) in of_lacking.items():
-            before = lacking.get(name, (0, row))
-            lacking[name] = before[0] + count, before[1]
-        present = {name: count + of_present[name] for name, count in present.items()}
-        for name, own in of_words.items():
-            words.setdefault(name, {}).update(own)
-    return lacking, present, words
 
 
 def _take(data: arrow.Columns, name: str, values: Any, problems: list[Problem], kind: Kind | None) -> Column:
@@ -344,7 +322,7 @@ def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, watch: Watch)
             yield Table(X, image_shape=image_shape)
 
     num_rows = len(arrays.y)
-    begin, end = _own_rows(num_rows)
+    begin, end = own_rows(num_rows)
     start, count, first = begin, 0, 0
     keys, whole = [], []
     about: tuple[Any, Any] | None = None
@@ -362,13 +340,13 @@ def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, watch: Watch)
         start += block.num_rows
         about = block.X.shape[1], block.image_shape
         watch(start - begin, (end or num_rows) - begin)
-    every_key, complete = _joined_arrays(keys, np.uint64), _joined_arrays(whole, bool)
+    every_key, complete = joined_arrays(keys, np.uint64), joined_arrays(whole, bool)
     about = next(filter(None, processes.gather_values(about)), None)
     if about is None:
         raise ValueError(f"{arrays.name}: the features are empty.")
     # What stands beside the features is as it is for those that are read; these are not.
     beside = arrays._replace(X=np.broadcast_to(np.uint8(0), (len(every_key), 1)))
-    lacking, *_ = _of_all_processes({"the features": (count, first)} if count else {}, {}, {})
+    lacking, *_ = of_all_processes({"the features": (count, first)} if count else {}, {}, {})
     numbers = None if lacking else numbers_of_array(arrays, num_rows, watch)
     file = _filed(blocks, every_key, None, about[0], watch, numbers)
     table = assemble_arrays(beside, roles, missing)._replace(X=None, image_shape=about[1], file=file)

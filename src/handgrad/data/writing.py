@@ -17,7 +17,9 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\
 Values = Sequence[Any] | np.ndarray
 
 
-def write_table(file: TextIO, columns: Mapping[str, Values] | Sequence[tuple[str, Values]]) -> None:
+def write_table(
+    file: TextIO, columns: Mapping[str, Values] | Sequence[tuple[str, Values]], *, has_names: bool = True
+) -> None:
     r"""Write columns as a .csv, in UTF-8 if the file is opened so.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it, and characters that are not to be
@@ -26,6 +28,7 @@ def write_table(file: TextIO, columns: Mapping[str, Values] | Sequence[tuple[str
     Args:
       file: opened for text, with newline="".
       columns: by their names, or in pairs of a name and values, texts or numbers, (N,); None is an empty cell.
+      has_names: whether the names stand above, which they do not where rows are added to others.
 
     Example:
       >>> import sys
@@ -36,7 +39,8 @@ def write_table(file: TextIO, columns: Mapping[str, Values] | Sequence[tuple[str
     """
     writer = csv.writer(file, lineterminator="\n")
     names, arrays = zip(*(columns.items() if isinstance(columns, Mapping) else columns), strict=True)
-    writer.writerow(map(cell, names))
+    if has_names:
+        writer.writerow(map(cell, names))
     for start in range(0, len(arrays[0]), _BLOCK):
         writer.writerows(zip(*(_words(array[start : start + _BLOCK]) for array in arrays), strict=True))
 

@@ -1,7 +1,9 @@
 """Rows that stay where they are kept, and are read anew, block after block, for each pass over them.
 
 A source is whatever begins anew each time it is gone over: an object whose `__iter__` gives blocks, or one with `reset`
-and `next`. Its blocks may have any number of rows; they are copied, so that it may use one buffer for all of them.
+and `next`, which gives None or raises StopIteration at the end. Its blocks may have any number of rows; they are
+copied, so that it may use one buffer for all of them. It must give the same rows in one order in each pass: their
+number is held against that of the first, and so are a few of them. What it raises arrives as it is.
 """
 
 import mmap
@@ -131,7 +133,11 @@ def _blocks_of(function: str, source: Any) -> Iterator[_Read]:
         X = np.asarray(as_data(function, X)) if not hasattr(X, "tocsr") else X
         if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "fiu":
             kind = f"{type(X).__name__} of shape {getattr(X, 'shape', '?')}"
-            raise TypeError(f"{function}: a source's blocks must be {FORMS}, X dense numbers (n, P); got a {kind}.")
+            advice = " Sparse rows are not streamed: give all in one array of scipy.sparse, or dense blocks."
+            raise TypeError(
+                f"{function}: a source's blocks must be {FORMS}, X dense numbers (n, P); got a {kind}."
+                f"{advice if hasattr(X, 'tocsr') else ''}"
+            )
         targets = None if targets is None else np.asarray(as_targets(function, targets))
         weights = None if weights is None else np.asarray(as_array(function, weights, "weights"))
         block = _Read(X, targets, weights)

@@ -307,7 +307,7 @@ def _centre_and_scale(
             f"{function}: X must be within {np.finfo(dtype).max:.3g}, the range of {dtype}, in which the fit computes; "
             f"got {largest.max():.3g}. Divide the features, or use float64 (jax.enable_x64)."
         )
-    if parts.is_streamed:
+    if parts.is_streamed and fit_intercept:  # without one 0 is no centre, which might be another number
         centre = centre_as_summed(parts.parts[0].X, centre, dtype)
     elif _fits(parts.dtype, dtype):
         centre = centre.astype(dtype).astype(np.float64)

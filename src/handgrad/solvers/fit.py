@@ -57,7 +57,8 @@ def fit(
         they are never made dense. Sharded by rows over devices, or over processes that all call `fit`: the rows stay
         where they are. Dense data of few rows are fitted by NumPy, for which nothing is compiled. Streamed: a source,
         which begins anew each time it is gone over, an object whose `__iter__` gives blocks, or one with `reset` and
-        `next`; a block is X (n, P), (X, targets) or (X, targets, weights), of any number of rows, and is copied. Each
+        `next`, which gives None at the end; a block is X (n, P), (X, targets) or (X, targets, weights), of any number
+        of rows, and is copied. The rows must be the same in each pass, in one order, or the fit is refused. Each
         iteration is one pass over it, read while what was read before is summed; in memory are a few blocks, and what
         is known row by row. So are memory maps of 64 MB or more, and what `handgrad.data.encode` makes of a table
         that `handgrad.data.stream_table` leaves in its file.
@@ -95,6 +96,13 @@ def fit(
       >>> result = handgrad.fit(X, t, l2=0.1)
       >>> result.converged, result.gap <= 1e-5 * result.loss
       (True, True)
+      >>> class Source:
+      ...     def reset(self):
+      ...         self.left = [(X[:3], t[:3]), (X[3:], t[3:])]
+      ...     def next(self):
+      ...         return self.left.pop(0) if self.left else None
+      >>> handgrad.fit(Source(), None, l2=0.1).converged
+      True
     """
     with shown("fit", progress, callback, share_of_gap(tol)) as watch:
         result = fit_in_silence(

@@ -24,7 +24,7 @@ from handgrad.solvers.batches import evaluate, run_epoch
 from handgrad.solvers.data import weigh_classes
 from handgrad.solvers.epochs import Best, Epoch, TrainResult, TrainState
 from handgrad.solvers.step import rates, suitable_rate
-from handgrad.solvers.streamed_epochs import Streamed, evaluate_streamed, run_streamed, warn_if_sorted
+from handgrad.solvers.streamed_epochs import Streamed, evaluate_streamed, how_sorted, run_streamed
 
 
 def train(
@@ -151,7 +151,8 @@ def train(
     if isinstance(X, Stream):
         data: Any = Streamed(X, dtype, targets, weights)
         run_rows, inside = run_streamed, None
-        warn_if_sorted(data, layers_of(params)[-1].params.W.shape[1], batch_size)
+        if said := how_sorted(data, layers_of(params)[-1].params.W.shape[1], batch_size):
+            warnings.warn(f"train: {said}", RuntimeWarning, stacklevel=2)
     else:  # validated in the same program, where that is in memory too
         data, run_rows, inside = (X, targets, weights), run_epoch, validation
         inside = None if isinstance(validation, Streamed) else validation

@@ -6,7 +6,6 @@ read from its first row to its last, and rows that lie far from each other never
 the epoch alone. Where all rows are mixed at once, it is that of rows in memory.
 """
 
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from handgrad.streams import Stream
 
 BUFFER_BYTES = 2**26  # of rows that are mixed with each other
 RUN_BYTES = 2**18  # of rows that stay together
+OF_RUNS = 2**32 - 1  # beyond the number of any buffer
 SORTED = 0.5  # how far the shares of the classes may be from those of all rows, from 0 to 1
 
 
@@ -113,7 +113,7 @@ def _together(stream: Stream, key: jax.Array, size: int) -> Iterator[tuple[np.nd
             start += len(X)
         return
     run = max(1, RUN_BYTES // pages.rows[0].nbytes)
-    runs = np.asarray(jax.random.permutation(jax.random.fold_in(key, -1), -(-num_rows // run)))
+    runs = np.asarray(jax.random.permutation(jax.random.fold_in(key, OF_RUNS), -(-num_rows // run)))
     order = (runs[:, None] * run + np.arange(run)).ravel()
     order = order[order < num_rows]
     for start in range(0, num_rows, size):
@@ -122,26 +122,20 @@ def _together(stream: Stream, key: jax.Array, size: int) -> Iterator[tuple[np.nd
         pages.let_go(0, num_rows)
 
 
-def warn_if_sorted(data: Streamed, num_classes: int, batch_size: int | None) -> None:
-    """Warn where the rows that are mixed with each other are of other classes than all rows are.
-
-    Warns:
-      RuntimeWarning: of such rows.
-    """
+def how_sorted(data: Streamed, num_classes: int, batch_size: int | None) -> str | None:
+    """What is to be said where the rows that are mixed with each other are of other classes than all rows are."""
     num_rows, T = data.shape[0], data.targets
     size = num_rows if batch_size is None else rows_at_once(data, batch_size)
     if data.stream.pages is not None or num_rows <= size or T.ndim != 1 or size < 10 * num_classes:
-        return
+        return None
     shares = np.bincount(T, minlength=num_classes) / num_rows
     away = 0.0
     for start in range(0, num_rows, size):
         own = T[start : start + size]
         away += np.abs(np.bincount(own, minlength=num_classes) - len(own) * shares).sum() / (2 * num_rows)
-    if away > SORTED:
-        warnings.warn(
-            f"train: the rows come nearly sorted by class, and only {size:,} of them are mixed at a time, so that the "
-            "steps go after one class and then the next. Shuffle them once and store them so, or give a memory map, "
-            "whose rows are all mixed.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    if away <= SORTED:
+        return None
+    return (
+        f"the rows come nearly sorted by class, and only {size:,} of them are mixed at a time, so that the steps go "
+        "after one class and then the next. Shuffle them once and store them so; those of a map are all mixed."
+    )
