@@ -34,8 +34,9 @@ def expand(lines: Sequence[str], page: str) -> list[str]:
         mark = FENCE.match(line)
         if mark and (fence is None or line.strip() == fence):
             fence = mark[1] if fence is None else None
-            line = line.removesuffix(" no-run")  # which is said to the tests, of code for machines that are not there
-        found.append(line)
+            line = line.removesuffix(" no-run")
+        if fence is None or line.strip() != "# run":  # both are said to the tests
+            found.append(line)
     return found
 
 

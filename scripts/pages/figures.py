@@ -55,6 +55,8 @@ def measured(name: str) -> Measured:
     if name in MADE:
         script, tables = MADE[name]
         return Measured(script, found.get("machine") or _versions(found), tables(found))
+    if "tables" not in found:
+        raise ValueError(f"figures: how benchmarks/{name}.json is shown has to be written in scripts/pages/figures.py.")
     tables = {key: Table(**table) for key, table in found["tables"].items()}
     return Measured(found["script"], found["machine"], tables)
 
