@@ -7,6 +7,7 @@ TABLE under the same name; each reads its share of the rows.
 
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -31,25 +32,31 @@ def work(config):
     context = ray.train.get_context()
     launching.start(address_of_worker_0(), context.get_world_size(), context.get_world_rank())
 
+    import numpy as np
+
     import handgrad
     from handgrad.data import split_and_scale, stream_table
 
     table = stream_table(config["table"], target=config["target"])
     split = split_and_scale(table)
     result = handgrad.fit(split.train.X, split.train.labels, l2=1 / len(split.train.labels))
-    W, b = (array.tolist() for array in result.params)
-    ray.train.report({"loss": result.loss, "gap": result.gap, "converged": result.converged, "W": W, "b": b})
+    found = {"loss": result.loss, "gap": result.gap, "converged": result.converged}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/params.npz", W=result.params.W, b=result.params.b)
+        is_first = context.get_world_rank() == 0
+        ray.train.report(found, checkpoint=ray.train.Checkpoint.from_directory(folder) if is_first else None)
 
 
 def fit(table, target, num_workers=2):
-    """What each worker has found, which is the same."""
+    """What the workers have found, and a checkpoint with `params.npz`."""
     from ray.train import ScalingConfig
     from ray.train.v2.jax import JaxTrainer
 
     config = {"table": str(Path(table).resolve()), "target": target}
     trainer = JaxTrainer(work, train_loop_config=config, scaling_config=ScalingConfig(num_workers=num_workers))
-    return trainer.fit().metrics
+    return trainer.fit()
 
 
 if __name__ == "__main__":
-    print(fit(*sys.argv[1:]))
+    result = fit(*sys.argv[1:])
+    print(result.metrics, result.checkpoint.path)

@@ -19,10 +19,11 @@ TOPOLOGIES = {8: "v5e:2x4", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16", 1024
 SLICE = 256  # devices that the links between chips reach; slices are joined by the data centre's network
 PROBLEMS = {"MNIST": (784, 10), "letters": (16, 26), "ImageNet features": (2048, 1000), "many classes": (1024, 32768)}
 ROWS = 2**17  # of a device
-# Of a TPU v5e, as its maker says: bytes a second of its memory, of its links to other chips in all directions together,
-# and of its part of its host's network (8 chips, 200 Gbit/s). A message over D devices takes about 1 µs for each of the
-# 2(√D − 1) hops of a ring in either direction of the torus, and 20 µs from slice to slice.
-MEMORY, LINKS, NETWORK = 819e9, 200e9, 200e9 / 8 / 8
+# Of a TPU v5e, as its maker says: operations a second in bfloat16, bytes a second of its memory, of its links to other
+# chips in all directions together, and of its part of its host's network (8 chips, 200 Gbit/s). Assumed is that a
+# message over D of them takes 1 µs for each of the 2(√D − 1) hops of a ring in either direction of the torus, and 20 µs
+# from slice to slice.
+MULTIPLY, MEMORY, LINKS, NETWORK = 197e12, 819e9, 200e9, 200e9 / 8 / 8
 HOP, FAR = 1e-6, 20e-6
 
 
@@ -61,7 +62,6 @@ def compile_pass(P, C, devices):
         "rows_of_a_block": block,
         "operations_of_a_block": cost["flops"],
         "bytes_of_a_block": cost["bytes accessed"],
-        "seconds_of_a_block": cost["optimal_seconds"],
         "sends": collectives(program.as_text()),
         "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
     }
@@ -80,10 +80,10 @@ def seconds_to_send(num_bytes, count):
     return seconds
 
 
-def seconds_to_compute(found, rows):
-    """Of so many rows of a device: as the compiler estimates, or at best as fast as its memory gives them."""
-    blocks = rows / found["rows_of_a_block"]
-    return max(blocks * found["seconds_of_a_block"], rows * found["sizes"][0] * 4 / MEMORY)
+def seconds_of_a_row(found):
+    """As fast as the device multiplies and its memory gives: sending then has the largest share that it can have."""
+    rows = found["rows_of_a_block"]
+    return max(found["operations_of_a_block"] / MULTIPLY, found["bytes_of_a_block"] / MEMORY) / rows
 
 
 def table(results):
@@ -98,10 +98,10 @@ def table(results):
             if not isinstance(own, dict):
                 continue
             found, count = own["passes"][title], own["devices"]
-            sent = 4 * sum(number for _, number in found["sends"])
+            sent = 4 * sum(number for kind, number in found["sends"] if kind == "all-reduce")
             sending = seconds_to_send(sent, count)
             rows = found["rows_of_a_block"]
-            half = sending / seconds_to_compute(found, 1)
+            half = sending / seconds_of_a_row(found)
             lines.append(
                 f"| {title} ({P:,}, {C:,}) | {count:,} | {found['operations_of_a_block'] / rows:,.0f} | "
                 f"{found['bytes_of_a_block'] / rows:,.0f} | {_bytes(sent)} | {1e6 * sending:,.0f} µs | {half:,.0f} | "

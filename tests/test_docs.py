@@ -251,6 +251,12 @@ def test_the_figures_of_the_readme_are_among_them(pages):
     assert set(shown) <= known
 
 
+def test_the_table_of_scaling_is_what_its_script_makes_of_what_was_compiled(pages):
+    scaling = importlib.import_module("compiled_scaling")
+    found = json.loads((ROOT / "benchmarks" / "scaling_compiled.json").read_text())
+    assert scaling.table(found) in (DOCS / "scaling.md").read_text()
+
+
 # --- What it points to is there ---------------------------------------------------------------------------------------
 
 

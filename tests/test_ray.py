@@ -17,7 +17,6 @@ if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ray_fit.py"
 CODE = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import ray_fit
 
 def alone(config):
@@ -26,10 +25,11 @@ def alone(config):
     handgrad.fit(np.eye(3), np.arange(3), l2=0.1)
 
 if __name__ == "__main__":
-    print("found", ray_fit.fit(sys.argv[2], "kind"))
+    result = ray_fit.fit(sys.argv[1], "kind")
+    print("found", {**result.metrics, "path": result.checkpoint.path})
     ray_fit.work = alone
     try:
-        ray_fit.fit(sys.argv[2], "kind")
+        ray_fit.fit(sys.argv[1], "kind")
     except Exception as error:
         print("refused" if "fit: Ray has started 2 workers, and JAX knows of 1" in str(error) else error)
 """
@@ -43,9 +43,10 @@ def test_workers_of_ray_find_one_answer_and_are_refused_where_each_works_alone(t
     rows = "\n".join(",".join([*map(str, x + label), "abc"[label]]) for x, label in zip(X, labels, strict=True))
     (tmp_path / "t.csv").write_text(f"p,q,r,kind\n{rows}\n")
     (tmp_path / "two.py").write_text(CODE)
+    paths = [str(EXAMPLE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     run = subprocess.run(
-        [sys.executable, tmp_path / "two.py", EXAMPLE.parent, tmp_path / "t.csv"],
-        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        [sys.executable, tmp_path / "two.py", tmp_path / "t.csv"],
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         timeout=600,
@@ -57,7 +58,8 @@ def test_workers_of_ray_find_one_answer_and_are_refused_where_each_works_alone(t
     assert found["converged"]
     train = split_and_scale(read_table(tmp_path / "t.csv", target="kind")).train
     assert found["gap"] <= 1e-5 * found["loss"]
-    W, b = np.array(found["W"]), np.array(found["b"])
+    params = np.load(Path(found["path"]) / "params.npz")
+    W, b = params["W"], params["b"]
     gap = relative_gap(W, b, train.X.astype(float), train.labels, 1 / len(train.labels), None) * found["loss"]
     assert gap <= 1.05 * found["gap"]
     assert said[1] == "refused"

@@ -109,6 +109,8 @@ def _start(address: str | None, count: int | None, index: int | None) -> None:
 
     def initialize(**how: Any) -> None:
         try:
+            with contextlib.suppress(AttributeError):  # it answers SIGTERM itself, and nobody else hears of it
+                jax.config.update("jax_enable_preemption_service", False)
             jax.distributed.initialize(**how, heartbeat_timeout_seconds=HEARTBEAT, initialization_timeout=UNTIL_THERE)
         except BaseException as error:
             failed.append(error)

@@ -100,7 +100,8 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
         try:
             status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False, obj=arguments)
             sys.stdout.flush()
-            _together(lambda launching: launching.finish())
+            if status != INTERRUPTED:  # which a process may be that the others know nothing of
+                _together(lambda launching: launching.finish())
         except Exception as error:
             _together(_end_if_lost, error)
             raise

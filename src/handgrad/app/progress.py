@@ -47,6 +47,8 @@ class Watch:
         if not self.asked:
             self.number = int(processes.gather(np.array(self.pending)).max())
             self.asked = self.number > 0
+            if self.asked and not self.pending:  # it has come to another process
+                cli.received.append(self.number)
         return self.asked
 
     def step(self, words: str) -> None:
