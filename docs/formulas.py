@@ -355,7 +355,8 @@ CURVATURE = {
         ]
     ),
     r"\langle (\dot W, \dot b), H (\dot W, \dot b) \rangle = \frac{1}{N} \sum_{i=1}^{N} "
-    r"\left( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic}^2 - \left( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic} \right)^2 \right)": variance,
+    r"\left( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic}^2 - "
+    r"\left( \sum_{c=1}^{C} Y_{ic} \dot Z_{ic} \right)^2 \right)": variance,
     r"H_{pc,qk} = \frac{1}{N} \sum_{i=1}^{N} X_{ip} X_{iq} \cdot Y_{ic} (\delta_{ck} - Y_{ik})": lambda p: [
         (np.einsum("ip,iq,ick->pcqk", p.X, p.X, outer(p)).reshape(12, 12) / 5, hessian(p))
     ],
