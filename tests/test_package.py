@@ -39,8 +39,8 @@ LAYERS = [
     ["head"],
     ["formulas", "compiled", "lowering"],
     ["data", "arguments"],
-    ["progress"],
-    ["files", "frames", "precision", "settings", "shapes", "showing", "streams"],
+    ["progress", "launching"],
+    ["files", "frames", "precision", "processes", "settings", "shapes", "showing", "streams"],
 ]
 
 
