@@ -30,9 +30,10 @@ def weights_of(name):
     return weights
 
 
-def cut(count):
-    """Where the rows of each process end: the first has 41, and of more than two the last has none."""
-    return [0, 41, *np.linspace(41, N, max(2, count - 1)).round().astype(int)[1:], *[N] * (count > 2)]
+def of_process(count, number):
+    """The rows of a process: the first has 41, and of more than two the last has none."""
+    ends = [0, 41, *np.linspace(41, N, max(2, count - 1)).round().astype(int)[1:], *[N] * (count > 2)]
+    return slice(*ends[number : number + 2]) if count > 1 else slice(0, N)
 
 
 def refusals(number, own):
@@ -72,13 +73,14 @@ if __name__ == "__main__":
     arrays = [jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for array in padded]
     keep("sharded", handgrad.fit(*arrays[:2], weights=arrays[2], **how))
     keep("share", handgrad.fit(processes.Share(X[share], share.start, N), labels, weights=weights, **how))
-    rows = slice(*cut(count)[number : number + 2]) if count > 1 else slice(0, N)
-    for name in ("stream", "stream without weight"):
+    for name in ("stream", "stream without weight", "stream of one"):
+        rows = of_process(count, number) if name != "stream of one" else slice(0, N if number == 0 else 0)
         source = Blocks(X[rows], labels[rows], weights_of(name)[rows])
         keep(name, handgrad.fit(source, None, mesh=sharding.mesh, **how))
     path = handgrad.fit_path(arrays[0], arrays[1], l2s=[L2, 1.0], weights=arrays[2], tol=1e-6)
     found["path"] = path.loss
     if count > 1:
+        rows = of_process(count, number)
         own = X[rows], labels[rows], weights[rows]
         found.update({f"refused/{name}": said for name, said in refusals(number, own)})
     np.savez(f"{sys.argv[1]}/{number}.npz", **found)

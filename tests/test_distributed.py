@@ -75,10 +75,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("form", "options", "count", "devices"),
-    [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "options", "count", "devices"), CASES)
 def test_processes_say_what_one_says_that_has_all_rows(here, capsys, form, options, count, devices):
     if form.startswith("np"):
         path, how, roles = write_arrays(here, form), ("--l2", "0.01"), {}
@@ -192,7 +190,6 @@ def test_a_run_of_which_one_process_is_killed_ends_as_if_it_had_not_been(here):
     assert run("fit", "--resume", "run").startswith("flowers.csv: 150 rows")
     assert result(here) == whole
     assert {path.name for path in here.iterdir()} == {"run", "flowers.csv"}
-    assert "run: is finished" in run("fit", "--resume", "run")
 
 
 @pytest.mark.slow
@@ -215,6 +212,34 @@ def test_thirty_kills_of_one_process_of_two_change_nothing(here):
                 arguments = ("fit", "--resume", "run")
         run(*arguments)
         assert result(here) == whole
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_said_to_be_by_process_0(here):
+    run(*KEPT)
+    assert run("fit", "--resume", "run") == "run: is finished; there is nothing to go on with\n"
+
+
+@pytest.mark.slow
+def test_a_training_of_processes_is_that_of_one_over_the_same_rows(here, capsys):
+    options = ("--target", "species", "--drop", "nr", "--epochs", "6", "--patience", "0")
+    assert main(["train", "flowers.csv", *options, "--stream", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    found = json.loads(run("train", "flowers.csv", *options, "--distributed", "--json", count=3))
+    assert_close(found["history"], expected["history"], rtol=1e-5)
+    assert found["processes"] == 3
+
+
+@pytest.mark.slow
+def test_a_training_of_which_one_process_is_killed_ends_as_if_it_had_not_been(here):
+    arguments = ("train", "flowers.csv", "--target", "species", "--drop", "nr", "--epochs", "30", "--patience", "0")
+    arguments = (*arguments, "--out", "run", "--checkpoint-every", "2", "--distributed")
+    run(*arguments)
+    whole = result(here)
+    shutil.rmtree("run")
+    assert kill_one(here, arguments, 0, until_written)
+    run("train", "--resume", "run")
+    assert result(here) == whole
 
 
 @pytest.mark.slow

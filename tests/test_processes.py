@@ -10,7 +10,7 @@ import together
 from handgrad import launching, processes
 from handgrad.data.moments import blocks_of, measure
 
-KINDS = "sharded", "share", "stream", "stream without weight"
+KINDS = "sharded", "share", "stream", "stream without weight", "stream of one"
 
 
 # --- Rows in memory and streamed --------------------------------------------------------------------------------------

@@ -127,10 +127,10 @@ def test_a_signal_leaves_a_checkpoint_and_the_fit_goes_on_from_there(
 def test_a_table_stays_in_its_file_or_in_memory_as_it_did_whatever_memory_is_free_later(here, monkeypatch, in_file):
     whole = ["--stream"] if in_file else []
     assert main([*COMMANDS["fit"][:-4], *whole, "--out", "whole"]) == 0
-    monkeypatch.setattr("handgrad.app.tables.needs_streaming", lambda _: in_file)
+    monkeypatch.setattr("handgrad.app.tables.needs_streaming", lambda *_: in_file)
     press(monkeypatch, signal.SIGTERM, "iteration 4")
     assert main(COMMANDS["fit"]) == 143
-    monkeypatch.setattr("handgrad.app.tables.needs_streaming", lambda _: not in_file)
+    monkeypatch.setattr("handgrad.app.tables.needs_streaming", lambda *_: not in_file)
     assert main(["fit", "--resume", "run"]) == 0
     (model, metrics), (expected, others) = result(here / "run"), result(here / "whole")
     assert model == expected

@@ -59,7 +59,7 @@ def stream_table(
     `fit_encoding`, `encode` and `split_and_scale` take it as any table. They read the file once each, or once in each
     pass over the X that they give, of float32, for `handgrad.fit` and `handgrad.fit_path`. In memory are a few blocks
     of rows and, for each row, its label, its weight, its ids, group and time where there are such, and 8 bytes by which
-    it is known.
+    it is known. Where `jax.distributed` has begun, each process reads its share of the rows, and all call this.
 
     Args:
       source: the path of a .parquet file, or a folder of such, of .arrow or .feather, of .csv, .tsv and .txt in UTF-8,
