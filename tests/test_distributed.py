@@ -94,6 +94,7 @@ def test_processes_say_what_one_says_that_has_all_rows(here, capsys, form, optio
     assert roles or "columns" in found
 
 
+@pytest.mark.slow
 def test_the_encoding_is_that_of_one_process_and_the_certificate_is_true_of_all_rows(here):
     write_arrays(here, "npy", num_rows=101)
     run("fit", "x.npy", "--l2", "0.01", "--out", "run", "--distributed", "--quiet", count=3)

@@ -136,7 +136,8 @@ def _start(address: str | None, count: int | None, index: int | None) -> None:
     from jax._src.distributed import global_state  # of which there is nothing public: a store that all processes share
 
     _Watched.client, _Watched.index = global_state.client, global_state.process_id
-    threading.Thread(target=_watch, daemon=True).start()
+    _Watched.thread = threading.Thread(target=_watch, daemon=True)
+    _Watched.thread.start()
 
 
 def _free_port() -> int:
@@ -169,6 +170,7 @@ class _Watched:
     """What is known of the end: `lock` is taken by who brings it about, and never given back."""
 
     client: Any = None  # to what all processes are connected to
+    thread: Any = None  # that watches
     index = 0
     is_over = False  # whether all have come to a good end, and are no longer watched
     lock = threading.Lock()
@@ -205,6 +207,7 @@ def finish() -> None:
     _Watched.is_over = True
     if _Watched.index == 0:
         _set(DONE)
+    _Watched.thread.join(UNTIL_SAID)  # one that waits in C++ as Python ends would end it with a crash
 
 
 def is_lost(error: BaseException) -> bool:
