@@ -140,7 +140,7 @@ def test_a_signal_to_one_process_ends_all_with_a_checkpoint(here, number):
     whole = result(here)
     shutil.rmtree("run")
     with together.started("resuming.py", 2, CHOSEN) as running:
-        until_at_work(running)
+        assert until_written(running, here / "run" / "unfinished")
         running[1].send_signal(number)
         found = ended(running)
     assert [status for status, *_ in found] == [128 + number] * 2
