@@ -15,6 +15,7 @@ from test_app import fails
 from test_app_stream import APART, assert_close, without
 from test_streaming_tables import write, write_arrays
 
+SAME = 1e-6  # probabilities of float32 are rounded otherwise in blocks of other sizes; sums over them are float64
 OPTIONS = ("--target", "kind", "--weight", "weight", "--id", "number")
 
 
@@ -59,6 +60,14 @@ def trained(tmp_path_factory):
     return folder
 
 
+def assert_written_alike(one, other):
+    for row, own in zip(one.splitlines(), other.splitlines(), strict=True):
+        for cell, its in zip(row.split(","), own.split(","), strict=True):
+            if cell != its:
+                np.testing.assert_allclose(float(cell), float(its), rtol=SAME)
+                assert len(its) <= 13  # as many digits as float32 has
+
+
 # --- evaluate and predict ---------------------------------------------------------------------------------------------
 
 
@@ -71,7 +80,7 @@ def test_columns_in_blocks_are_judged_as_those_in_memory(form, trained, tmp_path
     found = run(capsys, "evaluate", trained / ".csv", path, "--weight", "weight")
     assert expected["rows"] == 83
     apart = {"notes"}
-    assert_close(without(found, apart), without(expected, apart), rtol=1e-12)
+    assert_close(without(found, apart), without(expected, apart), rtol=SAME)
     assert any("rows lack a value" in note and "more blocks" in note for note in found["notes"])
 
 
@@ -87,7 +96,7 @@ def test_columns_in_blocks_are_predicted_as_those_in_memory(form, trained, tmp_p
         assert main(["predict", str(trained / ".csv"), str(path), "--id", "number", "-q"]) == 0
         assert capsys.readouterr().out == out.read_text()
         written.append(out.read_text())
-    assert written[0] == written[1]
+    assert_written_alike(*written)
     assert written[0].count("\n") == 101
     assert "n0,,,," in written[0]
 
@@ -102,8 +111,8 @@ def test_arrays_in_blocks_are_judged_and_predicted_as_those_in_memory(form, trai
         judged = run(capsys, "evaluate", trained / ".npy", path)
         run(capsys, "predict", trained / ".npy", path, "--out", out)
         found.append((without(judged, {"notes"}), out.read_text()))
-    assert found[0][1] == found[1][1]
-    assert_close(found[1][0], found[0][0], rtol=1e-12)
+    assert_written_alike(found[0][1], found[1][1])
+    assert_close(found[1][0], found[0][0], rtol=SAME)
 
 
 def test_runs_are_compared_on_a_large_file_as_on_one_in_memory(trained, tmp_path, capsys, large):
@@ -112,7 +121,7 @@ def test_runs_are_compared_on_a_large_file_as_on_one_in_memory(trained, tmp_path
     for is_large in (False, True):
         large(is_large)
         pairs.append(run(capsys, "compare", trained / ".npy", trained / ".npy", "--data", path)["pairs"])
-    assert_close(pairs[1], pairs[0], rtol=1e-12)
+    assert_close(pairs[1], pairs[0], rtol=SAME)
 
 
 def test_what_is_wrong_with_a_large_file_is_one_line(trained, tmp_path, capsys, large):

@@ -94,6 +94,7 @@ def test_processes_say_what_one_says_that_has_all_rows(here, capsys, form, optio
     assert roles or "columns" in found
 
 
+@pytest.mark.slow
 def test_the_encoding_is_that_of_one_process_and_the_certificate_is_true_of_all_rows(here):
     write_arrays(here, "npy", num_rows=101)
     run("fit", "x.npy", "--l2", "0.01", "--out", "run", "--distributed", "--quiet", count=3)
@@ -139,7 +140,7 @@ def test_a_signal_to_one_process_ends_all_with_a_checkpoint(here, number):
     whole = result(here)
     shutil.rmtree("run")
     with together.started("resuming.py", 2, CHOSEN) as running:
-        until_at_work(running)
+        assert until_written(running, here / "run" / "unfinished")
         running[1].send_signal(number)
         found = ended(running)
     assert [status for status, *_ in found] == [128 + number] * 2

@@ -163,7 +163,7 @@ def test_thousands_may_have_marks_between_them(tmp_path, read, mark, decimal):
         tmp_path / "t.csv", "\n".join(["a;kind", *(f"{each};{'uv'[i % 2]}" for i, each in enumerate(written))])
     )
     table = read(path, target="kind", decimal=decimal)
-    block = table.file.begin(None) if table.file else iter([table])
+    block = table.file.begin(np.arange(30)) if table.file else iter([table])
     np.testing.assert_array_equal(next(block).columns["a"].values, numbers)
     assert f"read as numbers with {mark!r} between thousands: a." in table.notes
 

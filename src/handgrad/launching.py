@@ -9,6 +9,7 @@ JAX itself knows SLURM, Open MPI, Kubernetes and Cloud TPU. Elsewhere, such as o
 of which JAX reads the first alone. Where nothing is said there is one process, which has all devices of the machine.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -33,6 +34,7 @@ HEARTBEAT = 30
 UNTIL_THERE = 120  # seconds after which a process is no longer waited for that has not come
 ENDED, DONE = "handgrad/ended", "done"  # under which it is known what has ended all, and what it is at a good end
 ALIVE = "handgrad/alive"
+LOOK = 2.0  # seconds in which what has ended all is waited for at a time
 GRACE = 1.0  # seconds that process 0 outlives the others, since it is what they are connected to
 UNTIL_SAID = 3.0  # seconds in which a process that has ended others may be heard to say why
 
@@ -136,7 +138,10 @@ def _start(address: str | None, count: int | None, index: int | None) -> None:
     from jax._src.distributed import global_state  # of which there is nothing public: a store that all processes share
 
     _Watched.client, _Watched.index = global_state.client, global_state.process_id
-    threading.Thread(target=_watch, daemon=True).start()
+    if global_state.num_processes > 1:
+        _Watched.thread = threading.Thread(target=_watch, daemon=True)
+        _Watched.thread.start()
+        atexit.register(_stop_watching)  # before what JAX does at the end
 
 
 def _free_port() -> int:
@@ -169,6 +174,7 @@ class _Watched:
     """What is known of the end: `lock` is taken by who brings it about, and never given back."""
 
     client: Any = None  # to what all processes are connected to
+    thread: Any = None  # that watches
     index = 0
     is_over = False  # whether all have come to a good end, and are no longer watched
     lock = threading.Lock()
@@ -205,6 +211,13 @@ def finish() -> None:
     _Watched.is_over = True
     if _Watched.index == 0:
         _set(DONE)
+    _stop_watching()
+
+
+def _stop_watching() -> None:
+    """Wait for the thread: one that is in C++ as Python ends would end it with a crash."""
+    _Watched.is_over = True
+    _Watched.thread.join(2 * LOOK)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -214,7 +227,7 @@ def is_lost(error: BaseException) -> bool:
 
 def _watch() -> None:
     """End this process where another one has ended."""
-    while (text := _read(seconds=3600)) is None and not _Watched.is_over:
+    while (text := _read(seconds=LOOK)) is None and not _Watched.is_over:
         if not _is_connected():
             time.sleep(UNTIL_SAID)
             end("process 0 has ended, and this one with it", 1)
