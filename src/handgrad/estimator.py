@@ -125,11 +125,8 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> "SoftmaxRegression":
         """Fit the model to data X (N, P) and labels y (N,), with sample weights (N,).
 
-        X may be a source of blocks, as `handgrad.fit` takes them, read once for each iteration: y is None where labels
-        come with the blocks, as numbers. With Cs it is chosen by log-loss then, since a score needs all rows.
-
-        With Cs, further arguments are the splitter's: `groups`, or what its metadata routing, and the scorer's, asks
-        for.
+        X may be a source, as for `handgrad.fit`, with y None where labels come with the blocks, as numbers. With Cs,
+        further arguments are the splitter's: `groups`, or what its metadata routing, and the scorer's, asks for.
         """
         self._validate_params()
         if self.scoring is not None and self.Cs is None:
@@ -178,15 +175,13 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         return self
 
     def _opened(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any, Any]:
-        """X, labels and weights, checked, and X again, or of a source an array of its shape that takes no memory."""
+        """X, labels and weights, checked, and X, or for a source an array of its shape that takes no memory."""
         if not is_source(X):
             X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
             return X, y, sample_weight, X
         if self.scoring is not None:
-            raise ValueError(
-                f"SoftmaxRegression: scoring needs all rows at once; got scoring={show(self.scoring)} and a "
-                f"{type(X).__name__}, which is gone over block by block. Leave scoring out: log-loss then chooses."
-            )
+            got = f"{show(self.scoring)} and a {type(X).__name__}. Leave it out: log-loss then chooses."
+            raise ValueError(f"SoftmaxRegression: scoring needs all rows at once; got {got}")
         X, y, sample_weight = open_source("SoftmaxRegression", X, y, sample_weight)
         like = np.broadcast_to(np.zeros((), np.float64 if X.dtype == np.float64 else np.float32), X.shape)
         _, y = validate_data(self, like, y, ensure_all_finite=False)
