@@ -19,6 +19,7 @@ from mistakes import (
     head,
     models,
     others,
+    processes,
     program,
     report,
     resuming,
@@ -34,7 +35,21 @@ ROOT = Path(__file__).resolve().parents[1]
 # As scripts/test.sh compiles: with little effort.
 XLA_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
-PARTS = (formulas, head, solvers, training, rows, streaming, models, tables, resuming, program, report, others)
+PARTS = (
+    formulas,
+    head,
+    solvers,
+    training,
+    rows,
+    streaming,
+    models,
+    tables,
+    resuming,
+    processes,
+    program,
+    report,
+    others,
+)
 MUTANTS = [each for part in PARTS for each in part.MUTANTS]
 
 

@@ -24,6 +24,8 @@ COMPILING = (
     "test_layer.py",
     "test_libraries.py",
     "test_network.py",
+    "test_streamed_training.py",
+    "test_streams.py",
     "test_value_and_gradient.py",
     "test_values.py",
 )

@@ -182,6 +182,7 @@ def kill_one(folder, arguments, victim, wait):
     return was_running
 
 
+@pytest.mark.slow
 def test_a_run_of_which_one_process_is_killed_ends_as_if_it_had_not_been(here):
     run(*KEPT)
     whole = result(here)

@@ -13,8 +13,8 @@ MUTANTS = [
     Mutant(
         "folds trained on the rows that they hold out",
         "app/choosing.py",
-        '        folds = make_folds("fit", data, data.weights[:, None] * ~held_out.rows)\n',
-        '        folds = make_folds("fit", data, data.weights[:, None] * np.ones_like(held_out.rows))\n',
+        "data.weights[:, None] * ~data.parts.of_rows(held_out.rows))\n",
+        "data.weights[:, None] * np.ones_like(data.parts.of_rows(held_out.rows)))\n",
         "test_app_fit.py::test_scores_are_the_losses_of_separate_fits_on_the_rows_they_leave_out",
     ),
     Mutant(
@@ -83,8 +83,8 @@ MUTANTS = [
     Mutant(
         "rows of unknown classes judged as the last class",
         "app/evaluating.py",
-        "    rows = np.flatnonzero((labels >= 0) & ~np.isnan(answers.Y[:, 0]))\n",
-        "    rows = np.flatnonzero(~np.isnan(answers.Y[:, 0]))\n",
+        "    rows = np.flatnonzero((labels >= 0) & ~np.isnan(answered.own))\n",
+        "    rows = np.flatnonzero(~np.isnan(answered.own))\n",
         "test_app_program.py::test_classes_that_a_model_does_not_know_are_said",
     ),
     Mutant(

@@ -139,8 +139,8 @@ MUTANTS = [
     Mutant(
         "a checkpoint removed before the next is written",
         "app/checkpoints.py",
-        "self.since, self.number = 0, self.number + 1\n",
-        "self.since, self.number = 0, self.number + 1\n        self._remove_others()\n",
+        "        self.number += 1\n",
+        "        self.number += 1\n        self._remove_others()\n",
         "test_resume.py::test_a_fit_killed_at_random_and_amid_a_checkpoint_ends_as_if_it_had_not_been",
     ),
 ]

@@ -34,7 +34,7 @@ MUTANTS = [
     Mutant(
         "rows that pad small data all 0",
         "rows/dense.py",
-        "    if filled:\n",
+        "    if filled and len(whole):\n",
         "    if False:\n",
         "test_rows.py::test_a_feature_whose_square_overflows_does_nothing_to_the_rows_that_are_padded",
     ),
@@ -174,15 +174,15 @@ MUTANTS = [
     Mutant(
         "a source with other rows in a later pass",
         "streams.py",
-        "if seen > shape[0] or (count < len(array) and seen != shape[0]):",
+        "if seen > num_rows or (count < len(array) and seen != num_rows):",
         "if False:",
         "test_streams.py::test_a_source_whose_passes_differ_is_refused",
     ),
     Mutant(
         "a wide source narrowed before it is centred",
-        "rows/streams.py",
-        "rows[:count].astype(np.float64) - centre",
-        "rows[:count].astype(np.float32).astype(np.float64) - centre",
+        "streams.py",
+        "np.subtract(some, offset, out=own)",
+        "np.subtract(some.astype(np.float32), offset, out=own)",
         "test_streams.py::test_float64_is_centred_before_it_is_narrowed",
     ),
     Mutant(

@@ -5,16 +5,16 @@ from mistakes.mutant import Mutant
 MUTANTS = [
     Mutant(
         "mini-batches without their weights",
-        "solvers/sgd.py",
+        "solvers/batches.py",
         'jnp.take(array, rows, axis=0, mode="clip"), data)',
         'jnp.take(array, rows, axis=0, mode="clip"), (*data[:2], None))',
         "test_train.py::test_every_batch_is_trained_with_its_weights[float32]",
     ),
     Mutant(
         "no penalty beside an optimizer",
-        "solvers/sgd.py",
-        "a.dtype) * a, dL), params, l2)",
-        "a.dtype) * a, dL), params, l2 if optimizer is None else 0 * l2)",
+        "solvers/batches.py",
+        "a.dtype) * a, dL), params, l2)\n        objective",
+        "a.dtype) * a, dL), params, l2 if optimizer is None else 0 * l2)\n        objective",
         "test_train.py::test_the_penalty_reaches_an_optimizer_too[float32]",
     ),
     Mutant(
@@ -250,9 +250,9 @@ MUTANTS = [
     ),
     Mutant(
         "a batch's loss over its own weights",
-        "solvers/sgd.py",
-        "share = 1 if weights is None else jnp.mean(weights)",
-        "share = 1",
+        "solvers/batches.py",
+        "return 1 if weights is None else jnp.mean(weights)",
+        "return 1",
         "test_train.py::test_batches_of_any_size_have_the_weighted_optimum",
     ),
 ]

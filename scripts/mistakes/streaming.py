@@ -27,8 +27,8 @@ MUTANTS = [
     Mutant(
         "rows of rows taken for the file's",
         "data/tables.py",
-        "begin=lambda own: self.begin(rows if own is None else rows[own])",
-        "begin=lambda own: self.begin(rows if own is None else own)",
+        "begin=lambda own: self.begin(rows[own])",
+        "begin=lambda own: self.begin(own)",
         "test_streaming_tables.py::test_missing_values_in_a_file_are_as_those_that_are_read",
     ),
     Mutant(
@@ -41,8 +41,8 @@ MUTANTS = [
     Mutant(
         "words counted in the last block alone",
         "data/measuring.py",
-        "counts.update({word: counts.get(word, 0) + count",
-        "counts.update({word: count",
+        "words[name] = words[name].joined(_count(block.columns[name], None))",
+        "words[name] = _count(block.columns[name], None)",
         "test_streaming_tables.py::test_missing_values_in_a_file_are_as_those_that_are_read",
     ),
     Mutant(
@@ -62,8 +62,8 @@ MUTANTS = [
     Mutant(
         "the pages of a map kept",
         "rows/streams.py",
-        "if pages is not None and len(rows):",
-        "if False:",
+        "advise(mmap.MADV_DONTNEED, start, end)",
+        "pass",
         "test_streams.py::test_a_pass_over_a_memory_map_lets_its_pages_go_and_changes_nothing",
     ),
     Mutant(
@@ -79,5 +79,75 @@ MUTANTS = [
         "of_all if look in OF_ALL_ROWS else facts",
         "facts",
         "test_app_stream.py::test_of_a_sample_mistakes_and_all_that_is_counted_are_those_of_all_rows",
+    ),
+    Mutant(
+        "a rounded centre where there is no intercept",
+        "solvers/data.py",
+        "if parts.is_streamed and fit_intercept:",
+        "if parts.is_streamed:",
+        "test_streaming_tables.py::test_shifted_features_lose_nothing_where_they_are_scaled_as_they_are_summed",
+    ),
+    Mutant(
+        "blocks that share one buffer kept",
+        "data/streaming.py",
+        "block.X.copy(), block.columns",
+        "block.X, block.columns",
+        "test_streaming_tables.py::test_rows_that_are_brought_into_memory_stay_what_they_are",
+    ),
+    Mutant(
+        "each epoch of a stream in the same order",
+        "solvers/streamed_epochs.py",
+        "jax.random.fold_in(key, number) if number else key",
+        "jax.random.key(0)",
+        "test_streamed_training.py::test_an_epoch_has_each_row_once_in_an_order_of_its_own",
+    ),
+    Mutant(
+        "the last row of a stream never trained on",
+        "solvers/streamed_epochs.py",
+        "order = order[order < num_rows]",
+        "order = order[order < num_rows - 1]",
+        "test_streamed_training.py::test_an_epoch_has_each_row_once_in_an_order_of_its_own",
+    ),
+    Mutant(
+        "a stream known by its first row alone",
+        "rows/streams.py",
+        "numbers = [0, *(2**power",
+        "numbers = [*(0 * 2**power",
+        "test_streams.py::test_a_source_that_is_shuffled_or_drawn_anew_in_a_later_pass_is_refused",
+    ),
+    Mutant(
+        "the offset of an encoding left out",
+        "data/encoding.py",
+        '"offset": encoding.offset, "scale": encoding.scale',
+        '"offset": 0 * encoding.offset, "scale": encoding.scale',
+        "test_streaming_tables.py::test_shifted_features_lose_nothing_where_they_are_scaled_as_they_are_summed",
+    ),
+    Mutant(
+        "a rate for the blocks of a stream and not for all",
+        "solvers/step.py",
+        "return unit, largest + max(0.0, more) / unit**2,",
+        "return unit, largest,",
+        "test_streamed_training.py::test_the_rate_that_suits_a_stream_is_that_of_its_rows",
+    ),
+    Mutant(
+        "rows of weight 0 counted in the gradient of a stream",
+        "solvers/batches.py",
+        "share = _mean_weight(data[2]) * data[0].shape[0]",
+        "share = data[0].shape[0]",
+        "test_streamed_training.py::test_weights_of_0_and_absent_classes_count_for_nothing",
+    ),
+    Mutant(
+        "the names of columns over each block of predictions",
+        "app/predicting.py",
+        "has_names=start == 0",
+        "has_names=True",
+        "test_app_large.py::test_arrays_in_blocks_are_judged_and_predicted_as_those_in_memory",
+    ),
+    Mutant(
+        "chosen rows counted from the first of what was read",
+        "streams.py",
+        "start, end = end, end + fill(read)",
+        "start, end = start, end + fill(read)",
+        "test_streams.py::test_chosen_rows_are_those_of_the_indices_whatever_is_read_at_once",
     ),
 ]

@@ -33,7 +33,7 @@ MUTANTS = [
     ),
     Mutant(
         "the last short batch at the rate of the first",
-        "solvers/sgd.py",
+        "solvers/batches.py",
         "(order[whole:], rates[-1])",
         "(order[whole:], rates[0])",
         "test_descent.py::test_a_schedule_is_followed_step_by_step[16]",
