@@ -157,7 +157,7 @@ def test_a_column_that_turns_out_not_to_be_of_numbers_is_read_as_what_it_is(tmp_
 def test_thousands_may_have_marks_between_them(tmp_path, read, mark, decimal):
     if mark == decimal:
         pytest.skip("the decimal mark groups nothing")
-    numbers = [1234.5, -1234567.0, 12.25, 999.0, 1000.0, 0.5] * 5
+    numbers = [1234.5, -1234567, 12.25, 999, 1000, 0.5] * 5
     written = [f"{number:,}".translate({ord(","): mark, ord("."): decimal}) for number in numbers]
     path = write(
         tmp_path / "t.csv", "\n".join(["a;kind", *(f"{each};{'uv'[i % 2]}" for i, each in enumerate(written))])
@@ -172,6 +172,12 @@ def test_thousands_may_have_marks_between_them(tmp_path, read, mark, decimal):
 def test_what_only_resembles_a_grouped_number_is_none(tmp_path, wrong):
     path = write(tmp_path / "t.csv", "\n".join(["a,kind", '"1,234",u', f'"{wrong}",v', "5,u", "6,v"]))
     with pytest.raises(ValueError, match=re.escape(f"columns of numbers hold what is none: a ({wrong!r} in row 2)")):
+        read_table(path, target="kind")
+
+
+def test_a_point_is_no_decimal_mark_where_the_comma_is(tmp_path):
+    path = write(tmp_path / "t.csv", "a;kind\n1,5;u\n1.5;v\n2,5;u\n3,5;v\n")
+    with pytest.raises(ValueError, match=re.escape("columns of numbers hold what is none: a ('1.5' in row 2)")):
         read_table(path, target="kind")
 
 

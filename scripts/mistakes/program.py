@@ -82,9 +82,9 @@ MUTANTS = [
     ),
     Mutant(
         "rows of unknown classes judged as the last class",
-        "app/evaluating.py",
-        "    rows = np.flatnonzero((labels >= 0) & ~np.isnan(answered.own))\n",
-        "    rows = np.flatnonzero(~np.isnan(answered.own))\n",
+        "app/evaluation.py",
+        "own = np.where(labels < 0, np.nan, Y[rows, labels])",
+        "own = Y[rows, labels]",
         "test_app_program.py::test_classes_that_a_model_does_not_know_are_said",
     ),
     Mutant(

@@ -169,7 +169,7 @@ MUTANTS = [
         "rows/streams.py",
         "None if own is None else own.copy()",
         "own",
-        "test_rows.py::test_two_processes_find_what_one_does",
+        "test_processes.py::test_processes_have_one_answer_and_its_certificate_is_true_of_all_rows",
     ),
     Mutant(
         "a source with other rows in a later pass",

@@ -99,6 +99,6 @@ MUTANTS = [
         "data/words.py",
         'is_number = compute.match_substring_regex(words, _NUMBER.replace("POINT", point))',
         'is_number = compute.match_substring_regex(words, _NUMBER.replace("POINT", "[.,]"))',
-        "test_reading.py::test_thousands_may_have_marks_between_them",
+        "test_reading.py::test_a_point_is_no_decimal_mark_where_the_comma_is",
     ),
 ]

@@ -115,7 +115,7 @@ def judge(model: Model, data: pathlib.Path, reading: dict[str, Any]) -> Judged:
     if start != len(labels):
         raise ValueError(f"{data}: has {start:,} rows, and labels are there for {len(labels):,}.")
     answered = Answered(*map(np.concatenate, zip(*parts, strict=True)))
-    rows = np.flatnonzero((labels >= 0) & ~np.isnan(answered.own))
+    rows = np.flatnonzero(~np.isnan(answered.own))
     if not len(rows):
         raise ValueError(
             f"{data}: has no row of a class that the model knows; got {join(list(unknown), SHOWN)}, and it knows "
