@@ -157,8 +157,9 @@ def until_at_work(running):
 
 def until_written(running, place):
     """Until a checkpoint is being written; whether one is."""
+    there = set(place.glob("*"))  # of a run that goes on
     while all(process.poll() is None for process in running):
-        if any(path.is_dir() for path in place.glob("*")):
+        if any(path.is_dir() for path in set(place.glob("*")) - there):
             return True
     return False
 
