@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
+from jax.experimental import sparse
 
 import handgrad
 import oracles
@@ -184,3 +186,20 @@ def test_arrays_that_a_compiled_function_closes_over_are_looked_at():
         jax.jit(lambda params: formulas.loss(params, data, shifted))(own)
     with pytest.raises(ValueError, match=r"^loss: each row of targets must be a distribution"):
         jax.jit(lambda params: formulas.loss(params, data, doubled))(own)
+
+
+@pytest.mark.parametrize("form", [scipy.sparse.csr_array, scipy.sparse.coo_matrix, sparse.BCOO.fromdense])
+@pytest.mark.parametrize("name", ["train", "predict", "loss", "value_and_gradient", "linear_cross_entropy", "formulas"])
+def test_sparse_data_are_refused_with_their_size_where_they_would_have_to_be_dense(name, form):
+    given = form(X.astype(np.float32))
+    narrow = Params(W.astype(np.float32), b.astype(np.float32))
+    calls = {
+        "train": lambda: handgrad.train(given, t),
+        "predict": lambda: handgrad.predict(narrow, given),
+        "linear_cross_entropy": lambda: handgrad.linear_cross_entropy(given, narrow.W, t),
+        "formulas": lambda: formulas.loss(narrow, given, t),
+    }
+    call = calls.get(name, lambda: getattr(handgrad, name)(narrow, given, t))
+    message = r"X must be dense; got a \w+ of shape \(7, 5\), which would take 140 bytes. Give X.todense\(\)"
+    with pytest.raises(TypeError, match=message):
+        call()

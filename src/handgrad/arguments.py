@@ -38,12 +38,12 @@ def check_array(function: str, argument: str, array: Any, shape: str, *, kind: s
     Returns:
       The array's namespace.
     """
+    check_plain(function, argument, array)
     if not is_array_api_obj(array):
         raise TypeError(
             f"{function}: {argument} must be an array of shape {shape}; got {type(array).__name__}. "
             "Convert it, for example with numpy.asarray."
         )
-    check_plain(function, argument, array)
     if array.ndim != shape.count(",") + (not shape.endswith(",)")):
         raise ValueError(f"{function}: {argument} must have shape {shape}; got {tuple(array.shape)}.")
     if 0 in array.shape:
@@ -73,12 +73,25 @@ def _is_dtype(xp: Any, dtype: Any, kind: str) -> bool:
 
 
 def check_plain(function: str, argument: str, array: Any) -> None:
-    """Check that an array is not masked, for its mask would be lost."""
+    """Check that an array is not masked, for its mask would be lost, and not sparse, which few functions take."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{function}: {argument} must be an array without a mask; got a masked array. Fill it with .filled(value), "
             "and give rows that are not to count weight 0."
         )
+    if is_sparse(array):
+        size = np.prod(array.shape, dtype=float) * np.dtype(array.dtype).itemsize
+        raise TypeError(
+            f"{function}: {argument} must be dense; got a {type(array).__name__} of shape {tuple(array.shape)}, which "
+            f"would take {size:,.0f} bytes. Give {argument}.todense(); handgrad.fit, fit_path and SoftmaxRegression "
+            "take sparse X as it is."
+        )
+
+
+def is_sparse(X: Any) -> bool:
+    """Whether X is one of SciPy's sparse arrays or matrices, or JAX's BCOO or BCSR."""
+    kind = f"{type(X).__module__}.{type(X).__name__}"
+    return kind.startswith("scipy.sparse.") or kind.startswith("jax.experimental.sparse.") or hasattr(X, "tocsr")
 
 
 def check_params(function: str, params: Any, argument: str = "params") -> tuple[int, int]:

@@ -10,7 +10,6 @@ from handgrad.rows.blocks import product as product
 from handgrad.rows.dense import DenseRows
 from handgrad.rows.host import HostRows, are_few
 from handgrad.rows.parts import Parts as Parts
-from handgrad.rows.parts import is_sparse as is_sparse
 from handgrad.rows.parts import locate as locate
 from handgrad.rows.parts import to_csr as to_csr
 from handgrad.rows.streamed import StreamedRows

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from handgrad import processes
+from handgrad import arguments, processes
 from handgrad.processes import Share
 from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
 from handgrad.shapes import Float
@@ -130,7 +130,7 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
     """Where the rows of X lie. With a mesh, an array on the host is dealt out over its devices, row after row."""
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
         raise TypeError(f"{function}: mesh must be a jax.sharding.Mesh, with devices; got {type(mesh).__name__}.")
-    if is_sparse(X):
+    if arguments.is_sparse(X):
         if mesh is not None:
             raise ValueError(f"{function}: mesh is for dense data; sparse X is multiplied on the host. Leave it out.")
         csr = to_csr(function, X)
@@ -194,12 +194,6 @@ def _of_share(function: str, X: Share, devices: Sequence[Any]) -> Parts:
         parts = _dealt(X.X, X.start, own)
     every = tuple(device for place in numbers for device in of_process[place])
     return Parts(tuple(parts), X.shape, np.dtype(X.dtype), False, len(numbers), every)
-
-
-def is_sparse(X: Any) -> bool:
-    """Whether X is one of SciPy's sparse arrays or matrices, or JAX's BCOO or BCSR."""
-    kind = f"{type(X).__module__}.{type(X).__name__}"
-    return kind.startswith("scipy.sparse.") or kind.startswith("jax.experimental.sparse.") or hasattr(X, "tocsr")
 
 
 def to_csr(function: str, X: Any) -> Any:

@@ -22,7 +22,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.processes import Share
-from handgrad.rows import Parts, Rows, Stream, centre_as_summed, is_sparse, locate, open_source, place, to_csr
+from handgrad.rows import Parts, Rows, Stream, centre_as_summed, locate, open_source, place, to_csr
 from handgrad.rows.blocks import Block, SparseBlock
 from handgrad.settings import as_float
 from handgrad.shapes import Bool, Float
@@ -120,11 +120,11 @@ def prepare(
 
 def check_data(function: str, argument: str, X: Any) -> Any:
     """X (N, P), in CSR form where it is sparse: checked to be numbers that fit the solver's dtype as they are."""
-    if is_sparse(X):
+    if arguments.is_sparse(X):
         if len(X.shape) != 2 or 0 in X.shape:
             raise ValueError(f"{function}: {argument} must have shape (N, P), none of them 0; got {tuple(X.shape)}.")
         X = to_csr(function, X)
-    looked_at = np.zeros((1, 1), X.dtype) if is_sparse(X) or isinstance(X, Stream | Share) else X
+    looked_at = np.zeros((1, 1), X.dtype) if arguments.is_sparse(X) or isinstance(X, Stream | Share) else X
     arguments.check_array(function, argument, looked_at, "(N, P)", kind="number")
     kind = np.dtype(X.dtype)
     if kind.kind in "iu" and kind.itemsize > 2:

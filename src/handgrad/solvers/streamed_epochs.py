@@ -60,7 +60,7 @@ def rows_at_once(data: Streamed, batch_size: int = 1) -> int:
     return max(1, BUFFER_BYTES // row_bytes // batch_size) * batch_size
 
 
-def run_streamed(params, state, key, data, _, rates, l2, *, optimizer, batch_size):
+def run_streamed(params, state, key, data, _, rates, l2, *, optimizer, batch_size) -> Any:
     """As `run_epoch`, of `Streamed` rows, without what comes of a validation."""
     num_rows = data.shape[0]
     sums: list[Any] = []
