@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -129,3 +130,16 @@ def test_the_page_on_the_architecture_names_what_exists_and_the_rows_as_they_are
     table = page.read_text().split("## What may import what")[1]
     rows = [re.findall(r"`(\w+)`", line) for line in table.splitlines() if line.startswith("| ")]
     assert [row for row in rows if row] == LAYERS
+
+
+@pytest.mark.skipif(not (ROOT / "scripts").exists(), reason="the tests run apart from the repository")
+def test_scripts_name_what_exists():
+    # matplotlib is in the extra dev alone
+    paths = [
+        path
+        for path in (ROOT / "scripts").glob("*.py")
+        if importlib.util.find_spec("matplotlib") or "matplotlib" not in path.read_text()
+    ]
+    command = [sys.executable, "-c", f"import {', '.join(sorted(path.stem for path in paths))}"]
+    done = subprocess.run(command, cwd=ROOT / "scripts", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
