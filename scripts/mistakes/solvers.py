@@ -4,6 +4,13 @@ from mistakes.mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "few lanes on a device",
+        "solvers/sweeps.py",
+        'rows.home.platform == "cpu" and is_few',
+        "False",
+        "test_bites.py::test_of_few_lanes_on_a_cpu_the_sums_alone_are_compiled",
+    ),
+    Mutant(
         "mini-batches without their weights",
         "solvers/batches.py",
         'jnp.take(array, rows, axis=0, mode="clip"), data)',
