@@ -176,6 +176,19 @@ def _floating(function: str, what: str, array: np.ndarray, given: Any) -> np.nda
     return array.astype(np.result_type(array.dtype, np.float32)) if array.dtype.kind in "biu" else array
 
 
+def check_integers(function: str, argument: str, given: Any, as_float: Any) -> None:
+    """Check that the integers which somebody else has made floating-point, `as_float`, are what was given."""
+    values = getattr(as_float, "data", as_float) if hasattr(as_float, "tocsr") else as_float
+    if values.size == 0 or np.abs(values).max() < EXACT:
+        return
+    if hasattr(given, "tocsr"):
+        given = given.data
+    if _is_frame(given):
+        _as_matrix(function, argument, given)
+    elif np.asarray(given).dtype.kind in "iu":
+        _check_exact(function, argument, np.asarray(given), given)
+
+
 def _check_missing(function: str, what: str, missing: np.ndarray) -> None:
     if missing.any():
         raise ValueError(
