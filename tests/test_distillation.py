@@ -275,3 +275,21 @@ def test_what_is_refused_and_how(message):
 def test_the_teacher_is_not_differentiated():
     with pytest.raises(TypeError, match="linear_distillation: teacher_W must not depend on what is differentiated"):
         jax.grad(linear_distillation, argnums=3)(X0, W0, V0, np.zeros((5, 4), np.float32))
+
+
+@pytest.mark.parametrize("recompute", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_teacher_may_have_another_dtype(recompute, x64):
+    """Its rounding stands in its logits alone: τ² KL at τ = 50 is not off by τ² times that of its softmax."""
+    X, W, bias, w, teacher_X, teacher_W, teacher_bias, t = cast("float64", *problem(11, 4, 6, 7))
+    for student, teacher, tolerance in (("float64", "float32", 1e-6), ("float32", "float64", 2e-3)):
+        arguments = [a.astype(student).astype("float64") for a in (X, W)]
+        arguments += [a.astype(teacher).astype("float64") for a in (teacher_X, teacher_W)]
+        more = {"bias": bias, "teacher_bias": teacher_bias, "weights": w, "temperature": 50.0}
+        expected = jax.value_and_grad(naive, (0, 1))(*arguments, targets=t, label_share=0.0, reduction="mean", **more)
+        more |= {"bias": bias.astype(student), "recompute": recompute}
+        given = [a.astype(dtype) for a, dtype in zip(arguments, [student] * 2 + [teacher] * 2, strict=True)]
+        value, gradients = jax.value_and_grad(linear_distillation, (0, 1))(*given, **more)
+        assert {value.dtype, *(g.dtype for g in gradients)} == {jnp.dtype(student)}
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda a: a.astype("float64"), (value, gradients)), expected, rtol=tolerance, atol=tolerance
+        )

@@ -108,7 +108,7 @@ def prepare(
     w = np.ones(parts.num_rows) if weights is None else parts.of_rows(weights).astype(np.float64)
     w, unit = _divided(parts, w)
     T = parts.of_rows(targets)
-    T = T.astype(np.int64) if T.ndim == 1 else _normalised(T.astype(np.float64))
+    T = T.astype(np.int64) if T.ndim == 1 else normalised(T.astype(np.float64))
     if class_weights is not None:
         T, w = weigh_classes(function, class_weights, T, w, num_classes)
         w, more = _divided(parts, w)
@@ -242,9 +242,10 @@ def weigh_classes(
 ) -> tuple[np.ndarray, Float[np.ndarray, " N"]]:
     """Targets and weights of the rows, multiplied by those of their classes: a distribution of several is tilted."""
     each = _class_weights(function, class_weights, num_classes)
+    T = T if T.ndim == 1 else normalised(T)
     mass = each[T] if T.ndim == 1 else T @ each
     if T.ndim == 2:
-        T = np.where(mass[:, None] > 0, _normalised(T * each), T)
+        T = np.where(mass[:, None] > 0, normalised(T * each), T)
     return T, weights * mass
 
 
@@ -271,7 +272,8 @@ def numbers(values: Any) -> np.ndarray:
     return np.vectorize(as_float, otypes=[np.float64])(np.asarray(values, dtype=object))
 
 
-def _normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+def normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """Distributions over their sums, which may be a little off 1."""
     total = T.sum(axis=1, keepdims=True)
     return T / np.where(total > 0, total, 1)
 

@@ -14,7 +14,7 @@ from handgrad.progress import shown
 from handgrad.rows import Parts, locate, open_source
 from handgrad.settings import is_integer
 from handgrad.shapes import Float
-from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, numbers, prepare
+from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, normalised, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
 from handgrad.solvers.fit import check_settings
 from handgrad.solvers.held_out import mean_scores, prepare_scores
@@ -164,7 +164,8 @@ def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     checks.check_targets("fit_path", targets, X.shape[0], data.num_classes)
     parts = locate("fit_path", X)
     check_finite("fit_path", "validation X", parts)
-    return parts, parts.of_rows(targets)
+    targets = parts.of_rows(targets)
+    return parts, targets if targets.ndim == 1 else normalised(targets.astype(np.float64))
 
 
 def _folds(data: Data, count: int) -> np.ndarray:
