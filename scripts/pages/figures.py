@@ -15,7 +15,7 @@ CASES = {"X frozen": "dL/dW alone", "W frozen": "dL/dX alone", "distillation": "
 # The forms of bench_head.py, what they are called, and the library whose version is said.
 FORMS = {
     "plain": ("plain", None),
-    "handgrad recompute": ("`recompute=True`", None),
+    "handgrad recompute": ("recompute", None),
     "tokamax xla": ("tokamax {}", "tokamax"),
     "tokamax chunked_xla": ("tokamax {}, chunked", "tokamax"),
     "jax-cce": ("jax-cce {}", "jax-cce"),
