@@ -112,6 +112,7 @@ def linear_cross_entropy(
       >>> print(jax.grad(linear_cross_entropy, argnums=1)(X, W, t)[0])
       [-0.25  0.25  0.25 -0.25]
     """
+    arguments.check_flag("linear_cross_entropy", "with_stats", with_stats)
     arrays = {"bias": bias, "targets": targets, "weights": weights, "class_weights": class_weights}
 
     def of(layout: Any, X: Array, W: Array, arrays: dict[str, Array]) -> Any:
@@ -206,9 +207,9 @@ def linear_distillation(
     Reference: Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network* (2015).
     """
     function = "linear_distillation"
-    arguments.check_number(function, "label_share", label_share, most=1)
-    arguments.check_number(function, "temperature", temperature, positive=True)
-    if not LEAST_TEMPERATURE <= float(temperature) <= LARGEST_TEMPERATURE:
+    label_share = arguments.check_number(function, "label_share", label_share, most=1)
+    temperature = arguments.check_number(function, "temperature", temperature, positive=True)
+    if not LEAST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:
         raise ValueError(
             f"{function}: temperature must be from {LEAST_TEMPERATURE:g} to {LARGEST_TEMPERATURE:g}; got "
             f"{temperature!r}. Take one between."

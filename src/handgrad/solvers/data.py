@@ -24,11 +24,12 @@ from handgrad.frames import as_array, as_data, as_targets
 from handgrad.processes import Share
 from handgrad.rows import Parts, Rows, Stream, centre_as_summed, locate, open_source, place, to_csr
 from handgrad.rows.blocks import Block, SparseBlock
-from handgrad.settings import as_float
+from handgrad.settings import as_float, check_flag, is_integer
 from handgrad.shapes import Bool, Float
 
 CENTRE_ROWS = 2**12
 USUAL_SIZES = 2.0**-20, 2.0**20  # features whose largest entry is between these are not multiplied by a power of two
+LEAST_SPARSE_SIZE = 2.0**-40  # of the largest entry
 
 
 class Data(NamedTuple):
@@ -77,6 +78,7 @@ def prepare(
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to where they are summed."""
     launching.require_joined(function)
+    check_flag(function, "fit_intercept", fit_intercept)
     X, targets, weights = open_source(function, X, targets, weights)
     if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
         raise TypeError(
@@ -249,7 +251,7 @@ def weigh_classes(
 def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.ndarray:
     if isinstance(class_weights, dict):
         for label in class_weights:
-            if not (isinstance(label, (int, np.integer)) and 0 <= label < num_classes):
+            if not (is_integer(label) and 0 <= label < num_classes):
                 keys = f"class_weights' keys must be classes in [0, {num_classes})"
                 raise ValueError(f"{function}: {keys}; got {label!r}.")
         each = numbers([class_weights.get(label, 1) for label in range(num_classes)])
@@ -297,7 +299,7 @@ def _centre_and_scale(
         total += weights[rows].sum()
     total, sums = parts.sum((np.array(total), sums))
     low, high = parts.gather(low).min(axis=0), parts.gather(high).max(axis=0)
-    centre = sums / total if fit_intercept else np.zeros(P)
+    centre = np.where(low == high, low, sums / total) if fit_intercept else np.zeros(P)
     largest = np.maximum(np.abs(low), np.abs(high))
     if not np.all(largest < np.inf):
         check_finite(function, "X", parts)
@@ -312,6 +314,8 @@ def _centre_and_scale(
     elif _fits(parts.dtype, dtype):
         centre = centre.astype(dtype).astype(np.float64)
     size = float(np.maximum(high / 2 - centre / 2, centre / 2 - low / 2).max()) * 2
+    if parts.is_sparse:  # summed about 0: what is large and constant beside small deviations must stay finite, squared
+        size = max(size, float(largest.max()) * LEAST_SPARSE_SIZE)
     usual = size == 0 or USUAL_SIZES[0] <= size <= USUAL_SIZES[1]
     return centre, 1.0 if usual else float(np.ldexp(1.0, -int(np.frexp(min(size, 2.0**1000))[1])))
 
