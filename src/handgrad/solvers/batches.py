@@ -87,18 +87,24 @@ def sum_gradient(params, data, total):
 def step_with(params, state, total, num_rows, rate, l2, *, optimizer):
     """A step with the gradient of all rows, of which `sum_gradient` has the sum."""
     L, dL = jax.tree.map(lambda a: a / num_rows, total)
+    return _update(params, state, L, _add_penalty(dL, params, l2), rate, l2, optimizer, _without_objective(optimizer))
 
+
+def _without_objective(optimizer):
     def objective(_):
         raise ValueError(
             f"train: over a stream an optimizer gets no function of the parameters; got {optimizer!r}, which calls one "
             "in each step. Give another optimizer, or X as an array."
         )
 
-    return _update(params, state, L, _add_penalty(dL, params, l2), rate, l2, optimizer, objective)
+    return objective
 
 
-def _stepping(l2, optimizer, total=lambda tree: tree):
-    """The step of a batch: from params and state to the next, and the batch's loss; `total` sums over its parts."""
+def _stepping(l2, optimizer, total=None):
+    """The step of a batch: from params and state to the next, and the batch's loss.
+
+    Where others have rows of it too, `total` sums over all.
+    """
 
     def step(carry, batch, rate, num_rows=None):
         params, state = carry
@@ -106,9 +112,11 @@ def _stepping(l2, optimizer, total=lambda tree: tree):
         # The formulas divide by the batch's own weights, which would make a heavy row as light as a light one where
         # it is alone. Over all rows the mean weight is 1, so the batch's mean weight puts back what it counts for.
         share = _mean_weight(batch[2]) if num_rows is None else jnp.sum(batch[2]) / num_rows
-        L, dL = total((share * L, jax.tree.map(lambda a: jnp.asarray(share, a.dtype) * a, dL)))
+        L, dL = share * L, jax.tree.map(lambda a: jnp.asarray(share, a.dtype) * a, dL)
+        objective = lambda params: share * formulas.loss(params, *batch) + _penalty(params, l2)  # noqa: E731
+        if total is not None:
+            (L, dL), objective = total((L, dL)), _without_objective(optimizer)
         dL = _add_penalty(dL, params, l2)
-        objective = lambda params: total(share * formulas.loss(params, *batch)) + _penalty(params, l2)  # noqa: E731
         return _update(params, state, L, dL, rate, l2, optimizer, objective), L
 
     return step
