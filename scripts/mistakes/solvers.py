@@ -13,8 +13,8 @@ MUTANTS = [
     Mutant(
         "no penalty beside an optimizer",
         "solvers/batches.py",
-        "a.dtype) * a, dL), params, l2)\n        objective",
-        "a.dtype) * a, dL), params, l2 if optimizer is None else 0 * l2)\n        objective",
+        "dL = _add_penalty(dL, params, l2)\n        return _update",
+        "dL = _add_penalty(dL, params, l2 if optimizer is None else 0 * l2)\n        return _update",
         "test_train.py::test_the_penalty_reaches_an_optimizer_too[float32]",
     ),
     Mutant(
