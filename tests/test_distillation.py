@@ -110,7 +110,7 @@ def test_labels_alone_are_cross_entropy(dtype):
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=20)
-@given(scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]), temperature=st.sampled_from([0.01, 0.5, 1.0, 20.0, 1e3]))
+@given(scale=st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]), temperature=st.sampled_from([0.01, 0.5, 1.0, 20.0, 100.0]))
 def test_divergence_is_never_negative_beyond_rounding(scale, temperature):
     X, W, _, _, teacher_X, teacher_W, *_ = (np.float32(array) for array in problem(6, 4, 3, 5))
     for recompute in (False, True):
@@ -221,7 +221,7 @@ def test_narrow_students_and_teachers_of_their_own_dtypes():
 def test_in_float16_no_gradient_is_lost_as_the_temperature_grows(recompute):
     X, W, _, _, teacher_X, teacher_W, *_ = problem(8, 4, 6, 512)
     narrow = [jnp.asarray(array, "float16") for array in (X, W, teacher_X, teacher_W)]
-    gradient = jax.grad(functools.partial(linear_distillation, temperature=300.0, recompute=recompute), argnums=(0, 1))
+    gradient = jax.grad(functools.partial(linear_distillation, temperature=100.0, recompute=recompute), argnums=(0, 1))
     expected = gradient(*(np.asarray(array, np.float32) for array in narrow))
     for actual, wide in zip(gradient(*narrow), expected, strict=True):
         np.testing.assert_allclose(np.asarray(actual, np.float32), wide, atol=2e-3 * np.abs(wide).max())
@@ -259,8 +259,8 @@ REFUSED = {
     "targets must be labels with the leading axes": {"targets": X0, "label_share": 0.5},
     r"label_share must be .* got 1.5": {"targets": np.zeros(3, int), "label_share": 1.5},
     "temperature must be": {"temperature": 0.0},
-    "temperature must be from 0.001 to 1000; got 10000": {"temperature": 1e4},
-    "temperature must be from 0.001 to 1000; got 1e-19": {"temperature": 1e-19},
+    "temperature must be from 0.001 to 100; got 10000": {"temperature": 1e4},
+    "temperature must be from 0.001 to 100; got 1e-19": {"temperature": 1e-19},
     r"labels must be integers in \[0, 4\)": {"targets": np.full(3, 4), "label_share": 0.5},
 }
 

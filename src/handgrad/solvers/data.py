@@ -23,7 +23,8 @@ from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.processes import Share
 from handgrad.rows import Parts, Rows, Stream, centre_as_summed, locate, open_source, place, to_csr
-from handgrad.rows.blocks import Block, SparseBlock
+from handgrad.rows.blocks import Block
+from handgrad.rows.sparse import SparseBlock
 from handgrad.settings import as_float, check_flag, is_integer
 from handgrad.shapes import Bool, Float
 
@@ -296,8 +297,10 @@ def _centre_and_scale(
     for rows, block in parts.blocks():
         least, most = _limits(block)
         low, high = np.minimum(low, least), np.maximum(high, most)
-        # Not by BLAS, whose threads would wait for those of XLA and of other programs.
-        sums += weights[rows] @ block.X if parts.is_sparse else np.einsum("n,np->p", weights[rows], block.X)
+        if isinstance(block, SparseBlock):
+            sums += block.transposed_times(weights[None, None, rows])[0, :-1, 0]
+        else:  # not by BLAS, whose threads would wait for those of XLA and of other programs
+            sums += np.einsum("n,np->p", weights[rows], block.dense())
         total += weights[rows].sum()
     total, sums = parts.sum((np.array(total), sums))
     low, high = parts.gather(low).min(axis=0), parts.gather(high).max(axis=0)
@@ -325,8 +328,10 @@ def _centre_and_scale(
 def _limits(block: Block) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest of each feature."""
     if not isinstance(block, SparseBlock):
-        return block.X.min(axis=0), block.X.max(axis=0)
-    return tuple(array.toarray().ravel() for array in (block.XT.min(axis=1), block.XT.max(axis=1)))
+        X = block.dense()
+        return X.min(axis=0), X.max(axis=0)
+    least, most = zip(*((tile.min(axis=1).toarray(), tile.max(axis=1).toarray()) for tile in block.tiles), strict=True)
+    return np.min(least, axis=0).ravel(), np.max(most, axis=0).ravel()
 
 
 def check_finite(function: str, argument: str, parts: Parts) -> None:
@@ -353,7 +358,7 @@ def _placed(parts: Parts, num_classes: int, centre: np.ndarray, scale: float, on
     for part in parts.parts:
         X = np.empty(part.X.shape, dtype)
         for rows, block in parts._replace(parts=(part,)).blocks(centre, scale):
-            X[rows] = block.X
+            X[rows] = block.dense()
         narrow.append(part._replace(X=X))
     narrowed = parts._replace(parts=tuple(narrow), dtype=dtype)
     return place(narrowed, num_classes, np.zeros_like(centre), 1.0, one, dtype)

@@ -131,6 +131,9 @@ def preconditioner(
         else:
             columns = rotate_back(Q, V).transpose(2, 1, 0)
             V = rotate(Q, product(blocks, columns).transpose(2, 1, 0))
+        if library(V) is np and present.all():  # a product with 1 of short rows takes as long as the rest
+            V -= product(V, mask.mT) / V.shape[2]
+            return V
         V = V * mask
         return V - mask * (product(V, mask.mT) / product(mask, mask.mT))
 
@@ -140,7 +143,7 @@ def preconditioner(
 def reciprocal(values: Array) -> Array:
     """1/x, and 0 for 0."""
     if library(values) is np:
-        return np.divide(1, values, out=np.zeros_like(values), where=values > 0)
+        return 1 / np.where(values > 0, values, np.inf)  # to divide only where it is takes four times as long
     return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
 
 
