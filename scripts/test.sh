@@ -13,10 +13,8 @@ marker=(-m "not slow")
 if [ "${1:-}" = "--all" ]; then
   marker=()
   shift
-else
-  # Compiled with little effort, which takes a quarter less time; --all has what users have.
-  quickly="--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-  export XLA_FLAGS=${XLA_FLAGS:-"--xla_force_host_platform_device_count=8 $quickly"}
+  # Compiled as it is for users; by default with little effort, which takes half the time (tests/compiling.py).
+  export XLA_FLAGS=${XLA_FLAGS:-"--xla_force_host_platform_device_count=8"}
 fi
 # A process a core: most of the time goes into compiling, which one process does one after the other. A file's tests go
 # to one process, where what one of them compiles the others find.

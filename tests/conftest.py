@@ -4,7 +4,10 @@ import contextlib
 import itertools
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+import compiling
+
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = compiling.flags(devices=8)
 
 import jax
 import pytest

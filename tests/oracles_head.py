@@ -1,10 +1,17 @@
 """The head's loss written naively, without handgrad, for jax.grad in float64."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Compiled whole, else each operation of it is a program of its own.
+SETTINGS = ("reduction", "s", "z_loss", "softcap", "ignore_index")
 
-def rows(X, W, targets, bias, weights, k, *, s, z_loss, softcap, ignore_index, classes=None):
+
+@functools.partial(jax.jit, static_argnames=SETTINGS[1:])
+def rows(X, W, targets, bias, weights, k, *, s, z_loss, softcap, ignore_index):
     """ℓ, w and Σ_j T_j k_j of each row, and what statistics there are."""
     num_classes = W.shape[1]
     Z = X @ W + (0 if bias is None else jnp.reshape(bias, (1, num_classes)))
@@ -32,6 +39,7 @@ def rows(X, W, targets, bias, weights, k, *, s, z_loss, softcap, ignore_index, c
     return losses, w, T @ k, statistics
 
 
+@functools.partial(jax.jit, static_argnames=SETTINGS)
 def loss(X, W, targets, bias=None, weights=None, k=None, *, reduction="mean", **settings):
     losses, w, mass, _ = rows(X, W, targets, bias, weights, k, **settings)
     if reduction == "none":

@@ -160,7 +160,7 @@ def test_memory_holds_a_few_chunks_and_what_is_known_of_each_row(devices, monkey
     from handgrad.rows import streamed
 
     monkeypatch.setattr(streamed, "CHUNK_BYTES", 2**18)
-    N, P, size = 40_000, 400, 250
+    N, P, size = 20_000, 400, 250
     rng = np.random.default_rng(0)
     block = rng.normal(size=(size, P)).astype(np.float32)
 

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import compiling
+
 PATIENCE = 120  # seconds, for a machine that has much else to do
-FAST = "--xla_backend_optimization_level=0"
 
 
 def free_port():
@@ -23,7 +24,7 @@ def started(script, count, arguments, *, devices=1, folder=None, environment=Non
     """The processes, each told of the others by its environment; none is left."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_NUM", "JAX_PROC"))}
     own |= {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FAST}",
+        "XLA_FLAGS": compiling.flags(devices),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
         "JAX_NUM_PROCESSES": str(count),
         "PYTHONUNBUFFERED": "1",

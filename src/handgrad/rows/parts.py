@@ -179,21 +179,27 @@ def _dealt(X: np.ndarray, start: int, devices: Sequence[Any]) -> list[Part]:
 
 def _of_share(function: str, X: Share, devices: Sequence[Any]) -> Parts:
     """The rows of this process on its devices, none of which is left out, since all have to sum together."""
+    of_process = devices_of_processes(function, devices)
+    own = of_process[processes.index()]
+    parts = [Part(slice(X.start, X.start + X.X.shape[0]), X.X, own[0])]
+    if not isinstance(X.X, Stream):
+        parts = _dealt(X.X, X.start, own)
+    every = tuple(device for devices in of_process.values() for device in devices)
+    return Parts(tuple(parts), X.shape, np.dtype(X.dtype), False, len(of_process), every)
+
+
+def devices_of_processes(function: str, devices: Sequence[Any]) -> dict[int, list[Any]]:
+    """The devices of each process, of all of them as many, by its number."""
     of_process: dict[int, list[Any]] = {}
-    for device in devices:
+    for device in sorted(devices, key=lambda device: device.process_index):
         of_process.setdefault(device.process_index, []).append(device)
-    numbers = {place: len(own) for place, own in sorted(of_process.items())}
+    numbers = {place: len(own) for place, own in of_process.items()}
     if len(numbers) < processes.count() or len(set(numbers.values())) > 1:
         raise ValueError(
             f"{function}: rows that processes have a share of need as many devices of each of the "
             f"{processes.count()} processes; got {numbers}, by the number of the process. Start them alike."
         )
-    own = of_process[processes.index()]
-    parts = [Part(slice(X.start, X.start + X.X.shape[0]), X.X, own[0])]
-    if not isinstance(X.X, Stream):
-        parts = _dealt(X.X, X.start, own)
-    every = tuple(device for place in numbers for device in of_process[place])
-    return Parts(tuple(parts), X.shape, np.dtype(X.dtype), False, len(numbers), every)
+    return of_process
 
 
 def to_csr(function: str, X: Any) -> Any:

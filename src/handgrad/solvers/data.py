@@ -25,11 +25,12 @@ from handgrad.processes import Share
 from handgrad.rows import Parts, Rows, Stream, centre_as_summed, locate, open_source, place, to_csr
 from handgrad.rows.blocks import Block
 from handgrad.rows.sparse import SparseBlock
-from handgrad.settings import as_float
+from handgrad.settings import as_float, check_flag, is_integer
 from handgrad.shapes import Bool, Float
 
 CENTRE_ROWS = 2**12
 USUAL_SIZES = 2.0**-20, 2.0**20  # features whose largest entry is between these are not multiplied by a power of two
+LEAST_SPARSE_SIZE = 2.0**-40  # of the largest entry
 
 
 class Data(NamedTuple):
@@ -78,6 +79,7 @@ def prepare(
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to where they are summed."""
     launching.require_joined(function)
+    check_flag(function, "fit_intercept", fit_intercept)
     X, targets, weights = open_source(function, X, targets, weights)
     if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
         raise TypeError(
@@ -107,7 +109,7 @@ def prepare(
     w = np.ones(parts.num_rows) if weights is None else parts.of_rows(weights).astype(np.float64)
     w, unit = _divided(parts, w)
     T = parts.of_rows(targets)
-    T = T.astype(np.int64) if T.ndim == 1 else _normalised(T.astype(np.float64))
+    T = T.astype(np.int64) if T.ndim == 1 else normalised(T.astype(np.float64))
     if class_weights is not None:
         T, w = weigh_classes(function, class_weights, T, w, num_classes)
         w, more = _divided(parts, w)
@@ -241,16 +243,17 @@ def weigh_classes(
 ) -> tuple[np.ndarray, Float[np.ndarray, " N"]]:
     """Targets and weights of the rows, multiplied by those of their classes: a distribution of several is tilted."""
     each = _class_weights(function, class_weights, num_classes)
+    T = T if T.ndim == 1 else normalised(T)
     mass = each[T] if T.ndim == 1 else T @ each
     if T.ndim == 2:
-        T = np.where(mass[:, None] > 0, _normalised(T * each), T)
+        T = np.where(mass[:, None] > 0, normalised(T * each), T)
     return T, weights * mass
 
 
 def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.ndarray:
     if isinstance(class_weights, dict):
         for label in class_weights:
-            if not (isinstance(label, (int, np.integer)) and 0 <= label < num_classes):
+            if not (is_integer(label) and 0 <= label < num_classes):
                 keys = f"class_weights' keys must be classes in [0, {num_classes})"
                 raise ValueError(f"{function}: {keys}; got {label!r}.")
         each = numbers([class_weights.get(label, 1) for label in range(num_classes)])
@@ -270,7 +273,8 @@ def numbers(values: Any) -> np.ndarray:
     return np.vectorize(as_float, otypes=[np.float64])(np.asarray(values, dtype=object))
 
 
-def _normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+def normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """Distributions over their sums, which may be a little off 1."""
     total = T.sum(axis=1, keepdims=True)
     return T / np.where(total > 0, total, 1)
 
@@ -300,7 +304,7 @@ def _centre_and_scale(
         total += weights[rows].sum()
     total, sums = parts.sum((np.array(total), sums))
     low, high = parts.gather(low).min(axis=0), parts.gather(high).max(axis=0)
-    centre = sums / total if fit_intercept else np.zeros(P)
+    centre = np.where(low == high, low, sums / total) if fit_intercept else np.zeros(P)
     largest = np.maximum(np.abs(low), np.abs(high))
     if not np.all(largest < np.inf):
         check_finite(function, "X", parts)
@@ -315,6 +319,8 @@ def _centre_and_scale(
     elif _fits(parts.dtype, dtype):
         centre = centre.astype(dtype).astype(np.float64)
     size = float(np.maximum(high / 2 - centre / 2, centre / 2 - low / 2).max()) * 2
+    if parts.is_sparse:  # summed about 0: what is large and constant beside small deviations must stay finite, squared
+        size = max(size, float(largest.max()) * LEAST_SPARSE_SIZE)
     usual = size == 0 or USUAL_SIZES[0] <= size <= USUAL_SIZES[1]
     return centre, 1.0 if usual else float(np.ldexp(1.0, -int(np.frexp(min(size, 2.0**1000))[1])))
 
