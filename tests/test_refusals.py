@@ -116,7 +116,7 @@ def test_a_setting_is_a_number_of_any_kind():
 def test_settings_that_are_no_names_or_numbers_are_refused():
     for call, said in (
         (lambda: handgrad.one_hot(t, np.array(4)), "one_hot: num_classes must have settings that are numbers or"),
-        (lambda: handgrad.one_hot(t, 4, dtype="x"), "one_hot: dtype must be floating-point; got 'x'"),
+        (lambda: handgrad.one_hot(t, 4, dtype="x"), "one_hot: dtype must be floating-point; got x"),
         (lambda: handgrad.init_params(2, 2, dtype="x"), "init_params: dtype must be a floating dtype; got 'x'"),
         (lambda: handgrad.init_network(jax.random.key(0), b"ab"), "init_network: sizes must be at least"),
         (lambda: handgrad.init_network(jax.random.key(0), 3), "init_network: sizes must be at least"),
