@@ -158,3 +158,23 @@ def test_tensors_and_bfloat16_are_data():
         np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
     trained = handgrad.train(torch.tensor(small), torch.tensor(t), epochs=1).params.W
     np.testing.assert_array_equal(trained, handgrad.train(small, t, epochs=1).params.W)
+
+
+@pytest.mark.parametrize("of_what", ["data", "nothing"])
+def test_what_is_stepped_from_python_is_refused_where_it_would_be_compiled(of_what):
+    calls = {
+        "fit": lambda X: handgrad.fit(X, t, l2=1.0).loss,
+        "fit_path": lambda X: handgrad.fit_path(X, t, l2s=[1.0]).loss[0],
+        "train": lambda X: handgrad.train(X, t, epochs=1).history[-1].loss,
+        "check_gradients": lambda X: handgrad.check_gradients(PARAMS, X, t).passed,
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{name}: data must be known, which they are not under jax.jit"):
+            jax.jit(lambda given, call=call: call(given if of_what == "data" else X))(X)
+    with pytest.raises(TypeError, match=r"^fit: data must be known"):
+        jax.vmap(lambda class_weights: handgrad.fit(X, t, l2=1.0, class_weights=class_weights).loss)(T)
+
+
+def test_rows_held_out_that_all_weigh_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"^train: validation must have rows of a positive weight"):
+        handgrad.train(X, t, validation=(X, t, np.zeros(4)), epochs=1)
