@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant(
         "targets' rows taken as they are",
         "solvers/data.py",
-        "_normalised(T.astype(np.float64))",
+        "normalised(T.astype(np.float64))",
         "T.astype(np.float64)",
         "test_certificate.py::test_rows_of_targets_that_are_a_little_off_are_normalised[0.0009]",
     ),
@@ -216,8 +216,8 @@ MUTANTS = [
     Mutant(
         "features centred without an intercept",
         "solvers/data.py",
-        " if fit_intercept else np.zeros(P)",
-        "",
+        "np.where(low == high, low, sums / total) if fit_intercept else np.zeros(P)",
+        "np.where(low == high, low, sums / total)",
         "test_intercept.py::test_without_an_intercept_the_minimum_is_that_of_scikit_learn[dense-0.01-3]",
     ),
     Mutant(
