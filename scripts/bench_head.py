@@ -1,15 +1,18 @@
 """Times linear_cross_entropy against the plain form and its peers; writes a JSON result and prints it as a table.
 
 Every function of a row runs in one process, taking turns; ratios are medians of neighbours. Peers are run where they
-are installed: pip install tokamax jax-cce torch. On a GPU the rows are those of language models, in bfloat16.
+are installed: pip install tokamax jax-cce torch, and on a GPU liger-kernel cut-cross-entropy, where the rows are those
+of language models, in bfloat16, and errors are against autograd in float32.
 
     python scripts/bench_head.py [--repeats 9] [--output build/bench_head.json]
     python scripts/bench_head.py --print build/bench_head.json
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
+import importlib.metadata
 import json
 import statistics
 import sys
@@ -24,7 +27,7 @@ import handgrad
 from measure import interleaved, machine, median_ratio
 
 CPU_SHAPES = [(1024, 1024, 1000), (8192, 512, 1024), (4096, 256, 8192), (2048, 512, 32768)]
-GPU_SHAPES = [(8192, 4096, 128256), (4096, 4096, 128256), (32768, 2560, 128256)]
+GPU_SHAPES = [(8192, 4096, 128256), (4096, 4096, 128256), (16384, 2304, 256000)]
 
 
 def problem(N, P, C, dtype):
@@ -60,26 +63,65 @@ def peers():
     return losses
 
 
-def torch_peers(X, W, t, frozen):
-    """The value and gradients by PyTorch on the CPU, as functions without arguments."""
+def torch_peers(X, W, t, frozen, on_cpu):
+    """The gradients by PyTorch on the same device: functions without arguments, and temporary bytes of each.
+
+    The bytes are what PyTorch's allocator had at its peak beside the arguments and the result, on a GPU alone.
+    """
     try:
         torch = importlib.import_module("torch")
-        options = {"torch": None, "torch chunked": torch.nn.LinearCrossEntropyOptions()}
-    except (ImportError, AttributeError):
-        print("torch 2.13 is not installed; its rows are left out.")
-        return {}
-    X, W = (
-        torch.from_numpy(np.array(array)).requires_grad_(name not in frozen) for name, array in (("X", X), ("W", W.T))
-    )
-    t = torch.from_numpy(np.array(t)).long()
+        losses = (torch_losses_on_cpu if on_cpu else torch_losses_on_gpu)(torch)
+    except (ImportError, AttributeError) as error:
+        print(f"PyTorch's rows are left out: {error}")
+        return {}, {}
+    X, W, t = torch.from_dlpack(X), torch.from_dlpack(W).T.contiguous(), torch.from_dlpack(t).long()
+    X, W = (array.requires_grad_(name not in frozen) for name, array in (("X", X), ("W", W)))
+    moving = [array for array in (X, W) if array.requires_grad]
 
-    def run(options):
-        loss = torch.nn.functional.linear_cross_entropy(X, W, t, options=options)
-        moving = [array for array in (X, W) if array.requires_grad]
-        gradients = torch.autograd.grad(loss, moving) if moving else ()
-        return [loss.detach().numpy(), *(g.numpy().T if g.shape == W.shape else g.numpy() for g in gradients)]
+    def run(loss):
+        value = loss(X, W, t)
+        gradients = torch.autograd.grad(value, moving) if moving else ()
+        if not on_cpu:
+            torch.cuda.synchronize()
+        return gradients
 
-    return {name: functools.partial(run, option) for name, option in options.items()}
+    functions, temporary = {}, {}
+    for name, loss in losses.items():
+        functions[name] = functools.partial(run, loss)
+        if not on_cpu:
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            run(loss)
+            temporary[name] = torch.cuda.max_memory_allocated() - before - sum(array.nbytes for array in moving)
+    return functions, temporary
+
+
+def torch_losses_on_cpu(torch):
+    """PyTorch 2.13's own function, whole and in chunks."""
+    fused = torch.nn.functional.linear_cross_entropy
+    chunked = torch.nn.LinearCrossEntropyOptions()
+    return {"torch": fused, "torch chunked": functools.partial(fused, options=chunked)}
+
+
+def torch_losses_on_gpu(torch):
+    """The plain form, and the kernels that are installed."""
+    losses = {"torch plain": lambda X, W, t: torch.nn.functional.cross_entropy((X @ W.T).float(), t)}
+    with contextlib.suppress(ImportError):
+        losses["Liger"] = importlib.import_module(
+            "liger_kernel.transformers.functional"
+        ).liger_fused_linear_cross_entropy
+    with contextlib.suppress(ImportError):
+        losses["cut cross-entropy"] = importlib.import_module("cut_cross_entropy").linear_cross_entropy
+    return losses
+
+
+def versions():
+    """Those of the peers that are installed."""
+    found = {}
+    for name in ("tokamax", "jax-cce", "torch", "liger-kernel", "cut-cross-entropy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+    return found
 
 
 def hessian_vector_product(loss, direction):
@@ -130,9 +172,18 @@ def exact_gradients(X, W, t, rows=512):
     return dX, dW
 
 
+def autograd_in_float32(X, W, t):
+    """(dL/dX, dL/dW) of the plain form by PyTorch, as a GPU has the time for them: its float32 is no TF32."""
+    torch = importlib.import_module("torch")
+    X, W = (torch.from_dlpack(array).float().requires_grad_() for array in (X, W))
+    loss = torch.nn.functional.cross_entropy(X @ W, torch.from_dlpack(t).long())
+    return [jnp.from_dlpack(array) for array in torch.autograd.grad(loss, (X, W))]
+
+
 def relative_error(gradients, exact):
+    xp = np if isinstance(exact[0], np.ndarray) else jnp
     return max(
-        float(np.linalg.norm(np.asarray(g, np.float64) - e) / np.linalg.norm(e))
+        float(xp.linalg.norm(xp.asarray(g).astype(e.dtype) - e) / xp.linalg.norm(e))
         for g, e in zip(gradients, exact, strict=True)
     )
 
@@ -149,14 +200,20 @@ def bench(shape, case, dtype, repeats, on_cpu):
     compiled = {name: jax.jit(make(loss, direction)).lower(X, W, t).compile() for name, loss in losses.items()}
     compiled["products alone"] = jax.jit(products_alone(case, direction)).lower(X, W, t).compile()
     functions = {name: functools.partial(function, X, W, t) for name, function in compiled.items()}
-    if on_cpu and frozen is not None:
-        functions |= torch_peers(X, W, t, frozen)
+    temporary = {name: function.memory_analysis().temp_size_in_bytes for name, function in compiled.items()}
+    if frozen is not None:
+        in_torch = torch_peers(X, W, t, frozen, on_cpu)
+        functions, temporary = functions | in_torch[0], temporary | in_torch[1]
     errors = {}
-    if on_cpu and case == "all gradients":
-        exact = exact_gradients(X, W, t)
+    if case == "all gradients":
+        exact = (exact_gradients if on_cpu else autograd_in_float32)(X, W, t)
         for name in functions.keys() - {"products alone"}:
             result = functions[name]()
-            errors[name] = relative_error(result[1] if name in losses else result[1:], exact)
+            if name in losses:
+                gradients = result[1]
+            else:  # PyTorch's, whose W is (C, P)
+                gradients = [jnp.from_dlpack(array.contiguous()) for array in (result[0], result[1].T)]
+            errors[name] = relative_error(gradients, exact)
     seconds = interleaved(functions, repeats, warm=True)
     return [
         {
@@ -165,7 +222,7 @@ def bench(shape, case, dtype, repeats, on_cpu):
             "form": name,
             "milliseconds": 1e3 * statistics.median(seconds[name]),
             "ratio": median_ratio(seconds[name], seconds["handgrad"]),
-            "temporary_bytes": compiled[name].memory_analysis().temp_size_in_bytes if name in compiled else None,
+            "temporary_bytes": temporary.get(name),
             "relative_error": errors.get(name),
         }
         for name in functions
@@ -174,29 +231,27 @@ def bench(shape, case, dtype, repeats, on_cpu):
 
 def bench_distillation(shape, dtype, repeats):
     """The rows for a student beside a teacher of its own size."""
-    X, W, t, teacher_W = problem(*shape, dtype)
+    X, W, _, teacher_W = problem(*shape, dtype)
     teacher_X, teacher_W = X[::-1], teacher_W / np.asarray(shape[1] ** 0.5, dtype)
 
-    def plain_distillation(X, W, _):
+    def plain_distillation(X, W, teacher_X, teacher_W):
         log_U, log_Y = (
             jax.nn.log_softmax(jnp.matmul(x, w, preferred_element_type=jnp.float32) / 2)
             for x, w in ((teacher_X, teacher_W), (X, W))
         )
         return 4 * jnp.mean(jnp.sum(jnp.exp(log_U) * (log_U - log_Y), axis=1))
 
-    def ours(X, W, _, recompute):
-        return handgrad.linear_distillation(X, W, teacher_X, teacher_W, temperature=2.0, recompute=recompute)
-
     losses = {
-        "handgrad": functools.partial(ours, recompute=False),
-        "handgrad recompute": functools.partial(ours, recompute=True),
+        "handgrad": functools.partial(handgrad.linear_distillation, temperature=2.0, recompute=False),
+        "handgrad recompute": functools.partial(handgrad.linear_distillation, temperature=2.0, recompute=True),
         "plain": plain_distillation,
     }
+    arrays = (X, W, teacher_X, teacher_W)
     compiled = {
-        name: jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(X, W, t).compile()
+        name: jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arrays).compile()
         for name, loss in losses.items()
     }
-    functions = {name: functools.partial(program, X, W, t) for name, program in compiled.items()}
+    functions = {name: functools.partial(program, *arrays) for name, program in compiled.items()}
     seconds = interleaved(functions, repeats, warm=True)
     return [
         {
@@ -236,9 +291,10 @@ def main():
     sys.argv = sys.argv[:1]  # tokamax parses it too, and knows no flag of ours
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else jnp.bfloat16
-    result = {"machine": machine(), "dtype": jnp.dtype(dtype).name, "rows": []}
+    result = {"machine": machine(), "versions": versions(), "dtype": jnp.dtype(dtype).name, "rows": []}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    result["rows"] += bench_distillation((2048, 512, 32768), dtype, arguments.repeats)
+    shape = (2048, 512, 32768) if on_cpu else (8192, 2048, 128256)
+    result["rows"] += bench_distillation(shape, dtype, arguments.repeats)
     for shape in CPU_SHAPES if on_cpu else GPU_SHAPES:
         for case in CASES:
             result["rows"] += bench(shape, case, dtype, arguments.repeats, on_cpu)

@@ -96,6 +96,8 @@ MISTAKES = {
     "axis 0": (of_residual(lambda r: r.share * (softmax(r.Z, 0) - r.T)), "the softmax goes over the rows"),
     "logits": (of_residual(lambda r: r.share * (r.Z - r.T)), "the logits stand where the probabilities should"),
     "sigmoid": (of_residual(lambda r: r.share * (1 / (1 + np.exp(-r.Z)) - r.T)), "a sigmoid"),
+    "softmax of softmax": (of_residual(lambda r: r.share * (softmax(r.Y) - r.T)), "the softmax is taken twice"),
+    "reversed": (of_residual(lambda r: r.share * (r.Y - r.T)[:, ::-1]), "the classes stand in reverse order"),
     "exp": (of_residual(lambda r: r.share * (np.exp(r.Z) - r.T)), "exp(Z) is not divided"),
     "no bias": (of_residual(lambda r: r.share * (softmax(r.X @ r.W) - r.T)), "the bias is not in the logits"),
     "J(Y − T)": (of_residual(lambda r: r.share * jacobian(r.Y, r.Y - r.T)), "the softmax's derivative once more"),

@@ -405,3 +405,19 @@ def test_the_returned_bias_may_be_anything_of_the_start(dtype):
     params = as_given(data, W, np.array([0.25, -0.25]), np.array([True, True]))
     exact = np.array([0.25, -0.25]) - data.centre @ W.astype(np.float64)
     np.testing.assert_allclose(params.b[0], exact, rtol=np.finfo(data.dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sparse_constants_beside_tiny_deviations_stay_finite(dtype):
+    """Sums about 0 have the constant, multiplied by what brings the deviations to 1, and squared."""
+    random = np.random.default_rng(0)
+    for large, small in ((1.0, 1e-32), (0.3, 1e-25), (1e6, 1e-18)):
+        X = np.stack([np.full(30, large), small * random.normal(size=30)], axis=1).astype(dtype)
+        t = (X[:, 1] / small + random.logistic(size=30) > 0).astype(int)
+        result = fit(scipy.sparse.csr_array(X), t, l2=1e-3)
+        assert result.converged
+        F, lower = true_gap(result, X, t, 1e-3)
+        assert lower <= result.gap <= 1e-5 * F
+    w = np.full(7, 2.0 / 3)
+    constant = scipy.sparse.csr_array(np.tile([[0.27, -9e-17, 1.04, -1.6e-9]], (7, 1)).astype(dtype))
+    assert fit(constant, np.arange(7) % 2, weights=w, l2=1e-6).converged

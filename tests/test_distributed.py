@@ -224,13 +224,23 @@ def test_a_finished_run_is_said_to_be_by_process_0(here):
 
 
 @pytest.mark.slow
-def test_a_training_of_processes_is_that_of_one_over_the_same_rows(here, capsys):
-    options = ("--target", "species", "--drop", "nr", "--epochs", "6", "--patience", "0")
-    assert main(["train", "flowers.csv", *options, "--stream", "--json"]) == 0
+@pytest.mark.parametrize(
+    ("options", "count", "devices"),
+    [
+        (("--batch-size", "20", "--class-weight", "balanced"), 1, 2),
+        (("--full-batch", "--stream"), 2, 1),
+        (("--batch-size", "20", "--optimizer", "adam"), 3, 2),
+        (("--batch-size", "20", "--stream"), 4, 1),
+    ],
+)
+def test_a_training_of_processes_is_that_of_one_over_the_same_rows(here, capsys, options, count, devices):
+    options = ("--target", "species", "--drop", "nr", "--epochs", "6", "--patience", "0", "--l2", "0.01", *options)
+    arguments = [*options, *(["--stream"] if "--stream" not in options else [])]
+    assert main(["train", "flowers.csv", *arguments, "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)
-    found = json.loads(run("train", "flowers.csv", *options, "--distributed", "--json", count=3))
+    found = json.loads(run("train", "flowers.csv", *options, "--distributed", "--json", count=count, devices=devices))
     assert_close(found["history"], expected["history"], rtol=1e-5)
-    assert found["processes"] == 3
+    assert found["processes"] == count
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 import safetensors
 import safetensors.numpy
@@ -55,6 +56,24 @@ def test_what_fit_and_train_found_comes_back_as_it_was(tmp_path):
         np.testing.assert_array_equal(model.predict(Table(X)), Y.argmax(axis=1))
         handgrad.save(model, tmp_path / "again", overwrite=True)
         assert (tmp_path / "again" / FILE).read_bytes() == (tmp_path / name / FILE).read_bytes()
+
+
+@pytest.mark.parametrize("classes", [["low", "high"], [10.0, 2.0, 7.0], [True, False]])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_fitted_estimator_is_saved_with_the_names_that_it_knows(classes, named, tmp_path):
+    y = np.array(classes)[np.arange(len(X)) % len(classes)]
+    data = pandas.DataFrame(X, columns=["a", "b", "c"]) if named else X
+    estimator = handgrad.SoftmaxRegression().fit(data, y)
+    handgrad.save(estimator, tmp_path / "run")
+    model = handgrad.load(tmp_path / "run")
+    rows = {name: X[:, column] for column, name in enumerate("abc")} if named else X
+    assert model.class_names == tuple(sorted(classes))
+    np.testing.assert_allclose(model.predict_proba(rows), estimator.predict_proba(data), rtol=2e-5)
+    np.testing.assert_array_equal(model.predict(rows), estimator.predict(data))
+    handgrad.save(estimator, tmp_path / "own", class_names=[f"class {i}" for i in range(len(classes))])
+    assert handgrad.load(tmp_path / "own").class_names[0] == "class 0"
+    with pytest.raises(ValueError, match="not fitted"):
+        handgrad.save(handgrad.SoftmaxRegression(), tmp_path / "none")
 
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])

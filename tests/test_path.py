@@ -228,3 +228,14 @@ def test_standard_errors_refuse_features_that_determine_each_other():
     with pytest.raises(ValueError, match="the Hessian must be invertible"):
         result.standard_errors(X)
     assert isinstance(result.params, Params)
+
+
+def test_distributions_held_out_are_divided_by_their_sums():
+    """As those that are trained on: a row may sum to a little more than 1."""
+    random = np.random.default_rng(0)
+    X, T = random.normal(size=(12, 2)), random.dirichlet(np.ones(3), 12)
+    losses = [
+        fit_path(X, T, l2s=[0.1, 1.0], validation=(X, T * scale)).validation_loss
+        for scale in (1.0, np.linspace(1.0004, 1.0009, 12)[:, None])
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-12)

@@ -12,9 +12,12 @@ import handgrad
 import kinds
 import oracles_fit
 from handgrad.rows import dense, host, locate, to_csr
-from handgrad.rows.blocks import DenseBlock, SparseBlock, product
+from handgrad.rows import sparse as rows_of_zeros
+from handgrad.rows.blocks import DenseBlock, product
 from handgrad.rows.dense import DenseRows
 from handgrad.rows.host import HostRows
+from handgrad.rows.sparse import SparseBlock
+from handgrad.solvers import sums
 from handgrad.solvers.sums import feature_moment, loss_and_gradient, rounding
 
 # n, P, C, K: each pair of sizes coincides in one, all in another; one row, one feature, one class, one problem.
@@ -33,7 +36,9 @@ def numbers(n, P, C, K, seed=0):
 def block_of(kind, X, centre, scale, one, dtype):
     if kind == "sparse":
         csr = scipy.sparse.csr_array((X * scale).astype(dtype))
-        return SparseBlock(csr, csr.T.tocsr(), (centre * scale).astype(dtype), np.dtype(dtype).type(one))
+        halves = (csr[: len(X) // 2], csr[len(X) // 2 :]) if len(X) > 2 else (csr,)
+        tiles = tuple(half.T.tocsr() for half in halves)
+        return SparseBlock(tiles, (centre * scale).astype(dtype), np.dtype(dtype).type(one))
     X = ((X - centre) * scale).astype(dtype)
     return DenseBlock(X if kind == "numpy" else jnp.asarray(X), np.dtype(dtype).type(one))
 
@@ -158,10 +163,28 @@ def test_rows_that_several_devices_hold_count_once(spec):
     check_sums(DenseRows(parts, np.zeros(3), 1.0, 1.0, np.dtype(np.float32)), X, 0, np.arange(80.0).reshape(40, 2))
 
 
-def test_sparse_rows_count_once_in_blocks(monkeypatch):
-    monkeypatch.setattr(host, "SPARSE_ROWS", 7)
-    X = numbers(20, 4, 1, 1)[0].astype(np.float32)
-    check_sums(HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(4), 1.0, 1.0, np.dtype(np.float32)), X, 0)
+@pytest.mark.parametrize("num_rows", [1, 7, 20])
+def test_sparse_rows_count_once_in_blocks_and_tiles(monkeypatch, num_rows):
+    for module, name, few in ((host, "SPARSE_ROWS", 7), (rows_of_zeros, "TILE_ROWS", 3), (rows_of_zeros, "SHARED", 0)):
+        monkeypatch.setattr(module, name, few)
+    monkeypatch.setattr(rows_of_zeros, "TILE_DENSITY", 0)
+    X = numbers(num_rows, 4, 1, 1)[0].astype(np.float32)
+    rows = HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(4), 1.0, 1.0, np.dtype(np.float32))
+    assert len(rows._sparse) == {1: 1, 7: 1, 20: 3}[num_rows]
+    check_sums(rows, X, 0)
+
+
+def test_threads_change_no_bit_of_a_sparse_product(monkeypatch):
+    X, centre, V, D, _ = numbers(50, 40, 3, 2)
+    monkeypatch.setattr(rows_of_zeros, "TILE_DENSITY", 0)
+    monkeypatch.setattr(rows_of_zeros, "TILE_ROWS", 9)
+    block = SparseBlock(rows_of_zeros.cut(scipy.sparse.csr_array(X)), centre, 1.0)
+    alone = block.times(V), block.transposed_times(D)
+    monkeypatch.setattr(rows_of_zeros, "SHARED", 0)
+    for processors in (1, 2, 3, 40):
+        monkeypatch.setattr(rows_of_zeros, "_processors", lambda processors=processors: processors)
+        np.testing.assert_array_equal(block.times(V), alone[0])
+        np.testing.assert_array_equal(block.transposed_times(D), alone[1])
 
 
 @pytest.mark.parametrize("num_rows", [1, 4, 5, 300])
@@ -171,11 +194,32 @@ def test_few_rows_count_once_in_blocks(monkeypatch, num_rows):
     check_sums(HostRows(locate("test", X), np.ones(3), 1.0, 1.0, np.dtype(np.float32)), X, 1)
 
 
-@pytest.mark.parametrize(("m", "k", "n"), [(10, 64, 1797), (64, 1797, 64), (1, 20000, 3), (3, 4, 50001), (7, 0, 5)])
+@pytest.mark.parametrize(
+    ("m", "k", "n"),
+    [(10, 64, 1797), (64, 1797, 64), (1, 20000, 3), (3, 4, 50001), (50001, 4, 3), (20001, 9, 1), (7, 0, 5)],
+)
 def test_products_in_pieces_are_the_products(m, k, n):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(m, k)), rng.normal(size=(k, n))
     np.testing.assert_allclose(product(a, b), np.einsum("mk,kn->mn", a, b), atol=1e-10)
+    np.testing.assert_allclose(product(a.T.copy().T, b), np.einsum("mk,kn->mn", a, b), atol=1e-10)
+    several = rng.normal(size=(2, m, k)), rng.normal(size=(2, k, n))
+    np.testing.assert_allclose(product(*several), np.einsum("jmk,jkn->jmn", *several), atol=1e-10)
+    np.testing.assert_allclose(product(a, several[1]), np.einsum("mk,jkn->jmn", a, several[1]), atol=1e-10)
+    np.testing.assert_allclose(product(several[0], b[None]), np.einsum("jmk,kn->jmn", several[0], b), atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["labels", "distributions"])
+def test_the_sums_of_rows_in_pieces_are_those_of_all(monkeypatch, kind):
+    X, _, V, _, _ = numbers(20, 4, 3, 2)
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 20) if kind == "labels" else rng.dirichlet(np.ones(3), 20)
+    weights = rng.dirichlet(np.ones(20), 2).T
+    arguments = DenseBlock(X, 1.0), targets, weights, (V, np.array([1, 0], np.int32)), None
+    whole = loss_and_gradient(*arguments)
+    monkeypatch.setattr(sums, "PIECE_BYTES", 3 * 8 * 7)
+    for found, expected in zip(loss_and_gradient(*arguments), whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_a_feature_whose_square_overflows_does_nothing_to_the_rows_that_are_padded():
@@ -382,7 +426,7 @@ def test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32(shift, 
     W, b, X64 = (np.asarray(array, np.float64) for array in (*result.params, X))
     np.testing.assert_allclose(result.loss, oracles_fit.objective(W, b, X64, np.eye(3)[t], l2)[0], rtol=1e-6)
     rows = HostRows(locate("test", given), X.mean(axis=0, dtype=np.float64), 1.0, 1.0, np.dtype(np.float32))
-    assert (rows._sparse[0][1].X.dtype == np.float64) == (shift > 0)
+    assert (rows._sparse[0][1].tiles[0].dtype == np.float64) == (shift > 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -1,5 +1,6 @@
 """Gradient descent, and the estimator, over rows that are read for each pass: what they come to in memory."""
 
+import dataclasses
 import tracemalloc
 
 import jax
@@ -8,10 +9,12 @@ import optax
 import pytest
 
 import handgrad
+from handgrad import processes
 from handgrad.rows import open_source
 from handgrad.rows.streams import of_mapped
 from handgrad.solvers import streamed_epochs
 from handgrad.solvers.step import suitable_rate
+from handgrad.streams import of_blocks
 from kinds import Blocks
 
 
@@ -294,3 +297,68 @@ def test_an_estimator_refuses_what_a_stream_has_not():
     ):
         with pytest.raises(ValueError, match=words):
             handgrad.SoftmaxRegression(**how).fit(Blocks(X), y)
+
+
+# --- Where processes share the rows -----------------------------------------------------------------------------------
+
+
+def shared(X, number, count, period, monkeypatch):
+    """A stream of the rows of one of so many processes."""
+    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(processes, "index", lambda: number)
+    owners = processes.dealt(len(X), period)
+    own = X[owners == number]
+    stream = of_blocks("", own.shape, own.dtype, lambda: iter(np.array_split(own, 7)))
+    return dataclasses.replace(stream, shape=X.shape, owners=owners)
+
+
+@pytest.mark.parametrize(("count", "period"), [(1, 301), (2, 60), (3, 50), (4, 301), (7, 4)])
+def test_the_batches_of_processes_are_together_those_of_one(count, period, small_buffers, monkeypatch):
+    N, B, devices = 301, 10, 2
+    X, t = np.arange(2 * N, dtype=np.float32).reshape(N, 2), np.arange(N)
+    key = jax.random.key(1)
+    whole = streamed_epochs.Streamed(open_source("", Blocks(X), t, None)[0], np.float32, t, None)
+    expected = [
+        t[start : start + B] for _, t, _ in streamed_epochs.mixed(whole, key, 60) for start in range(0, len(t), B)
+    ]
+    rooms, found = [], [[] for _ in expected]
+    for number in range(count):
+        weighted = number % 2 == 1
+        data = streamed_epochs.Streamed(
+            shared(X, number, count, period, monkeypatch),
+            np.float32,
+            t,
+            (t + 1.0).astype(np.float32) if weighted else None,
+        )
+        blocks = list(streamed_epochs._dealt(data, key, 60, B, devices))
+        rooms.append([block[0].shape[1] for _, block in blocks])
+        np.testing.assert_array_equal(
+            np.concatenate([counts for counts, _ in blocks]), [len(rows) for rows in expected]
+        )
+        every = [batch for _, block in blocks for batch in zip(*block, strict=True)]
+        for rows, (X_, t_, w_) in zip(found, every, strict=True):
+            np.testing.assert_array_equal(X_[w_ > 0], X[t_[w_ > 0]])
+            np.testing.assert_array_equal(w_[w_ > 0], t_[w_ > 0] + 1 if weighted else 1)
+            rows.extend(t_[w_ > 0])
+    assert rooms == rooms[:1] * count
+    assert all(room % devices == 0 for room in rooms[0])
+    for rows, batch in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.sort(rows), np.sort(batch))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"batch_size": 25, "l2": 0.1},
+        {"batch_size": 25, "optimizer": optax.adam(0.01)},
+        {"batch_size": None, "l2": 0.1},
+    ],
+)
+@pytest.mark.usefixtures("standard_promotion")
+def test_rows_that_are_shared_are_trained_on_by_all_devices_as_by_one(how, monkeypatch):
+    X, t, w = problem()
+    how = {"epochs": 2, "weights": w, "patience": 5, "class_weights": [1.0, 2.0, 0.5], **how}
+    expected = handgrad.train(X, t, validation=(X[:40], t[:40]), **how)
+    validation = shared(X[:40], 0, 1, 13, monkeypatch), t[:40]
+    found = handgrad.train(shared(X, 0, 1, 100, monkeypatch), t, validation=validation, **how)
+    assert_same(found, expected, 1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import handgrad
+from handgrad import processes
 from handgrad.data import arrays as stored_arrays
 from handgrad.data import (
     delimited,
@@ -15,6 +16,7 @@ from handgrad.data import (
     fit_encoding,
     measuring,
     read_table,
+    sharing,
     split_and_scale,
     stream_table,
     streaming,
@@ -237,6 +239,31 @@ def test_rows_that_are_brought_into_memory_stay_what_they_are(form, tmp_path):
         expected = encode(fit_encoding(read), read).X[rows]
         np.testing.assert_array_equal(encode(fit_encoding(read), some).X, expected)
         np.testing.assert_array_equal(some.labels, read.labels[rows])
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("form", ["csv", "parquet", "npy"])
+def test_rows_that_are_dealt_to_processes_are_the_table_s_each_once(form, is_held, tmp_path, monkeypatch):
+    path = write_arrays(tmp_path, form) if form == "npy" else write(tmp_path, form)
+    table = stream_table(path, **({} if form == "npy" else ROLES))
+    encoding = fit_encoding(table)
+    X = gathered(encode(encoding, table).X)
+    monkeypatch.setattr(sharing, "DEALT_BYTES", 30 * 4 * X.shape[1])
+    table = table._replace(file=table.file._replace(is_held=is_held))
+    for count in (1, 3, 40):  # of which the last is more than there are rows for, in what is left over
+        monkeypatch.setattr(processes, "count", lambda count=count: count)
+        found, seen = np.full_like(X, np.nan), np.zeros(len(X), int)
+        for number in range(count):
+            monkeypatch.setattr(processes, "index", lambda number=number: number)
+            stream = sharing.encode_dealt(encoding, table)
+            own = np.flatnonzero(stream.owners == number)
+            assert abs(np.count_nonzero(own < 30) - 30 / count) < 1
+            seen[own] += 1
+            blocks = [np.empty((0, X.shape[1]), np.float32), *(block.copy() for block in stream.blocks(7))]
+            found[own] = np.concatenate(blocks)
+            assert stream.shape == X.shape
+        np.testing.assert_array_equal(seen, 1)
+        np.testing.assert_array_equal(found, X)
 
 
 def test_a_stored_encoding_takes_a_file(tmp_path):

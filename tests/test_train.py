@@ -369,3 +369,14 @@ def test_a_row_predicted_nan_is_no_hit():
     with pytest.warns(RuntimeWarning, match="training ended there"):
         result = handgrad.train(X * 1e20, t * 0, num_classes=3, learning_rate=1e30, validation=(X * 1e20, t * 0))
     assert result.history[-1].validation_accuracy == 0
+
+
+def test_class_weights_weigh_distributions_by_their_shares():
+    """Of rows that sum to a little more than 1 as of rows that sum to 1."""
+    random = np.random.default_rng(0)
+    X, T = random.normal(size=(12, 4)), random.dirichlet(np.ones(3), 12)
+    losses = [
+        handgrad.train(X, T * scale, class_weights=[1.0, 2.0, 0.5], batch_size=None, epochs=1).params.W
+        for scale in (1.0, np.linspace(1, 1.0009, 12)[:, None])
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-6)

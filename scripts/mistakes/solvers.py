@@ -13,8 +13,8 @@ MUTANTS = [
     Mutant(
         "no penalty beside an optimizer",
         "solvers/batches.py",
-        "a.dtype) * a, dL), params, l2)\n        objective",
-        "a.dtype) * a, dL), params, l2 if optimizer is None else 0 * l2)\n        objective",
+        "dL = _add_penalty(dL, params, l2)\n        return _update",
+        "dL = _add_penalty(dL, params, l2 if optimizer is None else 0 * l2)\n        return _update",
         "test_train.py::test_the_penalty_reaches_an_optimizer_too[float32]",
     ),
     Mutant(
@@ -132,8 +132,8 @@ MUTANTS = [
     Mutant(
         "class weights of all rows in each fold",
         "estimator.py",
-        "self._weighted(weights * count, labels) for count",
-        "self._weighted(weights, labels) * count for count",
+        "weighted(self.class_weight, self.classes_, weights * count, labels) for count",
+        "weighted(self.class_weight, self.classes_, weights, labels) * count for count",
         "test_estimator.py::test_scores_are_those_of_grid_search[time-balanced]",
     ),
     Mutant(
@@ -216,8 +216,8 @@ MUTANTS = [
     Mutant(
         "features centred without an intercept",
         "solvers/data.py",
-        "centre = sums / total if fit_intercept else np.zeros(P)",
-        "centre = sums / total",
+        " if fit_intercept else np.zeros(P)",
+        "",
         "test_intercept.py::test_without_an_intercept_the_minimum_is_that_of_scikit_learn[dense-0.01-3]",
     ),
     Mutant(

@@ -11,14 +11,20 @@ from typing import Any, NamedTuple
 
 from pages.lines import ROOT
 
-CASES = {"X frozen": "dL/dW alone", "W frozen": "dL/dX alone"}
+CASES = {"X frozen": "dL/dW alone", "W frozen": "dL/dX alone", "distillation": "a student beside a teacher of its size"}
+# The forms of bench_head.py, what they are called, and the library whose version is said.
 FORMS = {
-    "plain": "plain",
-    "tokamax xla": "tokamax 0.0.12",
-    "jax-cce": "jax-cce 0.1.0",
-    "torch": "torch 2.13",
-    "torch chunked": "torch, chunked",
-    "products alone": "products alone",
+    "plain": ("plain", None),
+    "handgrad recompute": ("recompute", None),
+    "tokamax xla": ("tokamax {}", "tokamax"),
+    "tokamax chunked_xla": ("tokamax {}, chunked", "tokamax"),
+    "jax-cce": ("jax-cce {}", "jax-cce"),
+    "torch": ("torch {}", "torch"),
+    "torch chunked": ("torch {}, chunked", "torch"),
+    "torch plain": ("torch {}, plain", "torch"),
+    "Liger": ("Liger {}", "liger-kernel"),
+    "cut cross-entropy": ("cut cross-entropy {}", "cut-cross-entropy"),
+    "products alone": ("products alone", None),
 }
 COMPILED = {
     "plain": "plain",
@@ -97,24 +103,45 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
 
 
 def _head(found: dict[str, Any]) -> dict[str, Table]:
-    by = {(tuple(row["shape"]), row["case"], row["form"]): row for row in found["rows"]}
-    rows = []
-    for shape in sorted(_in_order(key[0] for key in by), key=lambda shape: -shape[2]):
-        for case in _in_order(key[1] for key in by if key[0] == shape):
-            ours, plain = by[shape, case, "handgrad"], by[shape, case, "plain"]
-            ratios = [by.get((shape, case, form), {}).get("ratio") for form in FORMS]
-            rows.append(
-                [", ".join(map(str, shape)), CASES.get(case, case), round(ours["milliseconds"])]
-                + [None if ratio is None else round(ratio, 2) for ratio in ratios]
-                + [round(each["temporary_bytes"] / 1e6) for each in (ours, plain)]
-            )
-    caption = (
-        f"Value and gradient in {found['dtype']}: handgrad's milliseconds, what the others take of that, and the "
-        "megabytes that handgrad and the plain form, optax's loss of X@W, need beside arguments and results. "
-        "*Products alone* are the matrix products and nothing else."
+    """The times of all that was run, and the memory of what says how much it takes."""
+    by = {(", ".join(map(str, row["shape"])), row["case"], row["form"]): row for row in found["rows"]}
+    cases = sorted({key[:2]: None for key in by}, key=lambda case: case[1] == "distillation")
+    forms = {
+        form: label.format(found["versions"].get(library))
+        for form, (label, library) in FORMS.items()
+        if any(key[2] == form for key in by)
+    }
+    weighing = [form for form in forms if any(key[2] == form and by[key]["temporary_bytes"] for key in by)]
+
+    def cells(case: tuple[str, str], form: str, key: str, scale: float, digits: int | None) -> Any:
+        value = by.get((*case, form), {}).get(key)
+        return None if value is None else round(value * scale, digits)
+
+    time = (
+        f"Value and gradient in {found['dtype']}: handgrad's milliseconds, and what the others take of that. The plain "
+        "form is optax's loss of X@W; *products alone* are the matrix products and nothing else."
     )
-    columns = ["N, P, C", "what", "handgrad, ms", *FORMS.values(), "MB", "MB of plain"]
-    return {"head": Table(caption, columns, rows)}
+    memory = "The megabytes that each needs beside arguments and results."
+    return {
+        "head": Table(
+            time,
+            ["N, P, C", "what", "handgrad, ms", *forms.values()],
+            [
+                [case[0], CASES.get(case[1], case[1]), cells(case, "handgrad", "milliseconds", 1, None)]
+                + [cells(case, form, "ratio", 1, 2) for form in forms]
+                for case in cases
+            ],
+        ),
+        "memory": Table(
+            memory,
+            ["N, P, C", "what", "handgrad", *(forms[form] for form in weighing)],
+            [
+                [case[0], CASES.get(case[1], case[1])]
+                + [cells(case, form, "temporary_bytes", 1e-6, None) for form in ("handgrad", *weighing)]
+                for case in cases
+            ],
+        ),
+    }
 
 
 def _head_compiled(found: dict[str, Any]) -> dict[str, Table]:
@@ -196,9 +223,9 @@ def _stream(found: dict[str, Any]) -> dict[str, Table]:
     caption = (
         f"A file of {found['rows']:,} × {found['features']} float32 ({found['file_bytes'] / 1e9:.1f} GB), fitted to a "
         "relative gap of 1e-5 with a certificate. Of a pass over it: seconds and processor seconds, those of reading "
-        "the file alone, those of computing alone with the rows in memory, and the ratio of the pass to the longer "
-        f"of these. The machine was busy with other work (load {found['load_average']}). In as long as the first fit "
-        f"took, {other['seconds']:.0f} s, scikit-learn's `SGDClassifier.partial_fit` came to a loss of "
+        "the file into rows alone, those of computing alone with the rows in memory, and the ratio of the pass to the "
+        f"longer of these. The machine was busy with other work (load {found['load_average']}). In as long as the "
+        f"first fit took, {other['seconds']:.0f} s, scikit-learn's `SGDClassifier.partial_fit` came to a loss of "
         f"{other['loss']:.4f}."
     )
     pass_ = ["a pass, s", "reading, s", "in memory, s", "ratio"]
@@ -207,6 +234,7 @@ def _stream(found: dict[str, Any]) -> dict[str, Table]:
 
 MADE = {
     "head_cpu": ("scripts/bench_head.py", _head),
+    "head_h100": ("scripts/bench_head.py", _head),
     "head_compiled": ("scripts/compile_accelerators.py", _head_compiled),
     "fit_compiled": ("scripts/compile_accelerators.py", _fit_compiled),
     "tables_cpu": ("scripts/bench_tables.py", _tables),

@@ -17,6 +17,8 @@ from handgrad.precision import are_distributions, relative_weights, wide_dtype, 
 from handgrad.settings import as_float, show
 from handgrad.settings import check_axis as check_axis
 from handgrad.settings import check_choice as check_choice
+from handgrad.settings import check_dtype as check_dtype
+from handgrad.settings import check_flag as check_flag
 from handgrad.settings import check_key as check_key
 from handgrad.settings import check_number as check_number
 from handgrad.settings import check_positive_integer as check_positive_integer

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from handgrad import arguments
@@ -34,7 +35,12 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) 
             }
             args = (*(looks.get(*pair) for pair in zip(names, args, strict=False)), *args[len(names) :])
             kwargs = {name: looks.get(name, value) for name, value in kwargs.items()}
-        return jitted(*args, **kwargs)
+        try:
+            return jitted(*args, **kwargs)
+        except (TypeError, ValueError):  # perhaps JAX's, of what it has no type for, which does not name the argument
+            for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+                _check_types(function.__name__, name, value, is_static=name in static_argnames)
+            raise
 
     face.__module__ = "handgrad"  # where it is found under its name, so that it can be pickled
     face.lower = jitted.lower  # type: ignore[attr-defined]
@@ -66,6 +72,36 @@ def _look_at_leaf(function: str, argument: str, leaf: Any) -> Any:
         return leaf
     arguments.check_plain(function, argument, leaf)
     return narrow(function, argument, leaf)
+
+
+def _check_types(function: str, argument: str, value: Any, is_static: bool) -> None:
+    try:
+        hash(value if is_static else jax.tree.structure(value))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{function}: {argument} must have settings that are numbers or names of Python; got {show(value)}."
+        ) from None
+    for leaf in () if is_static else jax.tree.leaves(value):
+        check_for_jax(function, argument, leaf)
+
+
+def as_jax(function: str, argument: str, value: Any) -> jax.Array:
+    """A value as an array of JAX's: what that would change, and what it has no type for, is refused."""
+    value = narrow(function, argument, value)
+    check_for_jax(function, argument, value)
+    return jnp.asarray(value)
+
+
+def check_for_jax(function: str, argument: str, value: Any) -> None:
+    """Check that a value is one that JAX has a type for: text, objects and data frames are none."""
+    try:
+        jax.typeof(value)
+    except TypeError:
+        got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        raise TypeError(
+            f"{function}: {argument} must be numbers in arrays; got {got}. Convert it, for example with "
+            "numpy.asarray(…, dtype=float)."
+        ) from None
 
 
 def narrow(function: str, argument: str, value: Any) -> Any:

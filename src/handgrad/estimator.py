@@ -10,7 +10,7 @@ import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring, get_scorer_names
-from sklearn.utils import Tags, compute_class_weight
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import softmax
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
@@ -18,13 +18,18 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from handgrad.formulas import Params
+from handgrad.frames import check_integers
 from handgrad.rows import blocks_of_source, is_source, open_source
 from handgrad.scikit import (
     CallbackSupportMixin,
     Tasks,
+    check_no_mask,
     choose_splitter,
     explains_what_is_not_here,
+    penalties,
     scorer_means,
+    split,
+    weighted,
     with_callbacks,
 )
 from handgrad.settings import show
@@ -146,16 +151,16 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         # Float64 data are fitted in float64 whatever JAX's default is, as scikit-learn does.
         with jax.enable_x64(X.dtype == np.float64):
             if self.Cs is not None:
-                folds = list(choose_splitter(self.cv, y, self.random_state).split(like, y, **for_splitter))
+                folds = split(choose_splitter(self.cv, y, self.random_state), like, y, for_splitter)
                 tasks = Tasks(self, "candidate", (1 + len(folds)) * np.size(self.Cs), X, y, sample_weight)
                 result = self._choose(X, labels, weights, folds, start, for_scorer, tasks)
             else:
                 tasks = Tasks(self, "iteration", self.max_iter, X, y, sample_weight)
-                weights = self._weighted(weights, labels)
+                weights = weighted(self.class_weight, classes, weights, labels)
                 result = fit_in_silence(
                     X,
                     labels,
-                    l2=self._l2(self.C, weights.sum(), classes.size),
+                    l2=float(penalties(self.C, weights.sum(), classes.size)),
                     weights=weights,
                     params=start,
                     num_classes=classes.size,
@@ -177,7 +182,10 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     def _opened(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any, Any]:
         """X, labels and weights, checked, and X, or for a source an array of its shape that takes no memory."""
         if not is_source(X):
+            check_no_mask(X=X, y=y, sample_weight=sample_weight)
+            given = X
             X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+            check_integers("SoftmaxRegression", "X", given, X)
             return X, y, sample_weight, X
         if self.scoring is not None:
             got = f"{show(self.scoring)} and a {type(X).__name__}. Leave it out: log-loss then chooses."
@@ -220,27 +228,6 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             )
         return params, weights
 
-    def _weighted(self, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Weights times those of the classes."""
-        if not weights.any():
-            raise ValueError("SoftmaxRegression: the weights must have a positive sum; every sample weight is 0.")
-        if self.class_weight is None:
-            return weights
-        rows = weights > 0
-        present = np.unique(labels[rows])
-        y = self.classes_[labels[rows]]
-        of_present = compute_class_weight(
-            self.class_weight, classes=self.classes_[present], y=y, sample_weight=weights[rows]
-        )
-        each = np.zeros(self.classes_.size)
-        each[present] = of_present
-        return weights * each[labels]
-
-    @staticmethod
-    def _l2(C: Any, total: Any, num_classes: Any) -> Any:
-        # ‖w₁ − w₀‖²/2 with w₁ = −w₀ is 2·(‖w₀‖² + ‖w₁‖²)/2: for two classes the same penalty is twice the l2.
-        return np.where(num_classes == 2, 2, 1) / (C * total)
-
     def _start(self, num_features: int, classes: np.ndarray) -> Params | None:
         """The parameters of the last fit, where they are wanted and fit."""
         if not (self.warm_start and hasattr(self, "coef_") and np.array_equal(self.classes_, classes)):
@@ -249,7 +236,8 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
             return None
         W, b = self.coef_.T, self.intercept_[None]
         if classes.size == 2:
-            W, b = (np.concatenate([-array / 2, array / 2], axis=1) for array in (W, b))
+            W = np.concatenate([-W / 2, W / 2], axis=1)
+            b = np.concatenate([np.minimum(-b, 0), np.minimum(b, 0)], axis=1)  # of a class without weight −inf
         return Params(W=W, b=b)
 
     def _choose(
@@ -272,10 +260,12 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         everything = np.arange(labels.size)
         # How often each fold has each row: a bootstrap's training rows may be there twice.
         trained, held_out = (
-            np.stack([np.bincount(everything[rows], minlength=labels.size) for rows in part], axis=1)
+            np.stack([np.bincount(rows, minlength=labels.size) for rows in part], axis=1)
             for part in ([everything, *(train for train, _ in folds)], [test for _, test in folds])
         )
-        by_fold = np.stack([self._weighted(weights * count, labels) for count in trained.T], axis=1)
+        by_fold = np.stack(
+            [weighted(self.class_weight, self.classes_, weights * count, labels) for count in trained.T], axis=1
+        )
         num_classes = self.classes_.size
         data = prepare(
             "SoftmaxRegression", X, labels, weights, None, None, num_classes, fit_intercept=self.fit_intercept
@@ -285,7 +275,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         if self.scoring is None:
             held_out = weights[:, None] * held_out
             scored = prepare_scores("SoftmaxRegression", data.parts, labels, held_out, selections.present[1:])
-        l2s = self._l2(Cs[None], by_fold.sum(axis=0)[:, None], selections.present.sum(axis=1)[:, None])
+        l2s = penalties(Cs[None], by_fold.sum(axis=0)[:, None], selections.present.sum(axis=1)[:, None])
         if start is not None:
             selections = begin_at(data, start, selections, float(l2s[0].max()))
         answers = solve_folds(data, selections, l2s, self.tol, self.max_iter, lambda ended, _: tasks.tell(ended))
@@ -327,6 +317,7 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         if is_source(X):
             return np.concatenate([self.decision_function(block) for block in blocks_of_source("SoftmaxRegression", X)])
+        check_no_mask(X=X)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         Z = X @ self.coef_.T + self.intercept_
         return Z[:, 0] if Z.shape[1] == 1 else Z
@@ -348,4 +339,5 @@ class SoftmaxRegression(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: Any) -> np.ndarray:
         Z = self.decision_function(X)
-        return np.stack([np.zeros_like(Z), Z], axis=1) if Z.ndim == 1 else Z
+        # The log-odds of a class without weight are infinite, and their difference from the other's would be NaN.
+        return np.stack([np.minimum(-Z, 0), np.minimum(Z, 0)], axis=1) if Z.ndim == 1 else Z

@@ -1,6 +1,6 @@
-"""Lists, and data frames of pandas or polars, as NumPy arrays; arrays of any library stay what they are.
+"""Lists, tensors of PyTorch, and data frames of pandas or polars, as NumPy arrays; other arrays stay what they are.
 
-Neither library is imported: who has a frame of one has imported it. Columns of integers and booleans become floating,
+No library is imported: who has something of one has imported it. Columns of integers and booleans become floating,
 in the narrowest dtype that NumPy's promotion gives all columns together, float32 or wider where none is floating.
 Nothing is lost without a word: a missing value, and an integer that float64 does not hold, are refused by column and
 row. Rows are taken in their order, whatever a frame's index says.
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from array_api_compat import is_torch_array
 
 POLARS_NUMBERS = re.compile(r"Boolean|U?Int(8|16|32|64)|Float(16|32|64)")
 EXACT = 2**53  # integers below it are in float64 what they are
@@ -60,6 +61,10 @@ def as_array(function: str, values: Any, argument: str, advice: str = "Convert t
     """Numbers (N,), such as weights: lists and columns as a NumPy array of their own dtype, what else untouched."""
     if (column := _as_column(values)) is not None:
         return _from_column(function, argument, column, advice)
+    if is_torch_array(values):
+        values = torch_as_numpy(values)
+    if isinstance(values, np.ndarray) and values.dtype == jax.numpy.bfloat16:
+        return jax.numpy.asarray(values)  # NumPy itself does not know the dtype
     if not isinstance(values, (list, tuple)):
         return values
     try:
@@ -77,6 +82,14 @@ def as_array(function: str, values: Any, argument: str, advice: str = "Convert t
     return array
 
 
+def torch_as_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of PyTorch as NumPy's array, bfloat16 as that of ml_dtypes."""
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # which NumPy has no name for; its numbers are all in float32
+        return np.asarray(tensor.float()).astype(jax.numpy.bfloat16)
+    return np.asarray(tensor)
+
+
 def as_held_out(function: str, validation: Any, X: Any, required: str = "a pair (X, targets)") -> tuple[Any, Any]:
     """The pair (X, targets) of rows that are not trained on, whose columns must be named as those of X, as given.
 
@@ -85,7 +98,7 @@ def as_held_out(function: str, validation: Any, X: Any, required: str = "a pair 
     try:
         held_out, targets = validation
     except (TypeError, ValueError):
-        length = f" of {len(validation)}" if hasattr(validation, "__len__") else ""
+        length = f" of {len(validation)}" if getattr(validation, "ndim", 1) and hasattr(validation, "__len__") else ""
         raise ValueError(
             f"{function}: validation must be {required}; got a {type(validation).__name__}{length}."
         ) from None
@@ -161,6 +174,19 @@ def _floating(function: str, what: str, array: np.ndarray, given: Any) -> np.nda
     if array.dtype.kind in "iuf":
         _check_exact(function, what, array, given)
     return array.astype(np.result_type(array.dtype, np.float32)) if array.dtype.kind in "biu" else array
+
+
+def check_integers(function: str, argument: str, given: Any, as_float: Any) -> None:
+    """Check that the integers which somebody else has made floating-point, `as_float`, are what was given."""
+    values = getattr(as_float, "data", as_float) if hasattr(as_float, "tocsr") else as_float
+    if values.size == 0 or np.abs(values).max() < EXACT:
+        return
+    if hasattr(given, "tocsr"):
+        given = given.data
+    if _is_frame(given):
+        _as_matrix(function, argument, given)
+    elif np.asarray(given).dtype.kind in "iu":
+        _check_exact(function, argument, np.asarray(given), given)
 
 
 def _check_missing(function: str, what: str, missing: np.ndarray) -> None:

@@ -11,9 +11,10 @@ from array_api_compat import is_array_api_obj
 from jax import lax
 
 from handgrad import arguments
-from handgrad.compiled import narrow
+from handgrad.compiled import as_jax, narrow
 from handgrad.head import Array, Arrays, ByName, Settings, first_class, sum_over_classes
 from handgrad.precision import wide_dtype
+from handgrad.settings import is_integer, show
 from handgrad.sweep import sum_of, sweep, weigh
 
 # Where tanh(z/κ) is itself in float32, neither lost among its smallest numbers nor beyond its largest.
@@ -52,8 +53,10 @@ def head_loss(
     of them was called, for messages; `teacher` is X, W and bias of one.
     """
     given = {"targets": targets, "weights": weights, "class_weights": class_weights}
-    arguments.check_choice(function, "transposed", transposed, (False, True))
-    arguments.check_choice(function, "recompute", recompute, (None, False, True))
+    arguments.check_flag(function, "transposed", transposed)
+    arguments.check_flag(function, "recompute", recompute, optional=True)
+    if not (ignore_index is None or is_integer(ignore_index)):
+        raise TypeError(f"{function}: ignore_index must be an integer, a label; got {show(ignore_index)}.")
     X, W, bias = _ready(function, "", X, W, bias)
     for argument, array in given.items():
         arguments.check_plain(function, argument, array)
@@ -75,7 +78,7 @@ def head_loss(
     arguments.check_weights(function, _flat(weights, batch), N)
     arguments.check_weights(function, k, C, "class_weights", "C")
     arguments.check_number(function, "label_smoothing", label_smoothing, most=1)
-    arguments.check_number(function, "z_loss", z_loss)
+    arguments.check_number(function, "z_loss", z_loss, dtype=wide_dtype(X.dtype))
     arguments.check_choice(function, "reduction", reduction, ("mean", "sum", "none"))
     if softcap is not None:
         arguments.check_number(function, "softcap", softcap, positive=True)
@@ -84,8 +87,6 @@ def head_loss(
                 f"{function}: softcap must be from {LEAST_CAP:g} to {LARGEST_CAP:g}; got {softcap!r}. "
                 "Leave out one that caps nothing."
             )
-    if ignore_index is not None and (not isinstance(ignore_index, (int, np.integer)) or isinstance(ignore_index, bool)):
-        raise TypeError(f"{function}: ignore_index must be an integer, a label; got {ignore_index!r}.")
     if ignore_index is not None and not labels:
         raise ValueError(
             f"{function}: ignore_index must be None where targets are distributions; got {ignore_index!r}. "
@@ -100,6 +101,7 @@ def head_loss(
         if ignore_index is not None:
             ignore_index = IGNORED
             weights = np.where(targets == IGNORED, 0, weights) if isinstance(weights, np.ndarray) else weights
+    targets = narrow(function, "targets", targets)
     wide, mean = wide_dtype(X.dtype), reduction == "mean"
     if isinstance(weights, np.ndarray):
         weights = _known_scale(function, "weights", weights, wide, divide=mean)
@@ -133,8 +135,7 @@ def _ready(function: str, prefix: str, X: Any, W: Any, bias: Any) -> Any:
     for argument, array in given.items():
         arguments.check_plain(function, argument, array)
     return (
-        jnp.asarray(narrow(function, argument, array)) if is_array_api_obj(array) else array
-        for argument, array in given.items()
+        as_jax(function, argument, array) if is_array_api_obj(array) else array for argument, array in given.items()
     )
 
 

@@ -44,14 +44,14 @@ def init_params(
     arguments.check_positive_integer("init_params", "num_features", num_features)
     arguments.check_positive_integer("init_params", "num_classes", num_classes)
     if scale is not None:
-        arguments.check_number("init_params", "scale", scale)
+        scale = arguments.check_number("init_params", "scale", scale)
         if key is None:
             raise ValueError("init_params: scale belongs to random weights, which need a key; got key=None.")
     if key is not None:
         arguments.check_key("init_params", key)
+    if dtype is not None:
+        dtype = arguments.check_dtype("init_params", "dtype", dtype)
     dtype = jnp.zeros((), dtype).dtype
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"init_params: dtype must be floating-point; got {dtype}.")
     b = jnp.zeros((1, num_classes), dtype)
     if key is None:
         return Params(W=jnp.zeros((num_features, num_classes), dtype), b=b)

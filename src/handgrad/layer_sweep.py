@@ -19,7 +19,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import PartitionSpec
 
-from handgrad import formulas
+from handgrad import arguments, formulas
 from handgrad.formulas import Params
 from handgrad.formulas.losses import check_relative, normaliser, target_distributions, times_weights
 from handgrad.formulas.network import check_loss, in_form_of, layers_of
@@ -40,16 +40,17 @@ ROW_MULTIPLE = 64
 def value_and_gradient(  # noqa: D103
     params: Any, X: Array, targets: Array, weights: Array | None = None, *, recompute: bool = False
 ) -> tuple[Array, Any]:
+    arguments.check_flag("value_and_gradient", "recompute", recompute)
     check_loss("value_and_gradient", params, X, targets, weights)
-    arguments = (params, X, targets, weights)
-    if (mesh := explicit_mesh(arguments)) is not None:
+    given = (params, X, targets, weights)
+    if (mesh := explicit_mesh(given)) is not None:
         # XᵀD cannot say in its type how it is sharded: the gradient is as the params are.
         gradient = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding.spec, params)
         formula = functools.partial(formulas.value_and_gradient, recompute=recompute)
-        return in_auto_axes(mesh, formula, arguments, (PartitionSpec(), gradient))
+        return in_auto_axes(mesh, formula, given, (PartitionSpec(), gradient))
     layers = layers_of(params)
     if len(layers) > 1:
-        return formulas.value_and_gradient(*arguments, recompute=recompute)
+        return formulas.value_and_gradient(*given, recompute=recompute)
     L, gradient = _of_layer(Params(*layers[0].params), X, targets, weights)
     return L, in_form_of(params, [gradient])
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from handgrad import arguments
-from handgrad.compiled import narrow
+from handgrad.compiled import as_jax
 from handgrad.formulas import (
     Layer,
     Params,
@@ -35,6 +36,7 @@ from handgrad.formulas import (
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import Network, activate, pass_back
 from handgrad.initialization import init_params
+from handgrad.settings import show
 from handgrad.shapes import Float
 
 __all__ = [
@@ -82,8 +84,8 @@ def init_network(
       ['tanh', 'softmax']
     """
     arguments.check_key("init_network", key)
-    if len(sizes) < 2:
-        raise ValueError(f"init_network: sizes must be at least (features, classes); got {tuple(sizes)}.")
+    if isinstance(sizes, (str, bytes)) or not (isinstance(sizes, Sequence) or np.ndim(sizes) == 1) or len(sizes) < 2:
+        raise ValueError(f"init_network: sizes must be at least (features, classes); got {show(sizes)}.")
     for size in sizes:
         arguments.check_positive_integer("init_network", "each of sizes", size)
     check_activation("init_network", activation)
@@ -99,8 +101,9 @@ def init_network(
 
 def check_activation(function: str, activation: str) -> None:
     """Check the name of an activation."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"{function}: activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
+    if not (isinstance(activation, str) and activation in ACTIVATIONS):
+        got = show(activation)
+        raise ValueError(f"{function}: activation must be one of {', '.join(ACTIVATIONS)}; got {got}.")
 
 
 Entrywise = Callable[[jax.Array], jax.Array]
@@ -153,7 +156,9 @@ def dense(
         params = Params(params[0], params[1][None])
     arguments.check_params("dense", params)
     arguments.check_plain("dense", "X", X)
-    X, params = narrow("dense", "X", X), Params(*(narrow("dense", "params", array) for array in params))
+    X, params = as_jax("dense", "X", X), Params(*(as_jax("dense", "params", array) for array in params))
+    if X.ndim == 0:
+        raise ValueError(f"dense: X must have shape (…, P) with P = {params.W.shape[0]}; got ().")
     rows = jnp.reshape(X, (-1, X.shape[-1]))
     arguments.check_linear("dense", params, rows)
     return jnp.reshape(_dense(rows, params, activation), (*X.shape[:-1], params[0].shape[1]))

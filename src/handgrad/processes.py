@@ -60,6 +60,16 @@ def share(num_rows: int) -> slice:
     return slice(num_rows * place // of_all, num_rows * (place + 1) // of_all)
 
 
+def dealt(num_rows: int, period: int) -> np.ndarray:
+    """Which process has each of so many rows, where of every `period` that follow one another each has its share."""
+    owners = np.empty(num_rows, np.int32)
+    for start in range(0, num_rows, period):
+        some = owners[start : start + period]
+        ends = [len(some) * (place + 1) // count() for place in range(count())]
+        some[:] = np.searchsorted(ends, np.arange(len(some)), side="right")
+    return owners
+
+
 def gather(tree: Any) -> Any:
     """The arrays of every process, of the same shapes and dtypes in each, along a new first axis of NumPy's arrays."""
     tree = jax.tree.map(np.asarray, tree)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from handgrad.settings import check_callback
+from handgrad.settings import check_callback, check_flag
 
 SECONDS = 0.1  # between two pictures of a notebook's bar
 
@@ -29,6 +29,7 @@ def shown(
       share: of what the callback gets, the part that is done, from 0 to 1, and a few words.
     """
     check_callback(function, callback)
+    check_flag(function, "progress", progress)
     if not progress:
         yield callback
         return

@@ -8,8 +8,10 @@ from typing import Any, ParamSpec
 import numpy as np
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils import compute_class_weight
 from sklearn.utils.validation import _check_method_params
 
+from handgrad.arguments import check_plain
 from handgrad.settings import as_float, show
 
 try:
@@ -102,6 +104,64 @@ def choose_splitter(cv: Any, y: np.ndarray, random_state: Any) -> Any:
             f"random_state={show(random_state)} and cv={show(cv)}. Give it to the splitter instead."
         )
     return StratifiedKFold(5 if cv is None else cv, shuffle=True, random_state=random_state)
+
+
+def weighted(class_weight: Any, classes: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Weights of the rows times those of their classes, which have numbers as labels here."""
+    rows = weights > 0
+    if not rows.any():
+        raise ValueError("SoftmaxRegression: the weights must have a positive sum; every sample weight is 0.")
+    if class_weight is None:
+        return weights
+    present = np.unique(labels[rows])
+    y = classes[labels[rows]]
+    each = np.zeros(classes.size)
+    each[present] = compute_class_weight(class_weight, classes=classes[present], y=y, sample_weight=weights[rows])
+    if not (np.isfinite(each).all() and (each >= 0).all() and each.any()):
+        raise ValueError(
+            "SoftmaxRegression: class_weight must have finite non-negative numbers, not 0 for every class that has "
+            f"rows; got {show(class_weight)}."
+        )
+    return weights * each[labels]
+
+
+def penalties(C: Any, total: Any, num_classes: Any) -> Any:
+    """l2 for C and the sum of the weights."""
+    # ‖w₁ − w₀‖²/2 with w₁ = −w₀ is 2·(‖w₀‖² + ‖w₁‖²)/2: for two classes the same penalty is twice the l2.
+    with np.errstate(over="ignore"):
+        l2 = np.where(num_classes == 2, 2, 1) / C / total
+    if not np.all(np.isfinite(l2) & ((l2 > 0) | np.isinf(C))):
+        raise ValueError(
+            "SoftmaxRegression: C times the sum of the weights must be in the range of float64, for l2 is one over it; "
+            f"got C from {np.min(C):g} to {np.max(C):g} and sums from {np.min(total):g} to {np.max(total):g}. Scale "
+            "the weights; for no penalty take C=numpy.inf."
+        )
+    return l2
+
+
+def split(splitter: Any, X: Any, y: np.ndarray, metadata: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The training and test rows of each fold, as numbers of rows."""
+    everything = np.arange(len(y))
+    folds = []
+    for fold, pair in enumerate(splitter.split(X, y, **metadata)):
+        try:
+            train, test = (everything[rows] for rows in pair)
+        except (IndexError, TypeError, ValueError):
+            raise ValueError(
+                f"SoftmaxRegression: cv must give pairs of training and test rows, numbers of rows below {len(y)} or "
+                f"masks of {len(y)}; got {show(pair)} as fold {fold}."
+            ) from None
+        folds.append((train, test))
+    if not folds:
+        raise ValueError(f"SoftmaxRegression: cv must give one fold or more; got none of {show(splitter)}.")
+    return folds
+
+
+def check_no_mask(**given: Any) -> None:
+    """Check that no array is masked: scikit-learn takes what is under the mask for data."""
+    for argument, array in given.items():
+        if isinstance(array, np.ma.MaskedArray):
+            check_plain("SoftmaxRegression", argument, array)
 
 
 def scorer_means(

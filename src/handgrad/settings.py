@@ -1,29 +1,42 @@
 """The checks of settings: numbers, names, keys. `arguments` has them under the same names."""
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
 
 
-def check_choice(function: str, argument: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Check that the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{function}: {argument} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+def check_choice(function: str, argument: str, value: Any, choices: Iterable[str]) -> None:
+    """Check that the value is one of the names."""
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{function}: {argument} must be one of {', '.join(map(repr, choices))}; got {show(value)}.")
+
+
+def check_flag(function: str, argument: str, value: Any, *, optional: bool = False) -> None:
+    """Check a setting that is on or off, or None where that is allowed: "no" and 0.5 would count as on."""
+    if not (isinstance(value, (bool, np.bool_)) or (optional and value is None)):
+        choices = "True, False or None" if optional else "True or False"
+        raise TypeError(f"{function}: {argument} must be {choices}; got {show(value)}.")
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether a value is an integer of Python or NumPy, which takes spans of time for such."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def check_positive_integer(function: str, argument: str, value: Any) -> None:
     """Check a count, such as a number of classes."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not 1 <= value < 2**31:
-        limit = " below 2**31" if isinstance(value, (int, np.integer)) and value > 1 else ""
+    if not (is_integer(value) and 1 <= value < 2**31):
+        limit = " below 2**31" if is_integer(value) and value > 1 else ""
         raise ValueError(f"{function}: {argument} must be a positive integer{limit}; got {show(value)}.")
 
 
 def check_number(
     function: str, argument: str, value: Any, *, positive: bool = False, most: float = math.inf, dtype: Any = None
-) -> None:
-    """Check a setting, such as a learning rate: finite, non-negative or even positive, and no more than `most`.
+) -> float:
+    """A setting, such as a learning rate, as a float: finite, non-negative or even positive, and at most `most`.
 
     With a dtype, one of NumPy or JAX in which the setting is used: neither infinite there, nor 0 where it is not 0.
     """
@@ -39,6 +52,20 @@ def check_number(
                 f"{function}: {argument} must be 0, or from {smallest:.2g} to {largest:.2g} for data of "
                 f"{np.dtype(dtype)}; got {show(value)}."
             )
+    return number
+
+
+def check_dtype(function: str, argument: str, dtype: Any) -> np.dtype:
+    """A floating dtype, which may be named."""
+    try:
+        found = jax.numpy.dtype(dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: {argument} must be a floating dtype; got {show(dtype)}.") from None
+    if not jax.numpy.issubdtype(found, np.floating):
+        raise TypeError(f"{function}: {argument} must be floating-point; got {found}.")
+    if found.itemsize > 8:
+        raise TypeError(f"{function}: {argument} must be of 64 bits at most; got {found}.")
+    return found
 
 
 def is_true(answer: Any) -> bool:
@@ -47,10 +74,10 @@ def is_true(answer: Any) -> bool:
     return answer.dtype == bool and answer.shape == () and bool(answer)
 
 
-def check_callback(function: str, callback: Any) -> None:
+def check_callback(function: str, callback: Any, argument: str = "callback") -> None:
     """Check that a callback is a function, or None."""
     if callback is not None and not callable(callback):
-        raise TypeError(f"{function}: callback must be a function; got {show(callback)}.")
+        raise TypeError(f"{function}: {argument} must be a function; got {show(callback)}.")
 
 
 def smallest_number(dtype: Any) -> float:
@@ -74,6 +101,8 @@ def check_axis(function: str, argument: str, name: str | None) -> int:
     """Check the name of an axis of the enclosing `jax.shard_map`; None is allowed. Returns its number of devices."""
     if name is None:
         return 1
+    if not all(isinstance(each, str) for each in (name if isinstance(name, tuple) else (name,))):
+        raise TypeError(f"{function}: {argument} must be the name of an axis, or None; got {show(name)}.")
     try:
         return jax.lax.axis_size(name)
     except NameError:

@@ -27,6 +27,7 @@ class Stream:
       refuse: called with a row and a column where what is scaled is too large for the dtype, or no number; raises.
       pages: where all of it lies in a file that is mapped, that array, and what brings rows of it into memory or lets
         them go.
+      owners: (N,), of rows that processes share, which process has each; what is read are those of this process.
     """
 
     shape: tuple[int, int]
@@ -37,6 +38,7 @@ class Stream:
     scale: np.ndarray | None = None
     refuse: Callable[[int, int], Any] | None = None
     pages: "Pages | None" = None
+    owners: np.ndarray | None = None
 
     @property
     def size(self) -> int:

@@ -72,7 +72,8 @@ def tile(settings: Settings, arrays: Arrays, divisor: Array | None, first: Any =
     Z = _logits(settings, arrays.X, arrays.W, arrays.b)
     teacher = None
     if arrays.teacher_X is not None:
-        teacher = _logits(settings, arrays.teacher_X, arrays.teacher_W, arrays.teacher_b)
+        # In the student's dtype from here on: τ² KL is off by τ² times the rounding of u's sum.
+        teacher = _logits(settings, arrays.teacher_X, arrays.teacher_W, arrays.teacher_b).astype(Z.dtype)
     if settings.masked:
         counts = (arrays.a != 0)[:, None]
         Z, teacher = (

@@ -25,7 +25,7 @@ from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read_again
 from handgrad.data import Part, Table, split_and_scale
-from handgrad.data.sharing import encode_for_all
+from handgrad.data.sharing import encode_dealt
 from handgrad.data.splitting import VALIDATION
 from handgrad.models import Model, probabilities
 from handgrad.solvers.step import suitable_rate
@@ -99,9 +99,9 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
     """The run, and whether it was ended by Ctrl-C."""
     split = split_and_scale(table, validation=VALIDATION, seed=settings["seed"])
     begin(screen, settings["data"], table, split)
-    if processes.is_shared():  # each step is that of every process, from rows of all of them
+    if processes.is_shared():  # each batch has rows of all processes
         train, validation = (
-            part._replace(X=encode_for_all(split.encoding, table.take(rows)))
+            part._replace(X=encode_dealt(split.encoding, table.take(rows)))
             for part, rows in zip(split[2:4], split.rows, strict=False)
         )
         split = split._replace(train=train, validation=validation)

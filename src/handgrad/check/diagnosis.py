@@ -64,6 +64,9 @@ def _residuals(evidence: Evidence) -> Iterator[tuple[str, np.ndarray]]:
     yield "the softmax goes over the rows: take it over axis 1, the classes", share * (softmax(Z, axis=0) - T)
     yield "the logits stand where the probabilities should: take their softmax", share * (Z - T)
     yield "each class has a sigmoid where the softmax should be", share * (1 / (1 + np.exp(-Z)) - T)
+    yield "the softmax is taken twice, of the probabilities too", share * (softmax(Y) - T)
+    if Z.shape[1] > 2:
+        yield "the classes stand in reverse order", share * (Y - T)[:, ::-1]
     yield "exp(Z) is not divided by its sum over the classes", share * (np.exp(Z) - T)
     yield "the bias is not in the logits: Z = XW + b", share * (softmax(A @ layer.params.W) - T)
     if A.shape[1] == Z.shape[1]:

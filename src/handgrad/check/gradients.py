@@ -25,6 +25,7 @@ from handgrad.check.points import FLOAT64, Point, problem_of, read_point, rounde
 from handgrad.check.report import ERROR_EDGES, GradientCheck, GradientReport
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, is_network
+from handgrad.settings import check_callback, check_dtype, show
 
 # Entries of a parameter that are checked by differences: each costs four evaluations of the loss, which are held to
 # this many multiplications in all.
@@ -92,6 +93,7 @@ def check_gradients(
       dW and db: the sign is wrong, T − Y where the derivative is Y − T.
     """
     asked = _dtypes(dtypes)
+    check_callback("check_gradients", gradient, "gradient")
     point = read_point(params, X, targets, weights)
     # highest: the formula is on trial, not TF32 or bfloat16 passes that a device may put in a float32 product.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -122,13 +124,10 @@ def check_gradients(
 
 
 def _dtypes(dtypes: Sequence[str]) -> list[np.dtype]:
-    if isinstance(dtypes, str) or not dtypes:
-        raise ValueError(f'check_gradients: dtypes must be a sequence such as ("float32", "float64"); got {dtypes!r}.')
-    asked = list(dict.fromkeys(map(jnp.dtype, dtypes)))
-    for dtype in asked:
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"check_gradients: dtypes must be floating-point; got {dtype}.")
-    return asked
+    if not isinstance(dtypes, (list, tuple)) or not dtypes:
+        got = show(dtypes)
+        raise ValueError(f'check_gradients: dtypes must be a sequence such as ("float32", "float64"); got {got}.')
+    return list(dict.fromkeys(check_dtype("check_gradients", "dtypes", dtype) for dtype in dtypes))
 
 
 # --- The gradient on trial -------------------------------------------------------------------------------------------

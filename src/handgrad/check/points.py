@@ -9,6 +9,7 @@ from array_api_compat import is_torch_array
 from handgrad import arguments, reference
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
+from handgrad.frames import torch_as_numpy
 from handgrad.reference import Problem
 
 FLOAT64 = np.dtype(np.float64)
@@ -133,9 +134,7 @@ def as_numpy(requirement: str, array: Any) -> np.ndarray:
             "them in with .filled."
         )
     if is_torch_array(array):
-        array = array.detach().cpu()
-        if str(array.dtype) == "torch.bfloat16":
-            array = np.asarray(array.float()).astype(jnp.bfloat16)
+        array = torch_as_numpy(array)
     try:
         result = np.asarray(array)
     except (TypeError, ValueError) as error:

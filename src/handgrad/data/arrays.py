@@ -53,8 +53,8 @@ def stored_arrays(source: Source) -> Mapping[str, Stored]:
     if source.format == "safetensors":
         return _of_safetensors(source)
     if source.format == "npy":
-        return {"": Stored((), lambda: _guarded(source, _read_npy), *_passes(source, None))}
-    return {"": Stored((), lambda: _guarded(source, _read_idx))}
+        return {"": Stored((), lambda: _opened(source, _read_npy), *_passes(source, None))}
+    return {"": Stored((), lambda: _opened(source, _read_idx))}
 
 
 def choose(name: str, arrays: Mapping[str, Any], features: str | None, labels: str | None) -> tuple[str, str | None]:
@@ -118,12 +118,17 @@ def read_labels(path: Any) -> np.ndarray:
         return arrays[names[0]].load()
 
 
-def _guarded(source: Source, read: Callable[..., Any], *arguments: Any) -> Any:
-    """What `read` gives; whatever it raises as one line."""
+def _opened(source: Source, read: Callable[..., Any], *arguments: Any) -> Any:
+    """What `read` gives of the open file."""
+    with _guarded(source), open_source(source) as file:
+        return read(source, file, *arguments)
+
+
+@contextlib.contextmanager
+def _guarded(source: Source) -> Iterator[None]:
+    """Whatever reading raises as one line."""
     try:
-        with open_source(source) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-            return read(source, file, *arguments)
+        yield
     # Damaged bytes make zipfile, its decompressors and the parsers of headers raise almost anything.
     except Exception as error:
         if str(error).startswith(f"{source.name}: "):
@@ -145,7 +150,9 @@ def _guarded(source: Source, read: Callable[..., Any], *arguments: Any) -> Any:
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+        shape, is_fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be read")
     _require_shape(shape)
@@ -207,7 +214,8 @@ def _reading(source: Source, member: str | None, first: int, last: int | None) -
         file: Any = stack.enter_context(open(source.path, "rb", buffering=0 if member is None else -1))
         if member is not None:
             file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(member))
-        shape, is_fortran, dtype = _guarded(source, lambda *_: _read_header(file))
+        with _guarded(source):
+            shape, is_fortran, dtype = _read_header(file)
         if is_fortran and len(shape) > 1:
             raise ValueError(
                 f"{source.name}: is stored column by column, and is read in blocks of rows. Save "
@@ -215,7 +223,8 @@ def _reading(source: Source, member: str | None, first: int, last: int | None) -
             )
         end = shape[0] if last is None else min(last, shape[0])
         if first:
-            _guarded(source, lambda *_: file.seek(first * math.prod(shape[1:]) * dtype.itemsize, os.SEEK_CUR))
+            with _guarded(source):
+                file.seek(first * math.prod(shape[1:]) * dtype.itemsize, os.SEEK_CUR)
         array, left = (yield shape, dtype), max(0, end - first)
         while True:
             block = array[:left]
@@ -226,7 +235,8 @@ def _reading(source: Source, member: str | None, first: int, last: int | None) -
             for start in range(0, len(content), CUT_BYTES):
                 piece, filled = content[start : start + CUT_BYTES], 0
                 while filled < len(piece):
-                    count = _guarded(source, lambda *_, rest=piece[filled:]: file.readinto(rest))
+                    with _guarded(source):
+                        count = file.readinto(piece[filled:])
                     if not count:
                         raise ValueError(f"{source.name}: is damaged or cut short.")
                     filled += count
@@ -247,7 +257,7 @@ def _of_npz(source: Source) -> dict[str, Stored]:
                                 raise
                             shape = ()  # of use to nobody who does not ask for it
                     key = info.filename.removesuffix(".npy")
-                    load_it = functools.partial(_guarded, source, load, info.filename)
+                    load_it = functools.partial(_opened, source, load, info.filename)
                     arrays[key] = Stored(shape, load_it, *_passes(source, info.filename))
         return arrays
 
@@ -256,7 +266,7 @@ def _of_npz(source: Source) -> dict[str, Stored]:
             # Reading to the end compares the archive's checksum.
             return _read_npy(source, member, archive.getinfo(name).file_size)
 
-    return _guarded(source, look)
+    return _opened(source, look)
 
 
 # --- IDX and .safetensors ---------------------------------------------------------------------------------------------
@@ -277,7 +287,7 @@ def _read_idx(source: Source, file: Any) -> np.ndarray:
 def _of_safetensors(source: Source) -> dict[str, Stored]:
     def look(_: Source, file: BinaryIO) -> dict[str, Stored]:
         return {
-            name: Stored(place.shape, functools.partial(_guarded, source, load, place))
+            name: Stored(place.shape, functools.partial(_opened, source, load, place))
             for name, place in read_header(file, source.size)[1].items()
         }
 
@@ -286,4 +296,4 @@ def _of_safetensors(source: Source) -> dict[str, Stored]:
         array = _read_content(source, file, place.shape, place.dtype, source.size - place.start)
         return array.astype(np.float32) if place.dtype == BFLOAT16 else array
 
-    return _guarded(source, look)
+    return _opened(source, look)

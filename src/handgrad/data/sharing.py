@@ -1,5 +1,6 @@
 """A table that processes read together, each its share of the rows: what each finds, put together."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,8 @@ from handgrad.data.encoding import Encoding, stream_rows
 from handgrad.data.tables import Table
 from handgrad.streams import Stream, of_blocks
 
-SENT_BYTES = 2**24  # of rows that a process sends to the others at once
+DEALT_BYTES = 2**26  # of rows of which each process has a share
+READ_BYTES = 2**22  # of rows that are read at once
 
 
 def own_rows(num_rows: int) -> tuple[int, int | None]:
@@ -40,28 +42,25 @@ def of_all_processes(
     return lacking, present, words
 
 
-def encode_for_all(encoding: Encoding, table: Table) -> Stream:
-    """X of a table in its file, all rows of it for each process: each reads some of them and sends them to the others.
+def encode_dealt(encoding: Encoding, table: Table) -> Stream:
+    """X of a table in its file, of every few rows that follow one another some for each process.
 
-    What a process has read it keeps, where the table is to be held.
+    So each of them has about as many rows of a batch as the others, whatever rows these are drawn from.
     """
     assert table.file is not None
     file, num_rows, num_features = table.file, table.num_rows, len(encoding.offset)
-    size = max(1, min(SENT_BYTES // (4 * num_features), -(-num_rows // processes.count())))
-    kept: dict[int, np.ndarray] = {}
-
-    def own(first: int) -> np.ndarray:
-        begin = min(num_rows, first + processes.index() * size)
-        rows = np.arange(begin, min(num_rows, begin + size))
-        X = np.zeros((size, num_features), np.float32)
-        X[: len(rows)] = stream_rows(encoding, file, rows).in_memory()
-        return X
+    period = max(1, DEALT_BYTES // (4 * num_features))
+    owners = processes.dealt(num_rows, period)
+    own = np.flatnonzero(owners == processes.index())
+    shape = len(own), num_features
 
     def blocks() -> Iterator[np.ndarray]:
-        for first in range(0, num_rows, size * processes.count()):
-            X = kept[first] if first in kept else own(first)
-            if file.is_held:
-                kept[first] = X
-            yield processes.gather(X).reshape(-1, num_features)[: num_rows - first]
+        for rows in np.split(own, np.searchsorted(own, range(period, num_rows, period))):
+            yield from stream_rows(encoding, file, rows).blocks(max(1, READ_BYTES // (4 * num_features)))
 
-    return of_blocks("encode", (num_rows, num_features), np.dtype(np.float32), blocks)
+    if file.is_held:
+        X = of_blocks("encode", shape, np.dtype(np.float32), blocks).in_memory()
+        stream = of_blocks("encode", shape, np.dtype(np.float32), lambda: iter([X]))
+    else:
+        stream = of_blocks("encode", shape, np.dtype(np.float32), blocks)
+    return dataclasses.replace(stream, shape=(num_rows, num_features), owners=owners)

@@ -1,5 +1,6 @@
 """T from t, the cross-entropy L, its gradient (Y − T)/N, and what cross-entropy is made of."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ from array_api_compat import array_namespace, device
 from handgrad import arguments
 from handgrad.formulas.softmax import shifted_exponentials, softmax
 from handgrad.precision import distributions, relative_weights, wide_dtype, widen, widen_labels, without_uncounted
+from handgrad.settings import show
 from handgrad.shapes import Float, Integer, Shaped
 
 Array = Any
@@ -40,8 +42,12 @@ def one_hot(labels: Integer[Array, " N"], num_classes: int, dtype: Any = None) -
     arguments.check_targets("one_hot", labels, labels.shape[0], num_classes)
     if dtype is None:
         dtype = xp.asarray(0.0).dtype
-    elif not xp.isdtype(dtype, "real floating"):
-        raise TypeError(f"one_hot: dtype must be floating-point; got {dtype}.")
+    else:
+        is_floating = False
+        with contextlib.suppress(TypeError, AttributeError):  # of what is no dtype of the library
+            is_floating = xp.isdtype(dtype, "real floating")
+        if not is_floating:
+            raise TypeError(f"one_hot: dtype must be floating-point; got {show(dtype)}.")
     return _one_hot(xp, labels, num_classes, dtype)
 
 
@@ -254,9 +260,9 @@ def _times_log(xp: Any, T: Float[Array, "N C"], Y: Float[Array, "N C"]) -> Float
 
 
 def _log(function: str, base: float) -> float:
-    arguments.check_number(function, "base", base, positive=True)
+    base = arguments.check_number(function, "base", base, positive=True)
     if base == 1:
         raise ValueError(
             f"{function}: base must be a finite positive number other than 1; got {base!r}. 2 gives bits, math.e nats."
         )
-    return math.log(float(base))
+    return math.log(base)

@@ -196,6 +196,7 @@ def gradient(
       [[ 0.5 -0.5]]
     """
     weights = check_loss("gradient", params, X, targets, weights)
+    arguments.check_flag("gradient", "recompute", recompute)
     return _value_and_gradient(params, X, targets, weights, recompute)[1]
 
 
@@ -227,6 +228,7 @@ def value_and_gradient(
       True [[ 0.5 -0.5]]
     """
     weights = check_loss("value_and_gradient", params, X, targets, weights)
+    arguments.check_flag("value_and_gradient", "recompute", recompute)
     return _value_and_gradient(params, X, targets, weights, recompute)
 
 

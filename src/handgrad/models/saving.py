@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def save(
     """Write what was found to a folder, as `handgrad train --out` does, for `handgrad.load` and `handgrad predict`.
 
     Args:
-      result: what `fit`, `fit_path` (the best of the path) or `train` returned, parameters, or a `Model`.
+      result: what `fit`, `fit_path` (the best of the path) or `train` returned, parameters, a `Model`, or a
+        `SoftmaxRegression` that is fitted, which knows its classes and, of a data frame, its features by name.
       folder: one that is new or empty, or the folder of an earlier run.
       class_names: the C names by which to predict; 0, 1, … if None.
       feature_names: the P columns to predict from; if None the data to predict from are arrays.
@@ -67,6 +69,10 @@ def save(
       >>> print(handgrad.load(run).predict({"depth": [0.2, 2.9]}))
       ['low' 'high']
     """
+    if _is_estimator(result):
+        result, classes, features = _of_estimator(result)
+        class_names = classes if class_names is None else class_names
+        feature_names = features if feature_names is None and encoding is None else feature_names
     params = _params_of(result)
     if isinstance(result, Model):
         model = result
@@ -153,6 +159,24 @@ def write_model(path: pathlib.Path, model: Model) -> None:
 # --- From what was found ----------------------------------------------------------------------------------------------
 
 
+def _is_estimator(result: Any) -> bool:
+    """Whether it is a SoftmaxRegression, which nobody has who has not imported it."""
+    module = sys.modules.get("handgrad.estimator")
+    return module is not None and isinstance(result, module.SoftmaxRegression)
+
+
+def _of_estimator(model: Any) -> tuple[Params, list[Any], list[str] | None]:
+    """Its parameters, and the names of its classes and of its features."""
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(model)
+    coef, intercept = model.coef_, model.intercept_
+    if len(coef) == 1:  # the log-odds of the second of two classes, which is split between them
+        coef, intercept = (np.concatenate([-half, half]) for half in (coef / 2, intercept / 2))
+    features = getattr(model, "feature_names_in_", None)
+    return Params(coef.T, intercept[None]), list(model.classes_), None if features is None else list(features)
+
+
 def _params_of(result: Any) -> Params | tuple[Layer, ...]:
     found: Any = result
     if isinstance(result, PathResult):
@@ -169,8 +193,8 @@ def _params_of(result: Any) -> Params | tuple[Layer, ...]:
     if isinstance(found, tuple) and len(found) == 2 and all(hasattr(array, "shape") for array in found):
         return _on_host(found)
     raise TypeError(
-        "save: result must be what fit, fit_path or train returned, Params(W, b), a tuple of Layers, or a Model; got "
-        f"{show(result)}."
+        "save: result must be what fit, fit_path or train returned, Params(W, b), a tuple of Layers, a Model or a "
+        f"SoftmaxRegression; got {show(result)}."
     )
 
 

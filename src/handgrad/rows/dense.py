@@ -20,7 +20,9 @@ from handgrad.rows.blocks import DenseBlock
 from handgrad.rows.parts import Parts
 from handgrad.shapes import Float
 
+# Of X as it is stored. On a CPU a chunk is taken where it lies; elsewhere each costs a call, about a millisecond of it.
 CHUNK_BYTES = 2**25
+OTHER_CHUNK_BYTES = 2**28
 LEAST_ROWS = 2**11  # to which small data are padded, or these bytes
 LEAST_BYTES = 2**22
 # Of a block of X, widened, and of what has C columns. On a CPU both then stay in the cache; elsewhere a block is what
@@ -56,7 +58,7 @@ class DenseRows:
         most = int(parts.gather(np.array(max(part.num_rows for part in parts.parts))).max())
         row_bytes = parts.shape[1] * parts.dtype.itemsize
         stays = isinstance(parts.parts[0].X, jax.Array) and not self._on_cpu  # cut on its device it would be copied
-        self._chunks = [Chunk(((0, most),), most)] if stays else _chunks_of(most, row_bytes)
+        self._chunks = [Chunk(((0, most),), most)] if stays else _chunks_of(most, row_bytes, self._on_cpu)
         self._X = [self._rows_of(chunk, stays) for chunk in self._chunks]
         self._num_rows = [
             self._assembled([np.array([chunk.count(part.num_rows)], np.int32) for part in parts.parts])
@@ -167,13 +169,14 @@ def add(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _chunks_of(num_rows: int, row_bytes: int) -> list[Chunk]:
+def _chunks_of(num_rows: int, row_bytes: int, on_cpu: bool) -> list[Chunk]:
     """The chunks of a device's rows.
 
     The last one, which is padded and so copied, has the first few rows and the last few: before and after a whole chunk
     there are then bytes of X, and it can begin where memory is aligned.
     """
-    rows = max(ALIGNED, CHUNK_BYTES // row_bytes // ALIGNED * ALIGNED)
+    limit = CHUNK_BYTES if on_cpu else OTHER_CHUNK_BYTES
+    rows = max(ALIGNED, limit // row_bytes // ALIGNED * ALIGNED)
     margin = -(-ALIGNMENT // row_bytes)
     count = max(0, num_rows - 2 * margin) // rows
     if not count:

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
-from handgrad.rows.parts import Parts, in_dtype, is_far
+from handgrad.rows.blocks import Block, DenseBlock
+from handgrad.rows.parts import Parts, is_far
+from handgrad.rows.sparse import SparseBlock, in_dtype
 from handgrad.shapes import Float
 
 SPARSE_ROWS = 2**17  # of a block
@@ -35,12 +36,13 @@ class HostRows:
         # Wider where a centre that is algebra would lose too much.
         own = np.dtype(np.float64) if is_far(part, centre) else self.dtype
         about = np.asarray(centre * scale, own), own.type(one)
-        for start in range(0, parts.num_rows, SPARSE_ROWS):
-            whole = parts.num_rows <= SPARSE_ROWS
-            csr = part.X if whole else part.X[start : start + SPARSE_ROWS]
-            transpose = part.XT if whole else csr.T.tocsr()
-            block = SparseBlock(in_dtype(csr, own, scale), in_dtype(transpose, own, scale), *about)
-            self._sparse.append((slice(start, start + csr.shape[0]), block))
+        tiles = [in_dtype(tile, own, scale) for tile in part.tiles]
+        together, start = max(1, SPARSE_ROWS // tiles[0].shape[1]), 0
+        for first in range(0, len(tiles), together):
+            block = SparseBlock(tuple(tiles[first : first + together]), *about)
+            stop = start + sum(tile.shape[1] for tile in block.tiles)
+            self._sparse.append((slice(start, stop), block))
+            start = stop
 
     def place(self, by_row: np.ndarray) -> np.ndarray:
         """An array with an entry for each row, as it is."""

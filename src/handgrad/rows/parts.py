@@ -12,7 +12,8 @@ import numpy as np
 
 from handgrad import arguments, processes
 from handgrad.processes import Share
-from handgrad.rows.blocks import Block, DenseBlock, SparseBlock
+from handgrad.rows.blocks import Block, DenseBlock
+from handgrad.rows.sparse import SparseBlock, cut, in_dtype
 from handgrad.shapes import Float
 from handgrad.streams import Stream, scale_rows
 
@@ -27,7 +28,7 @@ class Part(NamedTuple):
     rows: slice  # of X
     X: Any  # NumPy's array, JAX's on one device, SciPy's in CSR form, or a stream
     device: Any  # None for sparse rows, which are multiplied on the host
-    XT: Any = None  # of sparse rows, the transpose in CSR form
+    tiles: tuple[Any, ...] = ()  # of sparse rows
 
     @property
     def num_rows(self) -> int:
@@ -99,8 +100,7 @@ class Parts(NamedTuple):
                 mean = np.zeros(P) if centre is None else centre * scale
                 # What is given and returned is float64 in any case.
                 own = np.longdouble if is_far(part, mean / scale) else np.float64
-                csr, transpose = (in_dtype(X, own, scale) for X in (part.X, part.XT))
-                yield rows, SparseBlock(csr, transpose, mean.astype(own), one)
+                yield rows, SparseBlock(tuple(in_dtype(X, own, scale) for X in part.tiles), mean.astype(own), one)
                 continue
             start = rows.start
             if isinstance(part.X, Stream):
@@ -134,7 +134,7 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
         if mesh is not None:
             raise ValueError(f"{function}: mesh is for dense data; sparse X is multiplied on the host. Leave it out.")
         csr = to_csr(function, X)
-        part = Part(slice(0, X.shape[0]), csr, None, csr.T.tocsr())
+        part = Part(slice(0, X.shape[0]), csr, None, cut(csr))
         return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1, ())
     shape, dtype = tuple(X.shape), np.dtype(X.dtype)
     if isinstance(X, Stream) and processes.count() > 1:
@@ -179,21 +179,27 @@ def _dealt(X: np.ndarray, start: int, devices: Sequence[Any]) -> list[Part]:
 
 def _of_share(function: str, X: Share, devices: Sequence[Any]) -> Parts:
     """The rows of this process on its devices, none of which is left out, since all have to sum together."""
+    of_process = devices_of_processes(function, devices)
+    own = of_process[processes.index()]
+    parts = [Part(slice(X.start, X.start + X.X.shape[0]), X.X, own[0])]
+    if not isinstance(X.X, Stream):
+        parts = _dealt(X.X, X.start, own)
+    every = tuple(device for devices in of_process.values() for device in devices)
+    return Parts(tuple(parts), X.shape, np.dtype(X.dtype), False, len(of_process), every)
+
+
+def devices_of_processes(function: str, devices: Sequence[Any]) -> dict[int, list[Any]]:
+    """The devices of each process, of all of them as many, by its number."""
     of_process: dict[int, list[Any]] = {}
-    for device in devices:
+    for device in sorted(devices, key=lambda device: device.process_index):
         of_process.setdefault(device.process_index, []).append(device)
-    numbers = {place: len(own) for place, own in sorted(of_process.items())}
+    numbers = {place: len(own) for place, own in of_process.items()}
     if len(numbers) < processes.count() or len(set(numbers.values())) > 1:
         raise ValueError(
             f"{function}: rows that processes have a share of need as many devices of each of the "
             f"{processes.count()} processes; got {numbers}, by the number of the process. Start them alike."
         )
-    own = of_process[processes.index()]
-    parts = [Part(slice(X.start, X.start + X.X.shape[0]), X.X, own[0])]
-    if not isinstance(X.X, Stream):
-        parts = _dealt(X.X, X.start, own)
-    every = tuple(device for place in numbers for device in of_process[place])
-    return Parts(tuple(parts), X.shape, np.dtype(X.dtype), False, len(numbers), every)
+    return of_process
 
 
 def to_csr(function: str, X: Any) -> Any:
@@ -228,19 +234,13 @@ def _stored(values: Any) -> np.ndarray:
     return np.asarray(values).astype(np.float32) if narrow else np.asarray(values)
 
 
-def in_dtype(X: Any, dtype: Any, scale: float = 1.0) -> Any:
-    """X in CSR form with its values, times a power of two, in the dtype, on the same indices."""
-    import scipy.sparse
-
-    values = X.data if scale == 1 else X.data.astype(np.float64) * scale
-    return scipy.sparse.csr_array((values.astype(dtype, copy=False), X.indices, X.indptr), shape=X.shape)
-
-
 def is_far(part: Part, centre: Float[np.ndarray, " P"]) -> bool:
     """Whether a feature of sparse rows that varies, such as a year, is far from 0."""
     # Each zero adds μ² to the squares about μ, so that such a feature has next to none.
-    full = np.flatnonzero((np.diff(part.XT.indptr) > (1 - FAR**-2) * part.num_rows) & (centre != 0))
-    relative = [part.XT.data[slice(*part.XT.indptr[p : p + 2])] / centre[p] - 1 for p in full]
+    entries = sum(np.diff(tile.indptr) for tile in part.tiles)
+    full = np.flatnonzero((entries > (1 - FAR**-2) * part.num_rows) & (centre != 0))
+    values = (np.concatenate([tile.data[slice(*tile.indptr[p : p + 2])] for tile in part.tiles]) for p in full)
+    relative = [of_feature / centre[p] - 1 for p, of_feature in zip(full, values, strict=True)]
     return any(4 * EPS < np.sqrt(np.mean(x**2)) < 1 / FAR for x in relative)
 
 

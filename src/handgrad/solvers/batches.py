@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from handgrad import formulas
 from handgrad.formulas import Params
@@ -57,6 +58,23 @@ def run_batches(params, state, data, rates, l2, *, optimizer, batch_size):
     return *carry, total
 
 
+@functools.partial(jax.jit, static_argnames=("optimizer", "mesh"))
+def run_shared(params, state, data, num_rows, rates, l2, *, optimizer, mesh):
+    """As `run_batches`, of batches (steps, rows, …) of which each device of a mesh has some rows.
+
+    `num_rows` says how many there are of each in all, not counting those of weight 0 that make them as many on each.
+    """
+
+    def of_device(params, state, data, num_rows, rates, l2):
+        step = _stepping(l2, optimizer, lambda tree: jax.lax.psum(tree, mesh.axis_names))
+        carry, losses = jax.lax.scan(lambda carry, each: step(carry, *each), (params, state), (data, rates, num_rows))
+        return *carry, jnp.dot(losses, num_rows)
+
+    specs = P(), P(), P(None, *mesh.axis_names), P(), P(), P()
+    sharded = jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    return sharded(params, state, data, num_rows, rates, l2)
+
+
 @jax.jit
 def sum_gradient(params, data, total):
     """What some rows add to the gradient of all, without the penalty, and to the sum of their losses."""
@@ -69,28 +87,36 @@ def sum_gradient(params, data, total):
 def step_with(params, state, total, num_rows, rate, l2, *, optimizer):
     """A step with the gradient of all rows, of which `sum_gradient` has the sum."""
     L, dL = jax.tree.map(lambda a: a / num_rows, total)
+    return _update(params, state, L, _add_penalty(dL, params, l2), rate, l2, optimizer, _without_objective(optimizer))
 
+
+def _without_objective(optimizer):
     def objective(_):
         raise ValueError(
             f"train: over a stream an optimizer gets no function of the parameters; got {optimizer!r}, which calls one "
             "in each step. Give another optimizer, or X as an array."
         )
 
-    return _update(params, state, L, _add_penalty(dL, params, l2), rate, l2, optimizer, objective)
+    return objective
 
 
-def _stepping(l2, optimizer):
-    """The step of a batch: from params and state to the next, and the batch's loss."""
+def _stepping(l2, optimizer, total=None):
+    """The step of a batch: from params and state to the next, and the batch's loss.
 
-    def step(carry, batch, rate):
+    Where others have rows of it too, `total` sums over all.
+    """
+
+    def step(carry, batch, rate, num_rows=None):
         params, state = carry
         L, dL = formulas.value_and_gradient(params, *batch)
         # The formulas divide by the batch's own weights, which would make a heavy row as light as a light one where
         # it is alone. Over all rows the mean weight is 1, so the batch's mean weight puts back what it counts for.
-        share = _mean_weight(batch[2])
-        L = share * L
-        dL = _add_penalty(jax.tree.map(lambda a: jnp.asarray(share, a.dtype) * a, dL), params, l2)
+        share = _mean_weight(batch[2]) if num_rows is None else jnp.sum(batch[2]) / num_rows
+        L, dL = share * L, jax.tree.map(lambda a: jnp.asarray(share, a.dtype) * a, dL)
         objective = lambda params: share * formulas.loss(params, *batch) + _penalty(params, l2)  # noqa: E731
+        if total is not None:
+            (L, dL), objective = total((L, dL)), _without_objective(optimizer)
+        dL = _add_penalty(dL, params, l2)
         return _update(params, state, L, dL, rate, l2, optimizer, objective), L
 
     return step

@@ -23,12 +23,14 @@ from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.processes import Share
 from handgrad.rows import Parts, Rows, Stream, centre_as_summed, locate, open_source, place, to_csr
-from handgrad.rows.blocks import Block, SparseBlock
-from handgrad.settings import as_float
+from handgrad.rows.blocks import Block
+from handgrad.rows.sparse import SparseBlock
+from handgrad.settings import as_float, check_flag, is_integer
 from handgrad.shapes import Bool, Float
 
 CENTRE_ROWS = 2**12
 USUAL_SIZES = 2.0**-20, 2.0**20  # features whose largest entry is between these are not multiplied by a power of two
+LEAST_SPARSE_SIZE = 2.0**-40  # of the largest entry
 
 
 class Data(NamedTuple):
@@ -77,6 +79,7 @@ def prepare(
 ) -> Data:
     """Check the arrays, look at their values once, and bring them to where they are summed."""
     launching.require_joined(function)
+    check_flag(function, "fit_intercept", fit_intercept)
     X, targets, weights = open_source(function, X, targets, weights)
     if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
         raise TypeError(
@@ -106,7 +109,7 @@ def prepare(
     w = np.ones(parts.num_rows) if weights is None else parts.of_rows(weights).astype(np.float64)
     w, unit = _divided(parts, w)
     T = parts.of_rows(targets)
-    T = T.astype(np.int64) if T.ndim == 1 else _normalised(T.astype(np.float64))
+    T = T.astype(np.int64) if T.ndim == 1 else normalised(T.astype(np.float64))
     if class_weights is not None:
         T, w = weigh_classes(function, class_weights, T, w, num_classes)
         w, more = _divided(parts, w)
@@ -240,16 +243,17 @@ def weigh_classes(
 ) -> tuple[np.ndarray, Float[np.ndarray, " N"]]:
     """Targets and weights of the rows, multiplied by those of their classes: a distribution of several is tilted."""
     each = _class_weights(function, class_weights, num_classes)
+    T = T if T.ndim == 1 else normalised(T)
     mass = each[T] if T.ndim == 1 else T @ each
     if T.ndim == 2:
-        T = np.where(mass[:, None] > 0, _normalised(T * each), T)
+        T = np.where(mass[:, None] > 0, normalised(T * each), T)
     return T, weights * mass
 
 
 def _class_weights(function: str, class_weights: Any, num_classes: int) -> np.ndarray:
     if isinstance(class_weights, dict):
         for label in class_weights:
-            if not (isinstance(label, (int, np.integer)) and 0 <= label < num_classes):
+            if not (is_integer(label) and 0 <= label < num_classes):
                 keys = f"class_weights' keys must be classes in [0, {num_classes})"
                 raise ValueError(f"{function}: {keys}; got {label!r}.")
         each = numbers([class_weights.get(label, 1) for label in range(num_classes)])
@@ -269,7 +273,8 @@ def numbers(values: Any) -> np.ndarray:
     return np.vectorize(as_float, otypes=[np.float64])(np.asarray(values, dtype=object))
 
 
-def _normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+def normalised(T: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """Distributions over their sums, which may be a little off 1."""
     total = T.sum(axis=1, keepdims=True)
     return T / np.where(total > 0, total, 1)
 
@@ -292,12 +297,14 @@ def _centre_and_scale(
     for rows, block in parts.blocks():
         least, most = _limits(block)
         low, high = np.minimum(low, least), np.maximum(high, most)
-        # Not by BLAS, whose threads would wait for those of XLA and of other programs.
-        sums += weights[rows] @ block.X if parts.is_sparse else np.einsum("n,np->p", weights[rows], block.X)
+        if isinstance(block, SparseBlock):
+            sums += block.transposed_times(weights[None, None, rows])[0, :-1, 0]
+        else:  # not by BLAS, whose threads would wait for those of XLA and of other programs
+            sums += np.einsum("n,np->p", weights[rows], block.dense())
         total += weights[rows].sum()
     total, sums = parts.sum((np.array(total), sums))
     low, high = parts.gather(low).min(axis=0), parts.gather(high).max(axis=0)
-    centre = sums / total if fit_intercept else np.zeros(P)
+    centre = np.where(low == high, low, sums / total) if fit_intercept else np.zeros(P)
     largest = np.maximum(np.abs(low), np.abs(high))
     if not np.all(largest < np.inf):
         check_finite(function, "X", parts)
@@ -312,6 +319,8 @@ def _centre_and_scale(
     elif _fits(parts.dtype, dtype):
         centre = centre.astype(dtype).astype(np.float64)
     size = float(np.maximum(high / 2 - centre / 2, centre / 2 - low / 2).max()) * 2
+    if parts.is_sparse:  # summed about 0: what is large and constant beside small deviations must stay finite, squared
+        size = max(size, float(largest.max()) * LEAST_SPARSE_SIZE)
     usual = size == 0 or USUAL_SIZES[0] <= size <= USUAL_SIZES[1]
     return centre, 1.0 if usual else float(np.ldexp(1.0, -int(np.frexp(min(size, 2.0**1000))[1])))
 
@@ -319,8 +328,10 @@ def _centre_and_scale(
 def _limits(block: Block) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest of each feature."""
     if not isinstance(block, SparseBlock):
-        return block.X.min(axis=0), block.X.max(axis=0)
-    return tuple(array.toarray().ravel() for array in (block.XT.min(axis=1), block.XT.max(axis=1)))
+        X = block.dense()
+        return X.min(axis=0), X.max(axis=0)
+    least, most = zip(*((tile.min(axis=1).toarray(), tile.max(axis=1).toarray()) for tile in block.tiles), strict=True)
+    return np.min(least, axis=0).ravel(), np.max(most, axis=0).ravel()
 
 
 def check_finite(function: str, argument: str, parts: Parts) -> None:
@@ -347,7 +358,7 @@ def _placed(parts: Parts, num_classes: int, centre: np.ndarray, scale: float, on
     for part in parts.parts:
         X = np.empty(part.X.shape, dtype)
         for rows, block in parts._replace(parts=(part,)).blocks(centre, scale):
-            X[rows] = block.X
+            X[rows] = block.dense()
         narrow.append(part._replace(X=X))
     narrowed = parts._replace(parts=tuple(narrow), dtype=dtype)
     return place(narrowed, num_classes, np.zeros_like(centre), 1.0, one, dtype)

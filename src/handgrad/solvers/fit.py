@@ -149,8 +149,8 @@ def fit_in_silence(
         raise TypeError(f"fit: state must be the state of a FitResult; got {show(state)}.")
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit", X, targets, weights, class_weights, params, num_classes, **about)
-    check_settings("fit", tol, max_iterations, callback)
-    arguments.check_number("fit", "l2", l2)
+    tol = check_settings("fit", tol, max_iterations, callback)
+    l2 = arguments.check_number("fit", "l2", l2)
     if l2 == 0:
         check_affordable("fit", data)
     folds = make_folds("fit", data, data.weights[:, None])
@@ -207,8 +207,8 @@ def as_result(
     )
 
 
-def check_settings(function: str, tol: float, max_iterations: int, callback: Any = None) -> None:
-    """Check what ends a fit."""
+def check_settings(function: str, tol: float, max_iterations: int, callback: Any = None) -> float:
+    """Check what ends a fit. Returns tol."""
     check_callback(function, callback)
-    arguments.check_number(function, "tol", tol)
     arguments.check_positive_integer(function, "max_iterations", max_iterations)
+    return arguments.check_number(function, "tol", tol)

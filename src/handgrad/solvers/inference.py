@@ -19,6 +19,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.by_row import softmax
 from handgrad.frames import as_array, as_data
 from handgrad.rows import product
+from handgrad.settings import is_integer, show
 from handgrad.shapes import Float
 from handgrad.showing import MOST_SHOWN, as_table
 from handgrad.solvers.data import Data, times_centre
@@ -102,9 +103,9 @@ def standard_errors(
     arguments.check_weights("standard_errors", weights, X.shape[0])
     C = params.W.shape[1]
     present = np.isfinite(np.asarray(params.b[0]))
-    if isinstance(base, bool) or not (isinstance(base, (int, np.integer)) and 0 <= base < C and present[base]):
-        raise ValueError(f"standard_errors: base must be a class in [0, {C}) that has weight; got {base!r}.")
-    arguments.check_number("standard_errors", "confidence", confidence, positive=True, most=1)
+    if not (is_integer(base) and 0 <= base < C and present[base]):
+        raise ValueError(f"standard_errors: base must be a class in [0, {C}) that has weight; got {show(base)}.")
+    confidence = arguments.check_number("standard_errors", "confidence", confidence, positive=True, most=1)
     if confidence == 1:
         raise ValueError("standard_errors: confidence must be less than 1; got 1.")
     w = np.ones(X.shape[0]) if weights is None else np.asarray(weights, np.float64)

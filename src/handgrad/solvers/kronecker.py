@@ -82,7 +82,10 @@ def factor_features(moment: Any) -> tuple[np.ndarray, np.ndarray | None]:
     A = np.asarray(moment)
     if A.ndim == 1:
         return A, None
-    values, vectors = np.linalg.eigh(A[:-1, :-1].astype(np.float64))
+    from scipy.linalg import eigh
+
+    # NumPy's wakes BLAS's threads, which wait for each other: where another program has a core, 160 ms for 64 features.
+    values, vectors = eigh(A[:-1, :-1].astype(np.float64), driver="evd", check_finite=False, overwrite_a=True)
     a = np.append(np.maximum(values, 0), A[-1, -1]).astype(A.dtype)
     Q = np.zeros_like(A)
     Q[:-1, :-1], Q[-1, -1] = vectors, 1
@@ -131,6 +134,9 @@ def preconditioner(
         else:
             columns = rotate_back(Q, V).transpose(2, 1, 0)
             V = rotate(Q, product(blocks, columns).transpose(2, 1, 0))
+        if library(V) is np and present.all():  # a product with 1 of short rows takes as long as the rest
+            V -= product(V, mask.mT) / V.shape[2]
+            return V
         V = V * mask
         return V - mask * (product(V, mask.mT) / product(mask, mask.mT))
 
@@ -140,7 +146,7 @@ def preconditioner(
 def reciprocal(values: Array) -> Array:
     """1/x, and 0 for 0."""
     if library(values) is np:
-        return np.divide(1, values, out=np.zeros_like(values), where=values > 0)
+        return 1 / np.where(values > 0, values, np.inf)  # to divide only where it is takes four times as long
     return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
 
 

@@ -12,8 +12,9 @@ from handgrad.formulas import Params
 from handgrad.frames import as_held_out
 from handgrad.progress import shown
 from handgrad.rows import Parts, locate, open_source
+from handgrad.settings import is_integer
 from handgrad.shapes import Float
-from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, numbers, prepare
+from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, normalised, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
 from handgrad.solvers.fit import check_settings
 from handgrad.solvers.held_out import mean_scores, prepare_scores
@@ -68,13 +69,13 @@ def fit_path(
       (True, 1)
     """
     num_folds = None
-    if isinstance(validation, (int, np.integer)) and not isinstance(validation, bool):
+    if is_integer(validation):
         num_folds, validation = int(validation), None
     elif validation is not None:
         validation = as_held_out("fit_path", validation, X, "a pair (X, targets) or a number of folds")
     about = {"fit_intercept": fit_intercept, "mesh": mesh}
     data = prepare("fit_path", X, targets, weights, class_weights, None, num_classes, **about)
-    check_settings("fit_path", tol, max_iterations, callback)
+    tol = check_settings("fit_path", tol, max_iterations, callback)
     l2s = _check_l2s(l2s)
     kept = np.ones((data.parts.num_rows, 1), bool)
     if num_folds is not None:
@@ -163,7 +164,8 @@ def _check_validation(data: Data, given: Any) -> tuple[Parts, np.ndarray]:
     checks.check_targets("fit_path", targets, X.shape[0], data.num_classes)
     parts = locate("fit_path", X)
     check_finite("fit_path", "validation X", parts)
-    return parts, parts.of_rows(targets)
+    targets = parts.of_rows(targets)
+    return parts, targets if targets.ndim == 1 else normalised(targets.astype(np.float64))
 
 
 def _folds(data: Data, count: int) -> np.ndarray:

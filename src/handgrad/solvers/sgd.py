@@ -1,5 +1,6 @@
 """Gradient descent as it is written down, or any optax transformation fed with the hand-derived gradient."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 
 from handgrad import arguments as checks
-from handgrad.compiled import narrow
+from handgrad.compiled import as_jax
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, check_network, in_form_of, layers_of
 from handgrad.frames import as_array, as_data, as_held_out, as_targets
@@ -255,13 +256,17 @@ def _check(X, targets, weights, class_weights, params, num_classes, validation):
     checks.check_array("train", "X", X, "(N, P)")
     if given is None:
         checks.check_finite("train", "X", X)
-        X = jnp.asarray(narrow("train", "X", X))
+        X = as_jax("train", "X", X)
     if params is None:
         if num_classes is None:
             num_classes = checks.count_classes("train", targets)
+        checks.check_positive_integer("train", "num_classes", num_classes)
         params = init_params(X.shape[1], num_classes, dtype=X.dtype)
     else:
-        params = in_form_of(params, [Params(*layer.params) for layer in layers_of(_copy(params))])
+        for layer in layers_of(params):
+            checks.check_params("train", layer.params)
+        given_params = jax.tree.map(functools.partial(as_jax, "train", "params"), params)
+        params = in_form_of(params, [Params(*layer.params) for layer in layers_of(_copy(given_params))])
     *_, (output, _) = check_network("train", params, X)
     if num_classes not in (None, output.W.shape[1]):
         raise ValueError(f"train: num_classes must be that of params, {output.W.shape[1]}, or None; got {num_classes}.")
@@ -273,7 +278,7 @@ def _check(X, targets, weights, class_weights, params, num_classes, validation):
         checks.check_array("train", "validation X", held_out, "(N, P)")
         if stream is None:
             checks.check_finite("train", "validation X", held_out)
-            held_out = jnp.asarray(narrow("train", "validation X", held_out))
+            held_out = as_jax("train", "validation X", held_out)
         check_network("train (validation)", params, held_out)
         held_weights = as_array("train", held_weights, "validation weights")
         of_rows = _weigh("train (validation)", held_targets, held_weights, held_out.shape[0], **about)
@@ -286,7 +291,7 @@ def _check(X, targets, weights, class_weights, params, num_classes, validation):
 def _placed(X, stream, targets, weights):
     """The arrays on the device; of a stream what is known row by row on the host."""
     if stream is None:
-        return jax.tree.map(jnp.asarray, (X, targets, weights))
+        return X, as_jax("train", "targets", targets), None if weights is None else jnp.asarray(weights)
     return stream, np.asarray(targets), weights
 
 

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from handgrad import processes
 from handgrad.formulas import Params
 from handgrad.formulas.network import Network, layers_of
 from handgrad.precision import wide_dtype
@@ -106,20 +107,29 @@ def _curvatures_of_stream(stream: Stream, weights: np.ndarray | None) -> tuple[A
     w = np.ones(num_rows) if weights is None else weights.astype(np.float64)
     w = w / (w.mean() or 1)
     every = -(-stream.size // MOST_VALUES)
-    sample, squares, start = [], np.empty(num_rows), 0
+    own = np.arange(num_rows) if stream.owners is None else np.flatnonzero(stream.owners == processes.index())
+    sample, squares, start = [np.empty((0, stream.shape[1]), stream.dtype)], np.empty(len(own)), 0
     for block in stream.blocks(max(1, BLOCK_VALUES // stream.shape[1])):
-        sample.append(block[-start % every :: every].copy())
+        rows = slice(start, start + len(block))
+        sample.append(block[own[rows] % every == 0])
         wide = block.astype(np.float64)
-        squares[start : start + len(block)] = np.einsum("np,np->n", wide, wide) + 1
+        squares[rows] = np.einsum("np,np->n", wide, wide) + 1
         start += len(block)
-    own = w[::every]
-    of_sample = _curvatures(jnp.asarray(np.concatenate(sample), jax.dtypes.canonicalize_dtype(stream.dtype)), own)
+    squares *= w[own]
+    sampled = np.concatenate(sample)
+    sums = np.array([squares.sum(), squares[own % every == 0].sum(), squares @ squares])
+    if stream.owners is not None:
+        sums = processes.gather(sums).sum(axis=0)
+        of_processes, sampled = processes.gather_values(sampled), np.empty((-(-num_rows // every), stream.shape[1]))
+        for place, found in enumerate(of_processes):
+            sampled[stream.owners[::every] == place] = found
+    total, seen, square = map(float, sums)
+    weights = w[::every]
+    of_sample = _curvatures(jnp.asarray(sampled, jax.dtypes.canonicalize_dtype(stream.dtype)), weights)
     unit, largest, _ = map(float, of_sample)
-    squares *= w
-    total, sampled = squares.sum(), squares[::every].sum() / (own.mean() or 1)
     # What rows that are not in the sample have more than those in it may all lie in one direction.
-    more = total / num_rows - sampled / len(own)
-    return unit, largest + max(0.0, more) / unit**2, (squares @ squares) / (total or 1) / unit**2
+    more = total / num_rows - seen / (weights.mean() or 1) / len(weights)
+    return unit, largest + max(0.0, more) / unit**2, square / (total or 1) / unit**2
 
 
 @jax.jit
