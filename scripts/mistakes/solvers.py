@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant(
         "targets' rows taken as they are",
         "solvers/data.py",
-        "_normalised(T.astype(np.float64))",
+        "normalised(T.astype(np.float64))",
         "T.astype(np.float64)",
         "test_certificate.py::test_rows_of_targets_that_are_a_little_off_are_normalised[0.0009]",
     ),
