@@ -78,10 +78,12 @@ def x64():
 
 @pytest.fixture
 def compiled_rows(monkeypatch):
-    """Few rows are summed by compiled programs too, as many are."""
+    """Few rows are summed, and few lanes turned, by compiled programs too, as many are."""
     from handgrad.rows import host
+    from handgrad.solvers import sweeps
 
     monkeypatch.setattr(host, "FEW", 0)
+    monkeypatch.setattr(sweeps, "FEW", 0)
 
 
 @pytest.fixture

@@ -184,14 +184,16 @@ def test_a_fit_of_more_classes_than_are_taken_whole_is_certified(monkeypatch, re
     assert result.passes <= 3 * before.passes
 
 
-def test_logits_that_are_not_kept_are_the_same(monkeypatch):
+@pytest.mark.parametrize("logit_bytes", [1, certificate.LOGIT_BYTES])
+def test_logits_in_pieces_and_not_kept_are_the_same(monkeypatch, logit_bytes):
     rng, X, t, w = drawn(3, 40, 2, 3)
     data = prepare("test", X.astype(np.float32), t, w, None, None, 3)
     folds = make_folds("test", data, data.weights[:, None] * (rng.random((40, 3)) < 0.7))
     V = folds.starts + 0.1 * rng.normal(size=folds.starts.shape) * folds.present[:, None]
     arguments = data, V, folds, np.arange(3), np.full(3, 0.1)
     kept = certify(*arguments)
-    monkeypatch.setattr(certificate, "LOGIT_BYTES", 1)
+    monkeypatch.setattr(certificate, "LOGIT_BYTES", logit_bytes)
+    monkeypatch.setattr(certificate, "PIECE_BYTES", 3 * 8 * 4)  # pieces of 4 rows
     monkeypatch.setattr("handgrad.rows.parts.BLOCK_BYTES", 16 * 7)  # blocks of 7 rows
     for name, expected, found in zip(kept._fields, kept, certify(*arguments), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14, err_msg=name)

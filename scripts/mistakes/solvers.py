@@ -4,6 +4,20 @@ from mistakes.mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "the first piece of a block certified alone",
+        "solvers/certificate.py",
+        "itertools.product(range(K), _pieces(*T.shape))",
+        "itertools.product(range(K), _pieces(*T.shape)[:1])",
+        "test_certificate.py::test_logits_in_pieces_and_not_kept_are_the_same[1]",
+    ),
+    Mutant(
+        "few lanes on a device",
+        "solvers/sweeps.py",
+        'rows.home.platform == "cpu" and is_few',
+        "False",
+        "test_bites.py::test_of_few_lanes_on_a_cpu_the_sums_alone_are_compiled",
+    ),
+    Mutant(
         "mini-batches without their weights",
         "solvers/batches.py",
         'jnp.take(array, rows, axis=0, mode="clip"), data)',

@@ -80,14 +80,14 @@ def _in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a @ b
     count = longest // size
     whole = count * size
-    if k == longest:
-        pieces = a[:, :whole].reshape(m, count, size).transpose(1, 0, 2) @ b[:whole].reshape(count, size, n)
-        return pieces.sum(axis=0) + a[:, whole:] @ b[whole:]
     out = np.empty((m, n), a.dtype)
     if m == longest:
         np.matmul(a[:whole].reshape(count, size, k), b, out=out[:whole].reshape(count, size, n))
         np.matmul(a[whole:], b, out=out[whole:])
         return out
+    if k == longest:
+        pieces = a[:, :whole].reshape(m, count, size).transpose(1, 0, 2) @ b[:whole].reshape(count, size, n)
+        return pieces.sum(axis=0) + a[:, whole:] @ b[whole:]
     pieces, there = (array[:, :whole].reshape(-1, count, size).transpose(1, 0, 2) for array in (b, out))
     np.matmul(a, pieces, out=there)
     np.matmul(a, b[:, whole:], out=out[:, whole:])

@@ -27,6 +27,7 @@ Reference: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019).
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -110,8 +111,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     def pieces(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
         if kept is not None:
-            size = max(1, PIECE_BYTES // (8 * C))
-            for rows in (slice(start, start + size) for start in range(0, max(1, data.parts.num_rows), size)):
+            for rows in _pieces(C, data.parts.num_rows):
                 yield _restrict(kept[k][:, rows], data.distributions(rows), weights[rows, k], present[k])
             return
         for rows, block in data.blocks():
@@ -186,25 +186,31 @@ def _sums(
         T, w = data.distributions(rows), weights[rows]
         trace += block.row_squares() @ w
         D = np.zeros(((1 + moved) * K, *T.shape))
-        for k in range(K):
-            counted = w[:, k] > 0
+        for k, piece in itertools.product(range(K), _pieces(*T.shape)):
+            counted = w[piece, k] > 0
             if not counted.any():
                 continue
             everything = counted.all() and present[k].all()
             chosen = slice(None) if everything else np.ix_(present[k], counted)
-            best, own, weight = Z[k][chosen], T[chosen], w[counted, k]
+            best, own, weight = Z[k][:, piece][chosen], T[:, piece][chosen], w[piece, k][counted]
             Y, u = softmax(best), added[k, present[k]]
             excess[k] += weight @ rise(Y, own, u)
-            D[k][chosen] = weight * exact_residual(Y, own)
+            D[k][:, piece][chosen] = weight * exact_residual(Y, own)
             at = best + u[:, None]
             loss[k] += weight @ exact_losses(at, own)
             largest[k] = max(largest[k], np.abs(at).max())
             if moved:
-                D[K + k][chosen] = weight * exact_residual(softmax(at), own)
+                D[K + k][:, piece][chosen] = weight * exact_residual(softmax(at), own)
         total += block.transposed_times(D)
     largest = data.parts.gather(largest).max(axis=0)
     loss, excess, trace, total = data.parts.sum((loss, excess, trace, total))
     return _Sums(loss, largest, excess, trace, total[-K:], total[:K])
+
+
+def _pieces(num_classes: int, num_rows: int) -> list[slice]:
+    """Rows, so few at a time that their logits stay in the cache."""
+    size = max(1, PIECE_BYTES // (8 * num_classes))
+    return [slice(start, start + size) for start in range(0, max(1, num_rows), size)]
 
 
 def _restrict(

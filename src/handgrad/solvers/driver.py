@@ -87,7 +87,7 @@ def _solve_certified(
 ) -> Answers:
     num_lanes = max(1, min(len(l2), COLUMNS // data.num_classes))
     compile_ahead(data.rows, data.num_classes, num_lanes)
-    placed = place(data.rows, data.targets, folds.weights, data.num_classes)
+    placed = place(data.rows, data.targets, folds.weights, data.num_classes, num_lanes)
     # Both sides of l2' = l2·s² may be beyond the dtype: the solver then works without a penalty, or with a huge one.
     limits = np.finfo(data.dtype)
     strength = np.minimum(l2 * data.scale**2, float(limits.max)).astype(data.dtype).astype(np.float64)

@@ -27,6 +27,9 @@ from handgrad.solvers.search import POINTS
 from handgrad.solvers.state import Keep, Lane, SolverState, as_rows, copied, from_row
 from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradient, rounding, slopes
 
+# Multiplications that take the lanes into the eigenbasis of A, up to which NumPy turns them on a CPU: an iteration of
+# one lane of 784 features and 10 classes takes as long as compiled, and seven programs of nine are not compiled.
+FEW = 2**24
 MEMORY = 8
 LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
 MEMORY_OF_LARGE = 4
@@ -42,29 +45,40 @@ class Tolerance(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """The rows, their targets and weights of F folds where the rows are, and a and Q of A."""
+    """The rows, their targets and weights of F folds where the rows are, where the lanes are, and a and Q of A."""
 
     rows: Rows
     targets: Any
     weights: Any
     num_classes: int
+    home: Any  # the device of the lanes, None for the host
     features: tuple[Any, Any] = (None, None)
 
     def sum(self, of: Callable[..., Any], V: Any, fold: np.ndarray, static: Any = None) -> Any:
-        """Σ over all rows of a function of `sums`."""
+        """Σ over all rows of a function of `sums`, where the lanes are."""
         by_row, columns = (self.targets, self.weights), len(fold) * self.num_classes
-        return self.rows.sum(of, by_row, (V, fold), columns=columns, static=static)
+        sums = self.rows.sum(of, by_row, (V, fold), columns=columns, static=static)
+        return jax.tree.map(np.asarray, sums) if self.home is None else sums
 
 
-def place(rows: Rows, targets: np.ndarray, weights: Float[np.ndarray, "N F"], num_classes: int) -> Placed:
+def home_of_lanes(rows: Rows, num_classes: int, num_lanes: int) -> Any:
+    """The device on which so many lanes are, None for the host."""
+    is_few = num_lanes * (rows.shape[1] + 1) ** 2 * num_classes <= FEW
+    return None if rows.home is None or (rows.home.platform == "cpu" and is_few) else rows.home
+
+
+def place(
+    rows: Rows, targets: np.ndarray, weights: Float[np.ndarray, "N F"], num_classes: int, num_lanes: int
+) -> Placed:
     """Targets and weights where the rows are, in the dtype of the solver."""
     if rows.home is None:  # NumPy would make distributions of labels, each time
         targets = np.ascontiguousarray(one_hot(np, targets, num_classes, rows.dtype)).T
     targets = targets.astype(np.int32 if targets.ndim == 1 else rows.dtype)
-    placed = Placed(rows, rows.place(targets), rows.place(weights.astype(rows.dtype)), num_classes)
+    home = home_of_lanes(rows, num_classes, num_lanes)
+    placed = Placed(rows, rows.place(targets), rows.place(weights.astype(rows.dtype)), num_classes, home)
     nothing = np.zeros((1, rows.shape[1] + 1, num_classes), rows.dtype)
     moment = placed.sum(feature_moment, nothing, np.zeros(1, np.int32), takes_features(rows, num_classes))
-    return placed._replace(features=_put(factor_features(moment), rows.home))
+    return placed._replace(features=_put(factor_features(moment), home))
 
 
 def _put(tree: Any, home: Any) -> Any:
@@ -74,10 +88,11 @@ def _put(tree: Any, home: Any) -> Any:
 
 def compile_ahead(rows: Rows, num_classes: int, num_lanes: int) -> list[Future[Any]]:
     """Compile the programs of an iteration in threads, while this one looks at the rows and compiles the sweep."""
-    if rows.home is None:
+    home = home_of_lanes(rows, num_classes, num_lanes)
+    if home is None:
         return []
     features = takes_features(rows, num_classes)
-    return _compile_ahead(rows.shape[1] + 1, num_classes, num_lanes, rows.dtype, features, rows.home)
+    return _compile_ahead(rows.shape[1] + 1, num_classes, num_lanes, rows.dtype, features, home)
 
 
 @functools.lru_cache(maxsize=64)
@@ -166,7 +181,7 @@ class _Solver:
         self._put(state)
 
     def _put(self, state: SolverState) -> None:
-        on_device = _put((state.lanes, state.trial, state.blocks), self.data.rows.home)
+        on_device = _put((state.lanes, state.trial, state.blocks), self.data.home)
         self.state, self.trial = on_device[:2]
         self.curvature = Curvature(*self.data.features, on_device[2])
 
@@ -191,7 +206,7 @@ class _Solver:
             counts = np.array([lane is not None for lane in self.lanes], dtype)
             moments, self.age = self._sum(class_moments, (self.trial, counts / counts.sum())), 0
             blocks = invert_blocks(moments, np.array([lane.strength for _, lane in busy]))
-            self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.rows.home))
+            self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
         wait(self.compiled)
         gradient, report = assess(self.state, self.trial, sums, self.curvature.Q)
         found = np.stack([np.asarray(numbers, np.float64) for numbers in report]).T.tolist()
