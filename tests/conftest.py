@@ -1,6 +1,7 @@
 """What every test runs under: eight devices on the CPU, strict dtype promotion, no broadcast of ranks."""
 
 import contextlib
+import gc
 import itertools
 import os
 
@@ -15,6 +16,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# JAX holds so many objects that looking for garbage every 700 takes a tenth of the time, and there is little of it.
+gc.set_threshold(200_000, 50, 100)
 
 # Files in which each case of a test compiles programs of its own: of four and more every other one runs by default.
 COMPILING = (

@@ -116,7 +116,7 @@ def test_a_setting_is_a_number_of_any_kind():
 def test_settings_that_are_no_names_or_numbers_are_refused():
     for call, said in (
         (lambda: handgrad.one_hot(t, np.array(4)), "one_hot: num_classes must have settings that are numbers or"),
-        (lambda: handgrad.one_hot(t, 4, dtype="x"), "one_hot: dtype must be floating-point; got 'x'"),
+        (lambda: handgrad.one_hot(t, 4, dtype="x"), "one_hot: dtype must be floating-point; got x"),
         (lambda: handgrad.init_params(2, 2, dtype="x"), "init_params: dtype must be a floating dtype; got 'x'"),
         (lambda: handgrad.init_network(jax.random.key(0), b"ab"), "init_network: sizes must be at least"),
         (lambda: handgrad.init_network(jax.random.key(0), 3), "init_network: sizes must be at least"),
@@ -158,3 +158,23 @@ def test_tensors_and_bfloat16_are_data():
         np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
     trained = handgrad.train(torch.tensor(small), torch.tensor(t), epochs=1).params.W
     np.testing.assert_array_equal(trained, handgrad.train(small, t, epochs=1).params.W)
+
+
+@pytest.mark.parametrize("of_what", ["data", "nothing"])
+def test_what_is_stepped_from_python_is_refused_where_it_would_be_compiled(of_what):
+    calls = {
+        "fit": lambda X: handgrad.fit(X, t, l2=1.0).loss,
+        "fit_path": lambda X: handgrad.fit_path(X, t, l2s=[1.0]).loss[0],
+        "train": lambda X: handgrad.train(X, t, epochs=1).history[-1].loss,
+        "check_gradients": lambda X: handgrad.check_gradients(PARAMS, X, t).passed,
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"^{name}: data must be known, which they are not under jax.jit"):
+            jax.jit(lambda given, call=call: call(given if of_what == "data" else X))(X)
+    with pytest.raises(TypeError, match=r"^fit: data must be known"):
+        jax.vmap(lambda class_weights: handgrad.fit(X, t, l2=1.0, class_weights=class_weights).loss)(T)
+
+
+def test_rows_held_out_that_all_weigh_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"^train: validation must have rows of a positive weight"):
+        handgrad.train(X, t, validation=(X, t, np.zeros(4)), epochs=1)

@@ -164,4 +164,18 @@ MUTANTS = [
         "if C >= 2 * P:",
         "test_fused_program.py::test_one_block_of_all_rows_is_not_copied_to_be_turned_round",
     ),
+    Mutant(
+        "a teacher's logits in a dtype of their own",
+        "tile.py",
+        "arrays.teacher_b).astype(Z.dtype)",
+        "arrays.teacher_b)",
+        "test_distillation.py::test_a_teacher_may_have_another_dtype[True]",
+    ),
+    Mutant(
+        "the head's targets in any order of bytes",
+        "head_loss.py",
+        '    targets = narrow(function, "targets", targets)\n',
+        "",
+        "test_refusals.py::test_the_order_of_bytes_changes_nothing",
+    ),
 ]

@@ -80,4 +80,11 @@ MUTANTS = [
         "gradients.append(linear_backward(A_l if A_l.shape == layer_X.shape else layer_X, D, weights))",
         "test_pictures.py::test_the_way_back_gives_the_gradient",
     ),
+    Mutant(
+        "a span of time taken for an integer",
+        "settings.py",
+        "(int, np.integer)) and not isinstance(value, (bool, np.timedelta64))",
+        "(int, np.integer)) and not isinstance(value, bool)",
+        "test_refusals.py::test_a_span_of_time_is_no_integer",
+    ),
 ]

@@ -97,7 +97,7 @@ MUTANTS = [
     Mutant(
         "targets' rows taken as they are",
         "solvers/data.py",
-        "_normalised(T.astype(np.float64))",
+        "normalised(T.astype(np.float64))",
         "T.astype(np.float64)",
         "test_certificate.py::test_rows_of_targets_that_are_a_little_off_are_normalised[0.0009]",
     ),
@@ -230,8 +230,8 @@ MUTANTS = [
     Mutant(
         "features centred without an intercept",
         "solvers/data.py",
-        " if fit_intercept else np.zeros(P)",
-        "",
+        "np.where(low == high, low, sums / total) if fit_intercept else np.zeros(P)",
+        "np.where(low == high, low, sums / total)",
         "test_intercept.py::test_without_an_intercept_the_minimum_is_that_of_scikit_learn[dense-0.01-3]",
     ),
     Mutant(
@@ -268,5 +268,40 @@ MUTANTS = [
         "return 1 if weights is None else jnp.mean(weights)",
         "return 1",
         "test_train.py::test_batches_of_any_size_have_the_weighted_optimum",
+    ),
+    Mutant(
+        "distributions held out taken as they are",
+        "solvers/path.py",
+        "targets if targets.ndim == 1 else normalised(targets.astype(np.float64))",
+        "targets",
+        "test_path.py::test_distributions_held_out_are_divided_by_their_sums",
+    ),
+    Mutant(
+        "constants beside tiny deviations in sparse data",
+        "solvers/data.py",
+        "size = max(size, float(largest.max()) * LEAST_SPARSE_SIZE)",
+        "pass",
+        "test_certificate.py::test_sparse_constants_beside_tiny_deviations_stay_finite[float32]",
+    ),
+    Mutant(
+        "log-odds of a class without weight",
+        "estimator.py",
+        "np.stack([np.minimum(-Z, 0), np.minimum(Z, 0)], axis=1)",
+        "np.stack([np.zeros_like(Z), Z], axis=1)",
+        "test_estimator_refusals.py::test_of_two_classes_one_without_weight_has_probability_zero[0]",
+    ),
+    Mutant(
+        "class weights that are negative",
+        "scikit.py",
+        "(each >= 0).all() and each.any()",
+        "each.any()",
+        "test_estimator_refusals.py::test_class_weights_are_finite_and_not_negative",
+    ),
+    Mutant(
+        "penalties beyond float64's range",
+        "scikit.py",
+        "np.isfinite(l2) & ((l2 > 0) | np.isinf(C))",
+        "True",
+        "test_estimator_refusals.py::test_a_penalty_beyond_the_range_of_float64_is_refused",
     ),
 ]

@@ -115,4 +115,11 @@ MUTANTS = [
         "return None if callback is None else [callback(*arguments)]",
         "test_showing.py::test_a_bar_changes_nothing_and_leaves_the_callback_its_say[train]",
     ),
+    Mutant(
+        "class weights of distributions as they are",
+        "solvers/data.py",
+        "T = T if T.ndim == 1 else normalised(T)",
+        "T = T",
+        "test_train.py::test_class_weights_weigh_distributions_by_their_shares",
+    ),
 ]

@@ -90,6 +90,15 @@ def check_plain(function: str, argument: str, array: Any) -> None:
         )
 
 
+def check_known(function: str, *given: Any) -> None:
+    """Check that a function which is stepped from Python, by what values say, has values and is not being compiled."""
+    traced = (isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+    if any(traced) or isinstance(jax.device_put(np.float32(0)), jax.core.Tracer):
+        raise TypeError(
+            f"{function}: data must be known, which they are not under jax.jit, vmap or grad. Call it outside of these."
+        )
+
+
 def is_sparse(X: Any) -> bool:
     """Whether X is one of SciPy's sparse arrays or matrices, or JAX's BCOO or BCSR."""
     kind = f"{type(X).__module__}.{type(X).__name__}"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from handgrad import formulas, reference
+from handgrad import arguments, formulas, reference
 from handgrad.check import answers
 from handgrad.check.diagnosis import explain
 from handgrad.check.evidence import Evidence
@@ -94,6 +94,7 @@ def check_gradients(
     """
     asked = _dtypes(dtypes)
     check_callback("check_gradients", gradient, "gradient")
+    arguments.check_known("check_gradients", params, X, targets, weights)
     point = read_point(params, X, targets, weights)
     # highest: the formula is on trial, not TF32 or bfloat16 passes that a device may put in a float32 product.
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):

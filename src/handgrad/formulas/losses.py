@@ -9,7 +9,6 @@ from array_api_compat import array_namespace, device
 from handgrad import arguments
 from handgrad.formulas.softmax import shifted_exponentials, softmax
 from handgrad.precision import distributions, relative_weights, wide_dtype, widen, widen_labels, without_uncounted
-from handgrad.settings import show
 from handgrad.shapes import Float, Integer, Shaped
 
 Array = Any
@@ -47,7 +46,7 @@ def one_hot(labels: Integer[Array, " N"], num_classes: int, dtype: Any = None) -
         with contextlib.suppress(TypeError, AttributeError):  # of what is no dtype of the library
             is_floating = xp.isdtype(dtype, "real floating")
         if not is_floating:
-            raise TypeError(f"one_hot: dtype must be floating-point; got {show(dtype)}.")
+            raise TypeError(f"one_hot: dtype must be floating-point; got {dtype}.")
     return _one_hot(xp, labels, num_classes, dtype)
 
 
@@ -260,9 +259,9 @@ def _times_log(xp: Any, T: Float[Array, "N C"], Y: Float[Array, "N C"]) -> Float
 
 
 def _log(function: str, base: float) -> float:
-    base = arguments.check_number(function, "base", base, positive=True)
-    if base == 1:
+    number = arguments.check_number(function, "base", base, positive=True)
+    if number == 1:
         raise ValueError(
             f"{function}: base must be a finite positive number other than 1; got {base!r}. 2 gives bits, math.e nats."
         )
-    return math.log(base)
+    return math.log(number)

@@ -81,10 +81,7 @@ def prepare(
     launching.require_joined(function)
     check_flag(function, "fit_intercept", fit_intercept)
     X, targets, weights = open_source(function, X, targets, weights)
-    if any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves((X, targets, weights, params))):
-        raise TypeError(
-            f"{function}: data must be known, which they are not under jax.jit, vmap or grad. Call it outside of these."
-        )
+    arguments.check_known(function, X, targets, weights, class_weights, params)
     X, targets, weights = as_data(function, X), as_targets(function, targets), as_array(function, weights, "weights")
     X = check_data(function, "X", X)
     if params is not None:

@@ -245,6 +245,7 @@ def _like(fresh, optimizer_state):
 
 def _check(X, targets, weights, class_weights, params, num_classes, validation):
     """Check the arrays, look at their values once, and bring them to the device; params are a copy."""
+    checks.check_known("train", X, targets, weights, class_weights, params, validation)
     held_weights = None
     if validation is not None:
         if isinstance(validation, (tuple, list)) and len(validation) == 3:
@@ -282,6 +283,8 @@ def _check(X, targets, weights, class_weights, params, num_classes, validation):
         check_network("train (validation)", params, held_out)
         held_weights = as_array("train", held_weights, "validation weights")
         of_rows = _weigh("train (validation)", held_targets, held_weights, held_out.shape[0], **about)
+        if of_rows[1] is not None and not of_rows[1].any():
+            raise ValueError("train: validation must have rows of a positive weight; all of them weigh 0.")
         validation = _placed(held_out, stream, *of_rows)
         if stream is not None:
             validation = Streamed(stream, held_out.dtype, *validation[1:])
