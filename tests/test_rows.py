@@ -168,10 +168,10 @@ def test_sparse_rows_count_once_in_blocks_and_tiles(monkeypatch, num_rows):
     for module, name, few in ((host, "SPARSE_ROWS", 7), (rows_of_zeros, "TILE_ROWS", 3), (rows_of_zeros, "SHARED", 0)):
         monkeypatch.setattr(module, name, few)
     monkeypatch.setattr(rows_of_zeros, "TILE_DENSITY", 0)
-    X = numbers(num_rows, 4, 1, 1)[0].astype(np.float32)
-    rows = HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(4), 1.0, 1.0, np.dtype(np.float32))
+    X = numbers(num_rows, 40, 1, 1)[0].astype(np.float32)
+    rows = HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(40), 1.0, 1.0, np.dtype(np.float32))
     assert len(rows._sparse) == {1: 1, 7: 1, 20: 3}[num_rows]
-    check_sums(rows, X, 0)
+    check_sums(rows, X, 0, np.arange(2.0 * num_rows).reshape(num_rows, 2))
 
 
 def test_threads_change_no_bit_of_a_sparse_product(monkeypatch):
