@@ -229,10 +229,10 @@ def test_damaged_npz_is_refused_in_words(tmp_path, damage):
             "five things to mend. (1) rows have no class: 1 by kind, the first is row 4. Leave them out in the file, "
             "or in fit and train by --missing drop-rows. (2) columns of numbers hold what is none: b ('Berlin' in "
             "row 4). Correct it, leave those cells empty, or leave the columns out by --drop. (3) numbers are "
-            "infinite: b (in row 5). Leave such rows out, or fill them in. (4) dates may be day/month or month/day: d "
-            "('1/2/2020'). Write them as 2026-11-26. (5) values are missing: a (1 of 5, the first in row 3), b (1 of 5, "
-            "the first in row 1), c (1 of 5, the first in row 2). Fill them by --missing mean|median|most-frequent|indicator, leave such "
-            "rows out by --missing drop-rows, or columns by --drop.",
+            "infinite: b (in row 5). Leave such rows out, or fill them in. (4) dates may be day/month or month/day: "
+            "d ('1/2/2020'). Write them as 2026-11-26. (5) values are missing: a (1 of 5, the first in row 3), b (1 "
+            "of 5, the first in row 1), c (1 of 5, the first in row 2). Fill them by --missing "
+            "mean|median|most-frequent|indicator, leave such rows out by --missing drop-rows, or columns by --drop.",
         ),
     ],
 )
