@@ -173,6 +173,33 @@ def test_what_does_not_fit_is_one_line(capsys, files):
     assert "there is no such file" in fails(capsys, "probe", "nowhere.parquet", "y")
 
 
+@pytest.mark.parametrize("form", ["npy", "npz", "parquet"])
+def test_rows_with_a_nan_are_named_and_the_advice_is_one_that_helps(form, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 4)).astype(np.float32), np.arange(60) % 3
+    X[[7, 20], [0, 3]] = np.nan
+
+    def write(X, y):
+        if form == "parquet":
+            arrow = pytest.importorskip("pyarrow")
+            parquet = pytest.importorskip("pyarrow.parquet")
+            parquet.write_table(arrow.table({**{f"f{i}": X[:, i] for i in range(4)}, "y": y}), "x.parquet")
+        else:
+            np.save("x.npy", X)
+            np.savez("x.npz", x=X, y=y)
+        np.save("y.npy", y)
+
+    write(X, y)
+    how = ["probe", f"x.{form}", "y.npy" if form == "npy" else "y", "--l2", "0.1"]
+    error = fails(capsys, *how)
+    assert f"x.{form}: embeddings must have no NaN; got 2 of 60 rows with one: 8, 21." in error
+    assert "--missing" not in error
+    rows = np.isfinite(X).all(axis=1)  # as it says
+    write(X[rows], y[rows])
+    assert metrics_of(capsys, *how[1:])["l2"] == 0.1
+
+
 # --- Translation ------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from handgrad.app.cli import main
 from handgrad.data import read_table, split_and_scale
 from test_app_program import write_flowers
 from test_app_stream import assert_close, without
-from test_resume import newest
+from test_resume import inside, newest
 from test_streaming_tables import ROLES, write, write_arrays
 
 pytest.importorskip("orbax.checkpoint")
@@ -157,9 +157,9 @@ def until_at_work(running):
 
 def until_written(running, place):
     """Until a checkpoint is being written; whether one is."""
-    there = set(place.glob("*"))  # of a run that goes on
+    there = inside(place)  # of a run that goes on
     while all(process.poll() is None for process in running):
-        if any(path.is_dir() for path in set(place.glob("*")) - there):
+        if any((place / name).is_dir() for name in inside(place) - there):
             return True
     return False
 

@@ -75,6 +75,8 @@ def test_importing_handgrad_imports_nothing_heavy():
     loaded = run(f"import sys, handgrad.public; print([name for name in {heavy} if name in sys.modules])")
     alone = run(f"import sys, jax, optax; print([name for name in {heavy} if name in sys.modules])")
     assert loaded == alone == "[]\n"
+    code = "import sys, handgrad, handgrad.app.fitting; handgrad.fit; print('optax' in sys.modules); handgrad.train"
+    assert run(f"{code}; print('optax' in sys.modules)") == "False\nTrue\n"
 
 
 @pytest.mark.parametrize("module", MODULES)

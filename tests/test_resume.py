@@ -195,10 +195,18 @@ def until_read(process):
     any(line.startswith("flowers.csv: ") for line in process.stdout)
 
 
+def inside(place):
+    """The names in a folder, which may go at any moment."""
+    try:
+        return set(os.listdir(place))
+    except FileNotFoundError:
+        return set()
+
+
 def until_written(process, place):
     """Until another checkpoint than the first is being written."""
     until_read(process)
-    while process.poll() is None and all(path.name.startswith("1.") for path in place.glob("*orbax*")):
+    while process.poll() is None and all(name.startswith("1.") for name in inside(place) if "orbax" in name):
         pass
 
 

@@ -12,6 +12,7 @@ if _typing.TYPE_CHECKING:
     from handgrad.estimator import SoftmaxRegression
     from handgrad.models import Model, load, save
     from handgrad.public import *
+    from handgrad.solvers.sgd import train
 
 __version__ = "0.1.0"
 
@@ -62,8 +63,15 @@ __all__ = [
 ]
 
 
-# Where a name is that `handgrad.public` has not: the estimator needs scikit-learn, and models what reads tables.
-_HOMES = {"SoftmaxRegression": "estimator", "Model": "models", "load": "models", "save": "models"}
+# Where a name is that `handgrad.public` has not: the estimator needs scikit-learn, train optax, and models what reads
+# tables.
+_HOMES = {
+    "SoftmaxRegression": "estimator",
+    "Model": "models",
+    "load": "models",
+    "save": "models",
+    "train": "solvers.sgd",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -22,7 +22,6 @@ from handgrad.solvers.inference import Coefficients as Coefficients
 from handgrad.solvers.path import fit_path as fit_path
 from handgrad.solvers.results import FitResult as FitResult
 from handgrad.solvers.results import PathResult as PathResult
-from handgrad.solvers.sgd import train as train
 from handgrad.solvers.state import FitState as FitState
 
 linear = _compiled(_formulas.linear)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -42,15 +43,24 @@ def read_embeddings(
 
 def _read(features: pathlib.Path, labels: str, name: str | None) -> Table:
     y: Any = _read_parquet(pathlib.Path(labels), None)[0] if _is_parquet(labels) else labels
-    if not _is_parquet(features):
-        return _dense(read_table(features, labels=y, features=name), features)
-    columns, X = _read_parquet(features, y if isinstance(y, str) and not os.path.exists(y) else None, name)
-    return _dense(read_table(X, labels=columns if columns is not None else y), features)
-
-
-def _dense(table: Table, features: pathlib.Path) -> Table:
+    source: Any = features
+    if _is_parquet(features):
+        columns, source = _read_parquet(features, y if isinstance(y, str) and not os.path.exists(y) else None, name)
+        y, name = columns if columns is not None else y, None
+    try:
+        table = read_table(source, labels=y, features=name, missing="mean")  # rows that lack a value are told below
+    except ValueError as error:
+        raise ValueError(re.sub("^the array(?=:)", str(features), str(error))) from None
     if not isinstance(table.X, np.ndarray):
         raise ValueError(f"{features}: must hold an array (N, P) of numbers; `handgrad fit` takes other tables.")
+    X = table.X
+    if X.dtype.kind == "f" and np.isnan(np.add.reduce(X, axis=None, dtype=np.float64)):
+        lacking = np.flatnonzero(np.isnan(X).any(axis=1))
+        raise ValueError(
+            f"{features}: embeddings must have no NaN; got {len(lacking):,} of {len(X):,} rows with one: "
+            f"{join([str(row + 1) for row in lacking], 5)}. Compute these anew, or write features and labels without "
+            "them, those of numpy.isfinite(X).all(axis=1)."
+        )
     return table._replace(image_shape=None)
 
 

@@ -9,7 +9,7 @@ from handgrad.data.problems import Problem
 from handgrad.data.tables import ClassName
 from handgrad.data.words import to_words
 
-NO_CLASS = ("rows have no class", "Leave them out, by --missing drop-rows or in the file.")
+NO_CLASS = ("rows have no class", "Leave them out in the file, or in fit and train by --missing drop-rows.")
 ONE_CLASS = "Two classes at least are needed."
 QUANTITY = "A class needs two rows on average. Is it a quantity and not a class?"
 

@@ -244,23 +244,29 @@ def _complete_rows(encoding: Encoding, columns: list[Column]) -> np.ndarray | No
     if not missing:
         return None
     if encoding.missing != "drop-rows":
-        raise ValueError(say("the table", [missing_problem(*each) for each in missing.items()]))
+        raise ValueError(say("the table", [missing_problem(*each, OF_MODEL) for each in missing.items()]))
     return np.flatnonzero(~np.logical_or.reduce(list(missing.values())))
 
 
-def missing_problem(name: str, is_missing: np.ndarray) -> Problem:
+# What can be done about missing values: before a training, and with a model of one that had none.
+OF_TRAINING = (
+    f"Fill them by --missing {'|'.join(MISSING[:-1])}, leave such rows out by --missing drop-rows, or columns by "
+    "--drop."
+)
+OF_MODEL = (
+    "No row that the model was trained on lacks one: fill them in, leave such rows out, or train anew with --missing."
+)
+
+
+def missing_problem(name: str, is_missing: np.ndarray, advice: str = OF_TRAINING) -> Problem:
     """That values are missing where none may be, and what can be done."""
-    return say_missing(name, int(is_missing.sum()), len(is_missing), int(np.argmax(is_missing)))
+    return say_missing(name, int(is_missing.sum()), len(is_missing), int(np.argmax(is_missing)), advice)
 
 
-def say_missing(name: str, count: int, num_rows: int, first: int) -> Problem:
+def say_missing(name: str, count: int, num_rows: int, first: int, advice: str = OF_TRAINING) -> Problem:
     """That so many of the rows lack a value, the first of them being this one."""
-    return Problem(
-        "values are missing",
-        f"{printable(name)} ({count:,} of {num_rows:,}, the first in row {first + 1})",
-        f"Fill them by --missing {'|'.join(MISSING[:-1])}, leave such rows out by --missing drop-rows, or columns by "
-        "--drop.",
-    )
+    where = f"{printable(name)} ({count:,} of {num_rows:,}, the first in row {first + 1})"
+    return Problem("values are missing", where, advice)
 
 
 def _encode_text(each: Input, column: Column, fill: float, X: np.ndarray) -> list[str]:
@@ -328,7 +334,7 @@ def _encode_array(encoding: Encoding, X: Any) -> Encoded:
                     lacks[start : start + LOOKED_AT] = (np.isnan(some) & ~filled).any(axis=1)
         if lacks.any():
             if encoding.missing != "drop-rows":
-                raise ValueError(say("the table", [missing_problem("the features", lacks)]))
+                raise ValueError(say("the table", [missing_problem("the features", lacks, OF_MODEL)]))
             rows = np.flatnonzero(~lacks)
     num_rows = len(X) if rows is None else len(rows)
     result = np.empty((num_rows, len(encoding.offset)), np.float32)
