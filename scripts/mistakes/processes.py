@@ -45,4 +45,11 @@ MUTANTS = [
         "lengths > 1",
         "test_ranges.py",
     ),
+    Mutant(
+        "the last rows dealt to nobody",
+        "processes.py",
+        "ends = [len(some) * (place + 1) // count()",
+        "ends = [len(some) * place // count()",
+        "test_streamed_training.py::test_the_batches_of_processes_are_together_those_of_one[3-50]",
+    ),
 ]

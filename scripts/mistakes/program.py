@@ -157,4 +157,11 @@ MUTANTS = [
         "    ratio = theirs / ours\n",
         "test_app_program.py::test_a_bench_is_a_ratio_of_what_agrees",
     ),
+    Mutant(
+        "rows with a NaN not named",
+        "app/embeddings.py",
+        "np.isnan(np.add.reduce(",
+        "np.isinf(np.add.reduce(",
+        "test_app_probe.py::test_rows_with_a_nan_are_named_and_the_advice_is_one_that_helps[npy]",
+    ),
 ]

@@ -101,4 +101,11 @@ MUTANTS = [
         'is_number = compute.match_substring_regex(words, _NUMBER.replace("POINT", "[.,]"))',
         "test_reading.py::test_a_point_is_no_decimal_mark_where_the_comma_is",
     ),
+    Mutant(
+        "advice of an option that there is not",
+        "data/encoding.py",
+        '[missing_problem("the features", lacks, OF_MODEL)]',
+        '[missing_problem("the features", lacks)]',
+        "test_encoding.py::test_missing_values_are_refused_dropped_or_filled_when_they_are_new",
+    ),
 ]

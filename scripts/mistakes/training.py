@@ -122,4 +122,18 @@ MUTANTS = [
         "T = T",
         "test_train.py::test_class_weights_weigh_distributions_by_their_shares",
     ),
+    Mutant(
+        "a process's rows out of the order of the batch",
+        "solvers/streamed_epochs.py",
+        "- np.searchsorted(batch, batch)",
+        '- np.searchsorted(batch, batch, side="right")',
+        "test_streamed_training.py::test_the_batches_of_processes_are_together_those_of_one[2-60]",
+    ),
+    Mutant(
+        "a mean of each process's weights",
+        "solvers/batches.py",
+        "jnp.sum(batch[2]) / num_rows",
+        "jnp.mean(batch[2])",
+        "test_streamed_training.py::test_rows_that_are_shared_are_trained_on_by_all_devices_as_by_one[how0]",
+    ),
 ]
