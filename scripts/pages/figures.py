@@ -224,9 +224,8 @@ def _stream(found: dict[str, Any]) -> dict[str, Table]:
         f"A file of {found['rows']:,} × {found['features']} float32 ({found['file_bytes'] / 1e9:.1f} GB), fitted to a "
         "relative gap of 1e-5 with a certificate. Of a pass over it: seconds and processor seconds, those of reading "
         "the file into rows alone, those of computing alone with the rows in memory, and the ratio of the pass to the "
-        f"longer of these. The machine was busy with other work (load {found['load_average']}). In as long as the "
-        f"first fit took, {other['seconds']:.0f} s, scikit-learn's `SGDClassifier.partial_fit` came to a loss of "
-        f"{other['loss']:.4f}."
+        "longer of these. Parquet is read into rows by pyarrow alone. In as long as the first fit took, "
+        f"{other['seconds']:.0f} s, scikit-learn's `SGDClassifier.partial_fit` came to a loss of {other['loss']:.4f}."
     )
     pass_ = ["a pass, s", "reading, s", "in memory, s", "ratio"]
     return {"stream": Table(caption, ["file", "memory at its peak, GB", *pass_, "fit, s", "loss"], rows)}
