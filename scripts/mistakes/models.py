@@ -185,7 +185,7 @@ MUTANTS = [
         "app/cli.py",
         '("SIGINT", "SIGTERM", "SIGHUP")',
         '("SIGINT", "SIGHUP")',
-        "test_app.py::test_an_interruption_leaves_nothing_and_no_traceback",
+        "test_app.py::test_a_kill_leaves_a_checkpoint_and_no_traceback",
     ),
     Mutant(
         "escapes to the terminal",
