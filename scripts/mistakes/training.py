@@ -29,7 +29,7 @@ MUTANTS = [
         "solvers/step.py",
         "unit = jnp.maximum(jnp.max(jnp.abs(X)).astype(wide), 1)",
         "unit = jnp.ones((), wide)",
-        "test_train.py::test_bad_input_is_refused_before_anything_is_computed",
+        "test_descent.py::test_the_loss_falls_at_every_step_without_chance_whatever_the_scale",
     ),
     Mutant(
         "the last short batch at the rate of the first",
