@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import handgrad
 from handgrad import Params, fit, fit_path
 from handgrad.formulas.by_row import exact_losses, exact_residual, softmax
-from handgrad.solvers import bias, certificate
+from handgrad.solvers import bias, certificate, sums
 from handgrad.solvers.bias import minimise_bias
 from handgrad.solvers.certificate import certify
 from handgrad.solvers.data import as_given, make_folds, prepare
@@ -193,7 +193,7 @@ def test_logits_in_pieces_and_not_kept_are_the_same(monkeypatch, logit_bytes):
     arguments = data, V, folds, np.arange(3), np.full(3, 0.1)
     kept = certify(*arguments)
     monkeypatch.setattr(certificate, "LOGIT_BYTES", logit_bytes)
-    monkeypatch.setattr(certificate, "PIECE_BYTES", 3 * 8 * 4)  # pieces of 4 rows
+    monkeypatch.setattr(sums, "PIECE", 3 * 4)  # pieces of 4 rows
     monkeypatch.setattr("handgrad.rows.parts.BLOCK_BYTES", 16 * 7)  # blocks of 7 rows
     for name, expected, found in zip(kept._fields, kept, certify(*arguments), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14, err_msg=name)

@@ -217,7 +217,7 @@ def test_the_sums_of_rows_in_pieces_are_those_of_all(monkeypatch, kind):
     weights = rng.dirichlet(np.ones(20), 2).T
     arguments = DenseBlock(X, 1.0), targets, weights, (V, np.array([1, 0], np.int32)), None
     whole = loss_and_gradient(*arguments)
-    monkeypatch.setattr(sums, "PIECE_BYTES", 3 * 8 * 7)
+    monkeypatch.setattr(sums, "PIECE", 3 * 7)
     for found, expected in zip(loss_and_gradient(*arguments), whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 

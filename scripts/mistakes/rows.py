@@ -118,8 +118,8 @@ MUTANTS = [
     Mutant(
         "the softmax of the first rows alone, where it is made in pieces",
         "solvers/sums.py",
-        "for start in range(0, Z.shape[1], size)]",
-        "for start in range(0, size, size)]",
+        "for rows in pieces(*Z.shape)), strict=True)",
+        "for rows in pieces(*Z.shape)[:1]), strict=True)",
         "test_rows.py::test_the_sums_of_rows_in_pieces_are_those_of_all[labels]",
     ),
     Mutant(

@@ -6,8 +6,8 @@ MUTANTS = [
     Mutant(
         "the first piece of a block certified alone",
         "solvers/certificate.py",
-        "itertools.product(range(K), _pieces(*T.shape))",
-        "itertools.product(range(K), _pieces(*T.shape)[:1])",
+        "itertools.product(range(K), pieces(*T.shape))",
+        "itertools.product(range(K), pieces(*T.shape)[:1])",
         "test_certificate.py::test_logits_in_pieces_and_not_kept_are_the_same[1]",
     ),
     Mutant(
@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant(
         "the bias taken for its minimum as it is",
         "solvers/certificate.py",
-        "minima = [minimise_bias(functools.partial(pieces, k), minima[k].b, data.parts.sum) for k in range(K)]",
+        "minima = [minimise_bias(functools.partial(of_problem, k), minima[k].b, data.parts.sum) for k in range(K)]",
         "pass",
         "test_certificate.py::test_gap_is_no_less_than_the_truth_at_any_parameters",
     ),

@@ -20,7 +20,7 @@ from handgrad.rows.blocks import DenseBlock
 from handgrad.rows.parts import Parts
 from handgrad.shapes import Float
 
-# Of X as it is stored. On a CPU a chunk is taken where it lies; elsewhere each costs a call, about a millisecond of it.
+# Of X as it is stored. On a CPU a chunk is taken where it lies; elsewhere each costs a call, of a millisecond or two.
 CHUNK_BYTES = 2**25
 OTHER_CHUNK_BYTES = 2**28
 LEAST_ROWS = 2**11  # to which small data are padded, or these bytes

@@ -38,9 +38,9 @@ from handgrad.shapes import Bool, Float
 from handgrad.solvers.bias import Minimum, minimise_bias
 from handgrad.solvers.data import Data, Folds, as_given, times_centre
 from handgrad.solvers.penalty import L2
+from handgrad.solvers.sums import pieces
 
 LOGIT_BYTES = 2**27  # of the logits of the problems that are certified together
-PIECE_BYTES = 2**21  # of the logits that are looked at together, which then stay in the cache
 MOVED = 3e-7  # in nats
 EPS = float(np.finfo(np.float64).eps)
 
@@ -108,10 +108,10 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
         for rows, block in data.blocks():
             kept[..., rows] = block.times(without_bias)
 
-    def pieces(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def of_problem(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
         if kept is not None:
-            for rows in _pieces(C, data.parts.num_rows):
+            for rows in pieces(C, data.parts.num_rows):
                 yield _restrict(kept[k][:, rows], data.distributions(rows), weights[rows, k], present[k])
             return
         for rows, block in data.blocks():
@@ -120,7 +120,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
 
     minima = [Minimum(V[k, -1, present[k]], 0.0, 0.0) for k in range(K)]
     if data.intercept:
-        minima = [minimise_bias(functools.partial(pieces, k), minima[k].b, data.parts.sum) for k in range(K)]
+        minima = [minimise_bias(functools.partial(of_problem, k), minima[k].b, data.parts.sum) for k in range(K)]
     biases = [_rounded(data, W[k], V[k, -1], minima[k].b, present[k]) for k in range(K)]
     b, best, added = map(np.stack, zip(*biases, strict=True))
     V[:, -1] = best
@@ -186,7 +186,7 @@ def _sums(
         T, w = data.distributions(rows), weights[rows]
         trace += block.row_squares() @ w
         D = np.zeros(((1 + moved) * K, *T.shape))
-        for k, piece in itertools.product(range(K), _pieces(*T.shape)):
+        for k, piece in itertools.product(range(K), pieces(*T.shape)):
             counted = w[piece, k] > 0
             if not counted.any():
                 continue
@@ -205,12 +205,6 @@ def _sums(
     largest = data.parts.gather(largest).max(axis=0)
     loss, excess, trace, total = data.parts.sum((loss, excess, trace, total))
     return _Sums(loss, largest, excess, trace, total[-K:], total[:K])
-
-
-def _pieces(num_classes: int, num_rows: int) -> list[slice]:
-    """Rows, so few at a time that their logits stay in the cache."""
-    size = max(1, PIECE_BYTES // (8 * num_classes))
-    return [slice(start, start + size) for start in range(0, max(1, num_rows), size)]
 
 
 def _restrict(

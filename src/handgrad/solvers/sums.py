@@ -20,7 +20,7 @@ from handgrad.formulas.by_row import losses, residual
 from handgrad.rows import Block, library, product
 from handgrad.shapes import Float
 
-PIECE_BYTES = 2**20  # of the logits that NumPy makes a softmax of at once: in the cache it takes 16 ms, else 42
+PIECE = 2**18  # logits that NumPy makes a softmax of at once: in the cache it takes 16 ms, else 42
 
 
 class Sums(NamedTuple):
@@ -29,6 +29,12 @@ class Sums(NamedTuple):
     loss: Float[Any, " K"]
     gradient: Float[Any, "K P1 C"]
     g: Float[Any, "K C"]
+
+
+def pieces(num_classes: int, num_rows: int) -> list[slice]:
+    """Rows, so few at a time that their logits stay in the cache."""
+    size = max(1, PIECE // num_classes)
+    return [slice(start, start + size) for start in range(0, max(1, num_rows), size)]
 
 
 def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Sums:
@@ -40,11 +46,9 @@ def loss_and_gradient(block: Block, targets: Any, weights: Any, shared: Any, _: 
         return xp.sum(w * rows_loss), w[None] * residual(xp, Y, targets), product(Y * (1 - Y), w)
 
     def of_problem(Z: Any, w: Any) -> tuple[Any, ...]:
-        size = max(1, PIECE_BYTES // (Z.shape[0] * Z.dtype.itemsize))
-        if xp is not np or Z.shape[1] <= size:
+        if xp is not np or Z.size <= PIECE:
             return of_rows(Z, targets, w)
-        pieces = [slice(start, start + size) for start in range(0, Z.shape[1], size)]
-        loss, D, g = zip(*(of_rows(Z[:, rows], targets[rows], w[rows]) for rows in pieces), strict=True)
+        loss, D, g = zip(*(of_rows(Z[:, rows], targets[rows], w[rows]) for rows in pieces(*Z.shape)), strict=True)
         return sum(loss), np.concatenate(D, axis=1), sum(g)
 
     loss, D, g = _each(of_problem, xp, block.times(shared[0]), w)
