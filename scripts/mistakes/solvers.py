@@ -110,7 +110,7 @@ MUTANTS = [
     ),
     Mutant(
         "weights that vanish in float32 accepted",
-        "solvers/data.py",
+        "solvers/folds.py",
         "    if lost.any():\n        row, fold",
         "    if False:\n        row, fold",
         "test_certificate.py::test_weights_that_would_vanish_are_refused",
