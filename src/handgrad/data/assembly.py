@@ -11,7 +11,7 @@ from handgrad.data.columns import take
 from handgrad.data.encoding import Encoding, missing_problem
 from handgrad.data.naming import join, list_columns, printable, say_absent
 from handgrad.data.problems import Problem, say
-from handgrad.data.review import review
+from handgrad.data.review import review, say_marks
 from handgrad.data.tables import Column, Kind, Missing, Table
 from handgrad.data.words import as_codes, release, texts_of
 
@@ -73,7 +73,7 @@ def assemble(
         target=roles.target,
         missing=missing,
         left_out=tuple(name for name in stands if name not in columns and name != roles.target),
-        notes=(*notes, *more),
+        notes=(*notes, *more, *say_marks(columns)),
         **beside,
     )
     if needs_classes and encoding is None:
@@ -82,7 +82,7 @@ def assemble(
     elif needs_classes:
         classes.allow_any(problems)
     if problems:
-        raise ValueError(say(data.name, problems))
+        raise ValueError(say(data.name, problems, can_drop=encoding is None))
     return table
 
 
@@ -216,7 +216,7 @@ def _without_missing(table: Table, problems: list[Problem]) -> Table:
     lacking = {name: where for name, column in table.columns.items() if (where := column.is_missing()).any()}
     for name, where in lacking.items():
         if where.all():
-            problems.append(Problem("columns have no value in any row", printable(name), "Leave them out by --drop."))
+            problems.append(Problem("columns have no value in any row", printable(name), "", can_drop=True))
     if table.missing is None:
         problems += [missing_problem(name, where) for name, where in lacking.items() if not where.all()]
     if table.missing != "drop-rows":

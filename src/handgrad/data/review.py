@@ -31,7 +31,7 @@ def review(table: Table, problems: list[Problem]) -> list[str]:
             kind_of = _look_at_whole(column)
             numbering += [name] if kind_of == "id" else []
             codes += [name] if kind_of == "code" else []
-    notes = say_grouping(table.columns)
+    notes = []
     if numbering:
         notes.append(f"whole numbers that differ in every row look like ids: {join(numbering)}; --id or --drop them.")
     if codes:
@@ -39,13 +39,15 @@ def review(table: Table, problems: list[Problem]) -> list[str]:
     return notes
 
 
-def say_grouping(columns: Mapping[str, Column]) -> list[str]:
-    """In which columns marks were taken for those between thousands."""
-    grouped: dict[str, list[str]] = {}
+def say_marks(columns: Mapping[str, Column]) -> list[str]:
+    """In which columns marks were taken for those between thousands, or for a unit."""
+    said: dict[str, list[str]] = {}
     for name, column in columns.items():
         if column.grouping:
-            grouped.setdefault(column.grouping, []).append(name)
-    return [f"read as numbers with {mark!r} between thousands: {join(names)}." for mark, names in grouped.items()]
+            said.setdefault(f"with {column.grouping!r} between thousands", []).append(name)
+        if column.sign:
+            said.setdefault(f"in units of {column.sign!r}", []).append(name)
+    return [f"read as numbers {how}: {join(names)}." for how, names in said.items()]
 
 
 def review_text(name: str, words: int, rows: int, examples: Iterable[str], problems: list[Problem]) -> None:

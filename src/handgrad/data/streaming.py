@@ -21,7 +21,7 @@ from handgrad.data.naming import printable
 from handgrad.data.numbers import Watch, numbers_of_array, numbers_of_columns, pass_over
 from handgrad.data.problems import Problem, say
 from handgrad.data.reading import as_format, choose, open_data
-from handgrad.data.review import review_text, say_grouping
+from handgrad.data.review import review_text, say_marks
 from handgrad.data.sharing import joined_arrays, of_all_processes, own_rows
 from handgrad.data.sources import STANDARD_INPUT, Source, available_memory, find_source
 from handgrad.data.splitting import table_keys
@@ -296,7 +296,7 @@ def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
             codes = np.repeat(np.arange(len(counts), dtype=np.int32), list(counts.values()))
             values = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(list(counts), "string"))
         columns[name] = _take(data, name, values, [], None)
-    plan.notes.extend(say_grouping(columns))
+    plan.notes.extend(say_marks(columns))
     return {name: column.kind for name, column in columns.items()}
 
 
@@ -306,7 +306,7 @@ def _without_missing(
     """As reading does: without the rows that lack a value, where such are left out; or problems."""
     for name, (count, first) in lacking.items():
         if count == table.num_rows:
-            problems.append(Problem("columns have no value in any row", printable(name), "Leave them out by --drop."))
+            problems.append(Problem("columns have no value in any row", printable(name), "", can_drop=True))
         elif table.missing is None:
             problems.append(say_missing(name, count, table.num_rows, first))
     return keep_rows(table, whole, problems) if table.missing == "drop-rows" else table
