@@ -22,6 +22,7 @@ from handgrad.data.dialect import (
     find_quote,
     find_separator,
     first_records,
+    require_quotes,
     say_format,
 )
 from handgrad.data.naming import list_columns, printable
@@ -51,6 +52,7 @@ class Delimited(NamedTuple):
     has_quoted_lines: bool
     row_bytes: int
     is_encoding_given: bool
+    has_empty_rows: bool  # an empty line is a value that is missing, and not nothing
 
 
 def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
@@ -74,13 +76,14 @@ def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
     if not records:
         raise ValueError(f"{source.name}: is empty.")
     names, rows = records[0], records[1:]
-    decimal = given.decimal or find_decimal(rows, separator)
-    if decimal == separator:
-        raise ValueError(f"{source.name}: the separator and the decimal mark cannot both be {separator!r}.")
+    require_quotes(records, quote, source)
+    decimal = given.decimal or find_decimal(rows, separator, source)
     format_ = Format(separator, decimal, quote, encoding)
     row_bytes = len(head) // max(text.count("\n"), 1)
     has_quoted_lines = len(names) == 1 or any("\n" in value or "\r" in value for row in rows for value in row)
-    found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes, bool(given.text_encoding))
+    has_empty_rows = len(names) == 1 and text[0] not in "\r\n"
+    is_given = bool(given.text_encoding)
+    found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes, is_given, has_empty_rows)
     _check_names(found)
     return found, say_format(given, format_)
 
@@ -202,6 +205,8 @@ def _settled(
     """What an attempt comes to that reads some columns as text, once these are enough; and notes."""
     import pyarrow
 
+    if not found.rows:
+        raise ValueError(f"{found.source.name}: has names of columns and no rows.")
     as_text = {*texts, *(name for i, name in enumerate(found.names) if not _looks_numeric(found, i))}
     notes = list[str]()
     for number in range(MOST_ATTEMPTS + 3):
@@ -306,6 +311,7 @@ def _parse_options(found: Delimited, on_wrong_row: Any = None) -> Any:
         delimiter=found.format.separator,
         quote_char=found.format.quote,
         newlines_in_values=found.has_quoted_lines,
+        ignore_empty_lines=not found.has_empty_rows,
         invalid_row_handler=on_wrong_row,
     )
 

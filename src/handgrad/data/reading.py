@@ -4,6 +4,7 @@ Whatever is wrong is a ValueError (FileNotFoundError where there is no such file
 that is wrong with it, the places, and what to do.
 """
 
+import codecs
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -148,11 +149,11 @@ def as_format(separator: str, decimal: str, quote: str, text_encoding: str) -> d
             raise ValueError(f"--{name} must be one character of ASCII; got {mark!r}.")
     if decimal not in ("", ".", ","):
         raise ValueError(f"--decimal must be . or ,; got {decimal!r}.")
-    if separator and separator in (decimal, quote):
-        raise ValueError(f"--separator must be another character than --decimal and --quote; got {separator!r}.")
-    with contextlib.suppress(LookupError):
+    if separator and separator == quote:
+        raise ValueError(f"--separator must be another character than --quote; got {separator!r}.")
+    with contextlib.suppress(LookupError, ValueError):
         "".encode(text_encoding or "utf-8")
-        return delimited.Format(separator, decimal, quote, text_encoding)
+        return delimited.Format(separator, decimal, quote, text_encoding and codecs.lookup(text_encoding).name)
     raise ValueError(
         f"--encoding must be one that Python knows, such as utf-8, utf-16 or cp1252; got {text_encoding!r}."
     )

@@ -1,5 +1,6 @@
 """What a person would notice on looking through a table's columns."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -13,6 +14,8 @@ FEWEST_ROWS = 20  # of which it can be said that most texts differ
 FEW = range(3, 11)  # different whole numbers that may be codes
 PEEK = 200  # rows that are looked at before all are
 
+LIKE_NUMBER = re.compile(r"[(+-]?[€$£¥]?[.,]?[0-9]")
+
 LIKE_IDS = (
     "texts differ in most rows, as names and ids do",
     "Pass such columns through by --id, or leave them out by --drop.",
@@ -23,15 +26,21 @@ TOO_MANY = (f"texts have more than {MOST_WORDS:,} different values, of which eac
 def review(table: Table, problems: list[Problem]) -> list[str]:
     """Add columns of text that cannot be learnt from; and in sentences what else to know."""
     assert table.columns is not None
-    numbering, codes = [], []
+    numbering, codes, like_numbers = [], [], []
     for name, column in table.columns.items():
         if column.kind == "text":
             review_text(name, len(column.words), int(np.count_nonzero(column.values >= 0)), column.words, problems)
+            if 2 * sum(map(bool, map(LIKE_NUMBER.match, column.words[:MOST_WORDS]))) > min(
+                len(column.words), MOST_WORDS
+            ):
+                like_numbers.append(f"{name} ({printable(column.words[0])!r})")
         elif column.kind == "number" and len(column.values) >= FEWEST_ROWS and _is_whole(column.values[:PEEK]):
             kind_of = _look_at_whole(column)
             numbering += [name] if kind_of == "id" else []
             codes += [name] if kind_of == "code" else []
     notes = []
+    if like_numbers:
+        notes.append(f"texts that begin as numbers do are taken as texts: {join(like_numbers)}.")
     if numbering:
         notes.append(f"whole numbers that differ in every row look like ids: {join(numbering)}; --id or --drop them.")
     if codes:
