@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.data.naming import printable
+from handgrad.data.objects import to_arrow
 from handgrad.data.ranges import ALL, Range, placed, until
 from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
 from handgrad.data.words import is_text, require_pyarrow
@@ -278,46 +279,30 @@ def from_frame(frame: Any) -> Columns | None:
         table = pyarrow.Table.from_batches([frame]) if isinstance(frame, pyarrow.RecordBatch) else frame
         return from_table("the table", table)
     if isinstance(frame, Mapping):
-        return _from_columns("the dictionary", dict(frame))
-    if hasattr(sys.modules.get("pandas"), "DataFrame") and isinstance(frame, sys.modules["pandas"].DataFrame):
-        return _from_columns("the data frame", {column: frame.iloc[:, i] for i, column in enumerate(frame.columns)})
-    if hasattr(sys.modules.get("polars"), "DataFrame") and isinstance(frame, sys.modules["polars"].DataFrame):
-        require_pyarrow()
-        return from_table("the data frame", frame.to_arrow())
+        return _from_columns("the dictionary", list(frame.items()))
+    for library in ("pandas", "polars"):
+        if hasattr(sys.modules.get(library), "DataFrame") and isinstance(frame, sys.modules[library].DataFrame):
+            values = [frame.iloc[:, i] for i in range(frame.shape[1])] if library == "pandas" else frame.iter_columns()
+            return _from_columns("the data frame", list(zip(frame.columns, values, strict=True)))
     return None
 
 
-def _from_columns(name: str, columns: dict[Any, Any]) -> Columns:
+def _from_columns(name: str, columns: Sequence[tuple[Any, Any]]) -> Columns:
     require_pyarrow()
-    by_name = {str(key): values for key, values in columns.items()}
-    if len(by_name) < len(columns):
-        raise ValueError(f"{name}: has two columns of one name.")
-    lengths = {key: len(values) for key, values in by_name.items()}
+    lengths = {}
+    for key, values in columns:
+        if not hasattr(values, "__len__") or isinstance(values, (str, bytes)) or getattr(values, "shape", None) == ():
+            raise ValueError(f"{name}: column {printable(str(key))!r} must be an array (N,); got {values!r}.")
+        lengths[str(key)] = len(values)
     if len(set(lengths.values())) > 1:
         short, long = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
         raise ValueError(
             f"{name}: columns must have as many rows as one another; got {lengths[short]} in {short!r} and "
             f"{lengths[long]} in {long!r}."
         )
+    by_name = {str(key): values for key, values in columns}
 
-    def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        return {key: _to_arrow(name, key, by_name[key]) for key in wanted}, []
+    def read(wanted: Sequence[str], texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        return {key: to_arrow(name, key, by_name[key], is_text=key in texts) for key in wanted}, []
 
-    return Columns(name, list(by_name), read)
-
-
-def _to_arrow(name: str, key: str, values: Any) -> Any:
-    import pyarrow
-
-    if isinstance(values, (pyarrow.Array, pyarrow.ChunkedArray)):
-        return values if isinstance(values, pyarrow.ChunkedArray) else pyarrow.chunked_array([values])
-    if isinstance(values, np.ndarray) and values.dtype.kind == "S":
-        values = np.strings.decode(values, "utf-8")
-    try:
-        array = pyarrow.array(values, from_pandas=True)
-    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
-        try:  # a column of several types, of which each value has a text
-            array = pyarrow.array([None if each is None or each != each else str(each) for each in values], "string")
-        except (pyarrow.ArrowException, TypeError, ValueError):
-            raise ValueError(f"{name}: column {printable(key)!r} holds neither numbers, texts nor dates.") from None
-    return array if isinstance(array, pyarrow.ChunkedArray) else pyarrow.chunked_array([array])
+    return Columns(name, [str(key) for key, _ in columns], read)  # of one name twice, who asks for it is told

@@ -10,6 +10,7 @@ from handgrad.data.arrow import Columns
 from handgrad.data.columns import take
 from handgrad.data.encoding import Encoding, missing_problem
 from handgrad.data.naming import join, list_columns, printable, say_absent
+from handgrad.data.objects import as_numpy
 from handgrad.data.problems import Problem, say
 from handgrad.data.review import review, say_marks
 from handgrad.data.tables import Column, Kind, Missing, Table
@@ -171,7 +172,7 @@ def classes_of(
         return classes.from_column(roles.target, values[roles.target], problems, is_typed=data.is_typed)
     if labels is None:
         return None
-    y = np.asarray(labels)
+    y = as_numpy("labels", labels)
     if y.shape != (num_rows,):
         raise ValueError(f"{data.name}: has {num_rows} rows; labels must have shape ({num_rows},); got {y.shape}.")
     return classes.from_array(y, "labels", problems)

@@ -7,7 +7,7 @@ import numpy as np
 from handgrad.data.naming import natural_key, printable, spell_alike
 from handgrad.data.problems import Problem
 from handgrad.data.tables import ClassName
-from handgrad.data.words import to_words
+from handgrad.data.words import codes_of, to_words
 
 NO_CLASS = ("rows have no class", "Leave them out in the file, or in fit and train by --missing drop-rows.")
 ONE_CLASS = "Two classes at least are needed."
@@ -43,8 +43,7 @@ def _from_numbers(values: Any) -> tuple[np.ndarray, list[ClassName]]:
     if encoded is None:
         return np.zeros(0, np.int32), []
     names = [_plain(name) for name in encoded.dictionary.to_pylist()]
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return codes, names
+    return codes_of(encoded), names
 
 
 def _plain(name: ClassName) -> ClassName:

@@ -17,6 +17,7 @@ from handgrad.data.array_tables import Arrays, assemble_arrays
 from handgrad.data.assembly import Roles, assemble
 from handgrad.data.encoding import Encoding
 from handgrad.data.naming import join, printable
+from handgrad.data.objects import as_numpy
 from handgrad.data.sources import Source, find_source
 from handgrad.data.tables import MISSING, Missing, Table
 from handgrad.data.words import returning_memory
@@ -188,21 +189,22 @@ def open_data(source: Any, format_: delimited.Format) -> Iterator[arrow.Columns 
 
 def _from_object(data: Any) -> arrow.Columns | _Arrays:
     if isinstance(data, Mapping) and any(len(getattr(each, "shape", ())) >= 2 for each in data.values()):
-        return _Arrays("the dictionary", {str(key): _as_array(each) for key, each in data.items()}, None)
+        arrays_ = {str(key): _as_array(f"the dictionary's {key}", each) for key, each in data.items()}
+        return _Arrays("the dictionary", arrays_, None)
     columns = arrow.from_frame(data)
     if columns is not None:
         return columns
     if hasattr(data, "shape") and (hasattr(data, "__array__") or hasattr(data, "tocsr")):
-        return _Arrays("the array", {"X": _as_array(data)}, None)
+        return _Arrays("the array", {"X": _as_array("the array", data)}, None)
     raise ValueError(
         "a table is read from a path, a data frame of pandas or polars, a table of pyarrow's, a dictionary of arrays "
         f"or an array (N, P); got {type(data).__name__}."
     )
 
 
-def _as_array(data: Any) -> Any:
+def _as_array(name: str, data: Any) -> Any:
     if not hasattr(data, "tocsr"):
-        return np.asarray(data)
+        return as_numpy(name, data)
     import scipy.sparse
 
     return scipy.sparse.csr_array(data)
@@ -247,7 +249,7 @@ def choose(
     others = [name for name in data.arrays if name not in used]
     found = None
     if is_labelled and labels is not None and not has_name:
-        found = arrays.read_labels(labels) if isinstance(labels, (str, os.PathLike)) else np.asarray(labels)
+        found = arrays.read_labels(labels) if isinstance(labels, (str, os.PathLike)) else as_numpy("labels", labels)
     elif is_labelled and y is not None:
         found = np.asarray(_load(data.arrays[y]))
     elif is_labelled:

@@ -81,8 +81,17 @@ def to_words(values: Any) -> tuple[np.ndarray, Any]:
         values = values.unify_dictionaries().combine_chunks()
     if isinstance(values, pyarrow.ChunkedArray):  # of no chunks, or too many texts for one
         values = pyarrow.concat_arrays(values.chunks) if values.num_chunks else pyarrow.array([], values.type)
-    codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-    return codes, values.dictionary.cast("string")
+    return codes_of(values), values.dictionary.cast("string")
+
+
+def codes_of(values: Any) -> np.ndarray:
+    """Where the values of a dictionary array are in its dictionary, (N,), int32, −1 where there is none."""
+    import pyarrow.types as kinds
+
+    indices = values.indices
+    if kinds.is_unsigned_integer(indices.type):
+        indices = indices.cast("int64")
+    return indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
 
 def spell(values: Any) -> Any:
