@@ -183,7 +183,7 @@ def beside_of(roles: Roles, values: dict[str, Any], problems: list[Problem], dat
     found: dict[str, Any] = {"ids": {name: texts_of(values[name]) for name in roles.ids}}
     if roles.weight is not None:
         column = take(roles.weight, values[roles.weight], problems, "number", decimal=data.decimal)
-        found["weights"] = _weights(roles.weight, column.values, problems)
+        found["weights"] = _weights(roles.weight, column, problems)
     if roles.group is not None:
         found["groups"] = as_codes(roles.group, values[roles.group], problems)
     if roles.time is not None:
@@ -192,8 +192,10 @@ def beside_of(roles: Roles, values: dict[str, Any], problems: list[Problem], dat
     return found
 
 
-def _weights(name: str, values: np.ndarray, problems: list[Problem]) -> np.ndarray:
-    weights = values.astype(np.float64)
+def _weights(name: str, column: Column, problems: list[Problem]) -> np.ndarray:
+    weights = column.values.astype(np.float64)
+    if column.kind not in ("number", "boolean"):
+        problems.append(Problem("weights are no numbers", printable(name), "Name another column by --weight."))
     wrong = ~(weights >= 0) | np.isinf(weights)
     if wrong.any() or not weights.any():
         row = int(np.argmax(wrong))
