@@ -76,6 +76,8 @@ def _look_at_whole(column: Column) -> str:
     values = column.values
     low, high = values.min(), values.max()
     num_rows = len(values)
+    if not np.isfinite([low, high]).all():
+        return ""
     if high - low >= num_rows - 1:
         return "id" if _is_whole(values) and len(np.unique(values)) == num_rows else ""
     is_code = high - low < 100 and len(np.unique(values[:PEEK])) in FEW and _is_whole(values)
