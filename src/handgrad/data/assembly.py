@@ -53,6 +53,7 @@ def assemble(
     stands, names, kinds, texts, notes = plan
     wanted = list(dict.fromkeys([*names, *texts, *([roles.weight] if roles.weight else [])]))
     raw, more = data.read([stands[name] for name in wanted], [stands[name] for name in texts])
+    release()  # what reading took beside them
     values = {name: raw.pop(stands[name]) for name in wanted}
     if not len(values[wanted[0]]):
         raise ValueError(f"{data.name}: has names of columns and no rows.")

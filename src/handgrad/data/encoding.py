@@ -233,14 +233,12 @@ KINDS = {"number": "numbers", "boolean": "true and false", "date": "dates", "tex
 
 def _complete_rows(encoding: Encoding, columns: list[Column]) -> np.ndarray | None:
     """The rows to encode, None for all; where a value is missing that must not be, an error with every such column."""
+    inputs = zip(encoding.inputs or (), columns, encoding.fill, encoding.has_indicator, strict=True)
     missing = {
-        each.name: column.is_missing()
-        for each, column, fill, has in zip(
-            encoding.inputs or (), columns, encoding.fill, encoding.has_indicator, strict=True
-        )
-        if np.isnan(fill) and not has
+        each.name: where
+        for each, column, fill, has in inputs
+        if np.isnan(fill) and not has and (where := column.is_missing()).any()
     }
-    missing = {name: where for name, where in missing.items() if where.any()}
     if not missing:
         return None
     if encoding.missing != "drop-rows":
