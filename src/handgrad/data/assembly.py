@@ -8,7 +8,8 @@ import numpy as np
 from handgrad.data import classes
 from handgrad.data.arrow import Columns
 from handgrad.data.columns import take
-from handgrad.data.encoding import Encoding, missing_problem
+from handgrad.data.encoding import Encoding
+from handgrad.data.lacking import missing_problem
 from handgrad.data.naming import join, list_columns, printable, say_absent
 from handgrad.data.objects import as_numpy
 from handgrad.data.problems import Problem, say

@@ -15,7 +15,7 @@ from handgrad.data import arrow
 from handgrad.data.array_tables import as_features, assemble_arrays, look_at_values
 from handgrad.data.assembly import Plan, Roles, beside_of, classes_of, keep_rows, make_plan
 from handgrad.data.columns import take
-from handgrad.data.encoding import say_missing
+from handgrad.data.lacking import say_missing
 from handgrad.data.moments import BLOCK_VALUES
 from handgrad.data.naming import printable
 from handgrad.data.numbers import Watch, numbers_of_array, numbers_of_columns, pass_over
