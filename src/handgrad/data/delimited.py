@@ -22,10 +22,11 @@ from handgrad.data.dialect import (
     find_quote,
     find_separator,
     first_records,
+    require_names,
     require_quotes,
     say_format,
 )
-from handgrad.data.naming import list_columns, printable
+from handgrad.data.naming import printable
 from handgrad.data.problems import Problem, say
 from handgrad.data.ranges import ALL, STEP, Range, find_rows
 from handgrad.data.sources import Source, arrow_file, arrow_stream, open_source, require_memory
@@ -76,6 +77,7 @@ def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
     if not records:
         raise ValueError(f"{source.name}: is empty.")
     names, rows = records[0], records[1:]
+    require_names(names, source)
     require_quotes(records, quote, source)
     decimal = given.decimal or find_decimal(rows, separator, source)
     format_ = Format(separator, decimal, quote, encoding)
@@ -84,7 +86,6 @@ def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
     has_empty_rows = len(names) == 1 and text[0] not in "\r\n"
     is_given = bool(given.text_encoding)
     found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes, is_given, has_empty_rows)
-    _check_names(found)
     return found, say_format(given, format_)
 
 
@@ -94,15 +95,6 @@ def _read_head(source: Source) -> tuple[bytes, bool]:
         while piece := file.read(len(head)) if head.count(b"\n") < 2 and len(head) < LONGEST_HEAD else b"":
             head += piece
         return head, not file.read(1)
-
-
-def _check_names(found: Delimited) -> None:
-    names = [name.strip() for name in found.names]
-    numbers = [name for name in names if re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)]
-    if numbers and len(numbers) >= len(names) / 2:
-        advice = f"The first line must have the columns' names; add such a line. {list_columns(names)}"
-        problem = Problem("the first line looks like a row of numbers", "", advice)
-        raise ValueError(say(found.source.name, [problem]))
 
 
 def nameless_columns(found: Delimited) -> str:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from handgrad.data.naming import list_columns
+from handgrad.data.problems import Problem, say
 from handgrad.data.sources import Source
 from handgrad.data.words import SIGNS
 
@@ -76,6 +78,19 @@ def first_records(text: str, separator: str, quote: str) -> list[list[str]]:
         if len(records) > SAMPLE_ROWS or (len(records) > 5 and len(records) * len(records[0]) > SAMPLE_CELLS):
             break
     return records
+
+
+def require_names(names: Sequence[str], source: Source) -> None:
+    """Refuse a first line of numbers.
+
+    Raises:
+      ValueError: it is such a one.
+    """
+    numbers = [name for name in names if re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name.strip())]
+    if numbers and len(numbers) >= len(names) / 2:
+        there = list_columns([name.strip() for name in names])
+        advice = f"The first line must have the columns' names; add such a line. {there}"
+        raise ValueError(say(source.name, [Problem("the first line looks like a row of numbers", "", advice)]))
 
 
 def require_quotes(rows: Sequence[Sequence[str]], quote: str, source: Source) -> None:
