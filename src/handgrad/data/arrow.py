@@ -1,6 +1,7 @@
 """Columns that have types: .parquet, .arrow and .feather, and data frames of pandas, polars and pyarrow."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 from handgrad.data.naming import printable
 from handgrad.data.objects import to_arrow
 from handgrad.data.ranges import ALL, Range, placed, until
-from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
+from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, parts_of, require_memory
 from handgrad.data.words import is_text, require_pyarrow
 
 _BYTES_A_VALUE = 8
@@ -74,6 +75,12 @@ def from_file(source: Source) -> Columns:
     """
     require_pyarrow()
     return (_from_parquet if source.format == "parquet" else _from_arrow)(source)
+
+
+def count_values(source: Source) -> int:
+    """How many values a .parquet file or folder has, rows times columns."""
+    names, num_rows, *_ = (_look_at_folder if source.path.is_dir() else _look_at_file)(source)
+    return num_rows * len(names)
 
 
 def _from_parquet(source: Source) -> Columns:
@@ -161,11 +168,32 @@ def _look_at_file(source: Source) -> _Parquet:
     return file.schema_arrow.names, file.metadata.num_rows, load, batches
 
 
-def _look_at_folder(source: Source) -> _Parquet:
+def open_folder(source: Source) -> Any:
+    """The dataset of a folder, whose columns are those of all its files: of types that have what each file has.
+
+    Raises:
+      ValueError, OSError: files that are damaged, or have other types than one another.
+    """
     import pyarrow.dataset
 
     form = pyarrow.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
-    data = pyarrow.dataset.dataset(source.path, format=form, partitioning="hive", exclude_invalid_files=False)
+    paths, base = [str(part) for part in parts_of(source.path)], str(source.path)
+    opened = functools.partial(
+        pyarrow.dataset.dataset, paths, format=form, partitioning="hive", partition_base_dir=base
+    )
+    data = opened()
+    schemas = [data.schema, *(fragment.physical_schema for fragment in data.get_fragments())]
+    try:
+        return opened(schema=pyarrow.unify_schemas(schemas, promote_options="permissive"))
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        message = printable(" ".join(str(error).split()))
+        raise ValueError(
+            f"{source.name}: a column has one type in some files and another in others ({message})."
+        ) from None
+
+
+def _look_at_folder(source: Source) -> _Parquet:
+    data = open_folder(source)
 
     def batches(wanted: Sequence[str], rows: int, wished: Range) -> Iterator[tuple[int, Any]]:
         start = 0
