@@ -310,7 +310,9 @@ def test_types_of_all_kinds_become_numbers(tmp_path):
     np.testing.assert_array_equal(read.columns["clock"].values, [60, 120, np.nan, 3600])
     assert read.class_names == (1, 2)
     nested = table.append_column("list", pa.array([[1], [2], [3], [4]]))
-    with pytest.raises(ValueError, match=r"neither numbers, texts nor dates: list \(list<.*>\)\. --drop leaves columns"):
+    with pytest.raises(
+        ValueError, match=r"neither numbers, texts nor dates: list \(list<.*>\)\. --drop leaves columns"
+    ):
         read_table(nested, target="k", missing="mean")
     assert "list" not in read_table(nested, target="k", missing="mean", drop=["list"]).columns
 
