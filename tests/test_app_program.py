@@ -234,6 +234,20 @@ def test_classes_that_a_model_does_not_know_are_said(capsys, flowers, tmp_path):
     assert message in fails(capsys, "evaluate", flowers / "run", path)
 
 
+@pytest.mark.parametrize(("fitted", "met"), [("1 2", "1.0 2.0"), ("1.0 2.0", "1 2"), ("01 2", "01 2.0")])
+def test_classes_that_are_the_same_number_are_the_same(capsys, tmp_path, unchecked, fitted, met):
+    rows = np.random.default_rng(0).normal(size=(30, 2)).round(3).tolist()
+    for name, classes in (("fitted", fitted.split()), ("met", met.split())):
+        lines = [",".join([*map(str, row), classes[number % 2]]) for number, row in enumerate(rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,kind", *lines]))
+    run = tmp_path / "run"
+    assert main(["fit", str(tmp_path / "fitted.csv"), "--target", "kind", "--l2", "1", "--out", str(run)]) == 0
+    found = printed(capsys, "evaluate", run, tmp_path / "met.csv")
+    assert (found["rows"], found["unknown_classes"]) == (30, {})
+    (tmp_path / "met.csv").write_text("a,b,kind\n1.5,2,1.5\n1,2,2\n")
+    assert printed(capsys, "evaluate", run, tmp_path / "met.csv")["unknown_classes"] == {"1.5": 1}
+
+
 def test_arrays_and_rows_without_values_are_evaluated(capsys, tmp_path, unchecked):
     digits = load_digits()
     np.savez(tmp_path / "d.npz", X=digits.X[:400].reshape(-1, 8, 8), y=digits.labels[:400])

@@ -90,6 +90,8 @@ def _plain(values: Any) -> Any:
     if not isinstance(values, np.ndarray):
         return values
     dtype = values.dtype
+    if dtype == ml_dtypes.bfloat16:
+        return as_numpy("", values)
     if dtype.kind in "cV":
         raise TypeError(f"an array of {dtype}")
     if dtype.kind == "S":
