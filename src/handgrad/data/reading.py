@@ -49,7 +49,9 @@ def read_table(
     .npz, .npy, .safetensors, IDX and, sparse, .svmlight and .libsvm files; from NumPy's and SciPy's arrays, and a
     dictionary of arrays of which one is (N, P).
 
-    A column of text is one of numbers, true and false, or dates where all its values are such, and of texts otherwise.
+    A column of text is one of numbers, true and false, or dates where its values are such, and of texts otherwise; a
+    value among numbers or dates that is none is refused, and so is what may be read in two ways, as 03/04/2026. Numbers
+    may have marks between thousands, and all of them the sign of a unit, such as %.
     An empty cell and NA, N/A, NaN, null and none in any case are missing values in a feature; in the classes only the
     empty cell is. An array (N, H, W) or (N, H, W, channels) is one of images; so are unsigned bytes (N, P), P a square
     of 64 or more.
