@@ -163,6 +163,16 @@ def test_quoted_decimal_commas_between_commas_are_numbers(tmp_path):
     assert "texts that begin as numbers do are taken as texts: pair ('1,5')." in table.notes
 
 
+@pytest.mark.parametrize("read", [read_table, stream_table])
+def test_numbers_that_begin_with_a_zero_are_said_unless_they_are_texts(tmp_path, read):
+    rows = [f"{number:03},{number:03},0.5,{number:03}" for number in range(1, 5)] * 2
+    (tmp_path / "t.csv").write_text("\n".join(["id,zip,size,kind", *rows]))
+    table = read(tmp_path / "t.csv", target="kind", ids=["id"])
+    assert table.class_names == ("001", "002", "003", "004")
+    assert table.ids["id"].tolist()[0] == "001"
+    assert table.notes == ("numbers that begin with 0, as codes do, are taken as quantities: zip.",)
+
+
 # --- A model's columns ------------------------------------------------------------------------------------------------
 
 ROWS = {

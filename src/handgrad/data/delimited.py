@@ -24,6 +24,7 @@ from handgrad.data.dialect import (
     first_records,
     require_names,
     require_quotes,
+    say_codes,
     say_format,
 )
 from handgrad.data.naming import printable
@@ -207,7 +208,8 @@ def _settled(
         if number == MOST_ATTEMPTS:
             as_text = set(wanted)
         try:
-            return attempt(found, as_text), notes
+            settled = attempt(found, as_text)
+            return settled, [*notes, *say_codes(found.names, found.rows, {*wanted} - as_text)]
         except (pyarrow.ArrowInvalid, UnicodeError) as error:
             message, is_text = " ".join(str(error).split()), not isinstance(error, UnicodeError)
         column = re.search(r"In CSV column #(\d+)", message)

@@ -3,10 +3,10 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from handgrad.data.naming import list_columns
+from handgrad.data.naming import join, list_columns
 from handgrad.data.problems import Problem, say
 from handgrad.data.sources import Source
 from handgrad.data.words import SIGNS
@@ -159,6 +159,16 @@ def _is_decimal(value: str, mark: str, other: str) -> bool:
     mark, other = re.escape(mark), re.escape(other)
     whole = rf"[0-9]*|[1-9][0-9]{{0,2}}({other}[0-9]{{3}})+"
     return bool(re.fullmatch(rf"[+-]?({whole}){mark}[0-9]+([eE][+-]?[0-9]+)?", value))
+
+
+def say_codes(names: Sequence[str], rows: Sequence[Sequence[str]], numbers: Container[str]) -> list[str]:
+    """That columns which are taken for numbers have such as begin with a zero, which is lost."""
+    codes = [
+        name.strip()
+        for index, name in enumerate(names)
+        if name in numbers and any(re.fullmatch("0[0-9]+", row[index].strip()) for row in rows if index < len(row))
+    ]
+    return [f"numbers that begin with 0, as codes do, are taken as quantities: {join(codes)}."] if codes else []
 
 
 def say_format(given: Format, found: Format) -> list[str]:
