@@ -194,8 +194,8 @@ def test_columns_that_their_role_cannot_have_are_refused_in_a_line(tmp_path, col
         assert "\n" not in str(error.value)
 
 
-def test_infinite_numbers_are_said_and_nothing_else_is():
-    values = np.tile([np.inf, -np.inf, 1.0], 10)
+@pytest.mark.parametrize("values", [np.full(30, np.inf), np.tile([np.inf, -np.inf, 1.0], 10)])
+def test_infinite_numbers_are_said_and_nothing_else_is(values):
     with pytest.raises(ValueError, match=r"numbers are infinite: x \(in row 1\)"):
         read_table({"x": values, "kind": ["u", "v"] * 15}, target="kind")
 
