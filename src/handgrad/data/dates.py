@@ -112,6 +112,6 @@ def _of_parts(
 def _days(year: Any, month: np.ndarray, day: np.ndarray) -> Dates:
     is_month = (month >= 1) & (month <= 12)
     begin = (12 * (year - 1970) + np.where(is_month, month, 1) - 1).astype("int64").astype("M8[M]")
-    length = ((begin + 1).astype("M8[D]") - begin.astype("M8[D]")).astype(np.int64)
+    length = ((begin + np.timedelta64(1, "M")).astype("M8[D]") - begin.astype("M8[D]")).astype(np.int64)
     is_day = is_month & (day >= 1) & (day <= length) & (np.asarray(year) >= 1)
     return Dates(begin.astype("M8[D]").astype(np.float64) + day - 1, is_day)
