@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from handgrad.data import read_table
+from handgrad.data import read_table, stream_table
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -210,16 +210,23 @@ def write_parts(folder, *parts):
     return folder
 
 
-def test_a_folder_has_the_columns_of_all_its_files_and_types_that_suit_all(tmp_path):
-    first, second = {"x": [1, 2], "kind": ["u", "v"]}, {"x": [1.5, 2.5], "more": [3.0, None], "kind": ["u", "v"]}
-    folder = write_parts(tmp_path / "parts", first, second, {"more": [1, 2], "kind": ["u", "v"]})
+@pytest.mark.parametrize("read", [read_table, stream_table])
+def test_a_folder_has_the_columns_of_all_its_files_and_types_that_suit_all(tmp_path, read):
+    kinds, towns = {"kind": ["u", "v"]}, pa.array(["Ulm", "Bonn"])
+    first = {"x": [1, 2], "town": towns.dictionary_encode(), **kinds}
+    second = {"x": [1.5, 2.5], "more": [3.0, None], "town": towns.cast("large_string"), **kinds}
+    folder = write_parts(tmp_path / "parts", first, second, {"more": [1, 2], "town": towns, **kinds})
     (folder / "README.txt").write_text("not a table")
     (folder / "_SUCCESS").write_text("")
     (folder / "_temporary").mkdir()
     parquet.write_table(pa.table(first), folder / "_temporary" / "part.parquet")
-    table = read_table(folder, target="kind", missing="mean")
-    np.testing.assert_array_equal(table.columns["x"].values, [1, 2, 1.5, 2.5, np.nan, np.nan])
-    np.testing.assert_array_equal(table.columns["more"].values, [np.nan, np.nan, 3, np.nan, 1, 2])
+    table = read(folder, target="kind", missing="mean")
+    blocks = [table] if table.file is None else list(table.file.begin(np.arange(6)))
+    values = {name: np.concatenate([block.columns[name].values for block in blocks]) for name in ("x", "more")}
+    np.testing.assert_array_equal(values["x"], [1, 2, 1.5, 2.5, np.nan, np.nan])
+    np.testing.assert_array_equal(values["more"], [np.nan, np.nan, 3, np.nan, 1, 2])
+    columns = [block.columns["town"] for block in blocks]
+    assert [column.words[code] for column in columns for code in column.values] == towns.to_pylist() * 3
     assert table.labels.tolist() == [0, 1] * 3
 
 

@@ -182,8 +182,15 @@ MUTANTS = [
     Mutant(
         "the columns of the first file of a folder",
         "data/arrow.py",
-        "opened(schema=pyarrow.unify_schemas(schemas",
-        "opened(schema=pyarrow.unify_schemas(schemas[:1]",
+        "opened(schema=pyarrow.unify_schemas(plain,",
+        "opened(schema=pyarrow.unify_schemas(plain[:1],",
+        f"{OBJECTS}test_a_folder_has_the_columns_of_all_its_files_and_types_that_suit_all",
+    ),
+    Mutant(
+        "texts in a dictionary of another type than texts",
+        "data/arrow.py",
+        'return dtype.value_type if hasattr(dtype, "index_type") else dtype',
+        "return dtype",
         f"{OBJECTS}test_a_folder_has_the_columns_of_all_its_files_and_types_that_suit_all",
     ),
     Mutant(

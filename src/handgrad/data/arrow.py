@@ -183,13 +183,18 @@ def open_folder(source: Source) -> Any:
     )
     data = opened()
     schemas = [data.schema, *(fragment.physical_schema for fragment in data.get_fragments())]
+    plain = [pyarrow.schema([field.with_type(_without_dictionary(field.type)) for field in own]) for own in schemas]
     try:
-        return opened(schema=pyarrow.unify_schemas(schemas, promote_options="permissive"))
+        return opened(schema=pyarrow.unify_schemas(plain, promote_options="permissive"))
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         message = printable(" ".join(str(error).split()))
         raise ValueError(
             f"{source.name}: a column has one type in some files and another in others ({message})."
         ) from None
+
+
+def _without_dictionary(dtype: Any) -> Any:
+    return dtype.value_type if hasattr(dtype, "index_type") else dtype
 
 
 def _look_at_folder(source: Source) -> _Parquet:
