@@ -180,6 +180,13 @@ MUTANTS = [
         f"{OBJECTS}test_infinite_numbers_are_said_and_nothing_else_is",
     ),
     Mutant(
+        "a 32nd of a month",
+        "data/review.py",
+        "day.min() >= 1 and day.max() <= 31",
+        "day.min() >= 1",
+        "test_reading.py::test_whole_numbers_that_look_like_ids_dates_or_codes_are_pointed_out",
+    ),
+    Mutant(
         "the columns of the first file of a folder",
         "data/arrow.py",
         "opened(schema=pyarrow.unify_schemas(plain,",
