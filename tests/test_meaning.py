@@ -204,6 +204,10 @@ def test_columns_of_which_a_file_has_no_value_are_what_the_model_knows(tmp_path)
     ("values", "message"),
     [
         (("1", "true", "yesterday", "Ulm"), "columns of dates hold what is none: day ('yesterday' in row 1)."),
+        (
+            ("1", "true", "45/67/2024", "Ulm"),
+            "new.csv: columns of dates hold what is none: day ('45/67/2024' in row 1).",
+        ),
         (("one", "true", "2024-01-01", "Ulm"), "columns of numbers hold what is none: size ('one' in row 1)."),
     ],
 )

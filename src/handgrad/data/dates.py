@@ -71,26 +71,28 @@ def _of_parts(
         filled = compute.if_else(compute.equal(texts[part], ""), "0", texts[part])
         return filled.cast("float64").to_numpy(zero_copy_only=False)
 
-    def text(part: str) -> np.ndarray:
-        return texts[part].to_numpy(zero_copy_only=False).astype(str)
+    def is_any(part: str, *values: Any) -> np.ndarray:
+        return np.logical_or.reduce(
+            [compute.equal(texts[part], value).to_numpy(zero_copy_only=False) for value in values]
+        )
 
     first, middle, last = number("first"), number("middle"), number("last")
-    digits = {part: np.strings.str_len(text(part)) for part in ("first", "middle", "last")}
-    mark, half, sign = text("mark"), np.strings.lower(text("half")), text("sign")
+    digits = {part: compute.utf8_length(texts[part]).to_numpy() for part in ("first", "middle", "last")}
     hour, minute, second = number("hour"), number("minute"), number("second")
-    of_twelve = half != ""
+    of_twelve = ~is_any("half", "")
     is_time = (minute < 60) & (second < 60) & np.where(of_twelve, (hour >= 1) & (hour <= 12), hour < 24)
-    hour = np.where(of_twelve, hour % 12 + 12 * (half == "p"), hour)
-    away = np.where(sign == "-", -1, 1) * (60 * number("zone_hour") + number("zone_minute"))
+    hour = np.where(of_twelve, hour % 12 + 12 * is_any("half", "p", "P"), hour)
+    away = np.where(is_any("sign", "-"), -1, 1) * (60 * number("zone_hour") + number("zone_minute"))
     time = (60 * (60 * hour + minute - away) + second) / SECONDS_A_DAY
-    is_alike = is_time & (mark == text("mark_again"))
+    is_alike = is_time & is_any("mark", texts["mark_again"])
+    of_points = is_any("mark", ".")
 
     year_first = is_alike & (digits["first"] == 4) & (digits["last"] <= 2)
     year_last = is_alike & (digits["last"] == 4) & (digits["first"] <= 2)
-    turns = year_last & (mark != ".")
+    turns = year_last & ~of_points
     day_first, month_first = _days(last, middle, first), _days(last, first, middle)
     counts = [np.count_nonzero(order.is_date & turns) for order in (day_first, month_first)]
-    differ = turns & (day_first.days != month_first.days)
+    differ = turns & (day_first.is_date | month_first.is_date) & (day_first.days != month_first.days)
     if counts[0] == counts[1] and differ.any():
         example = words[int(np.argmax(differ))].as_py()
         problems.append(Problem(AMBIGUOUS[0], f"{printable(name)} ({printable(example)!r})", AMBIGUOUS[1]))
@@ -98,15 +100,15 @@ def _of_parts(
     for where, order in (
         (~year_first, Dates(days, np.zeros(len(days), bool))),
         (year_last, day_first if counts[0] >= counts[1] else month_first),
-        (year_last & (mark == "."), day_first),
+        (year_last & of_points, day_first),
     ):
         days, is_date = np.where(where, order.days, days), np.where(where, order.is_date, is_date)
 
     is_short = is_alike & (digits["last"] == 2) & (digits["first"] <= 2)
-    is_short &= ((digits["first"] == 2) & (digits["middle"] == 2)) | (mark == "/")
+    is_short &= ((digits["first"] == 2) & (digits["middle"] == 2)) | is_any("mark", "/")
     orders = ((middle, first), (first, middle), (middle, last))
     is_short &= np.logical_or.reduce([_days(2000.0, *order).is_date for order in orders])
-    return Dates(days + time, is_date), is_short, text("zone") != ""
+    return Dates(days + time, is_date), is_short, ~is_any("zone", "")
 
 
 def _days(year: Any, month: np.ndarray, day: np.ndarray) -> Dates:
