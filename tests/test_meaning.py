@@ -259,3 +259,13 @@ def test_an_encoding_has_any_of_its_names(tmp_path):
     for name in ("undefined", "utf-8\0", "hex", "klingon"):
         with pytest.raises(ValueError, match=r"--encoding must be one that Python knows, .*; got"):
             read_table(path, target="kind", text_encoding=name)
+
+
+def test_a_spreadsheet_is_no_archive_of_arrays(tmp_path):
+    np.savez(tmp_path / "t.npz", X=np.eye(4, 2), y=[0, 1, 0, 1])
+    for name in ("t.xlsx", "t.ods", "arrays"):
+        (tmp_path / name).write_bytes((tmp_path / "t.npz").read_bytes())
+    assert read_table(tmp_path / "arrays").num_rows == 4
+    for name in ("t.xlsx", "t.ods"):
+        with pytest.raises(ValueError, match=r"the ending must be one of \.csv, "):
+            read_table(tmp_path / name)

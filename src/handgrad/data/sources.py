@@ -140,6 +140,8 @@ def _recognise(name: str, path: pathlib.Path, otherwise: str) -> Source:
     if packing and not otherwise:
         otherwise = "delimited"
     format_ = next((format_ for magic, format_ in _MAGIC if head.startswith(magic)), otherwise)
+    if format_ == "npz" and path.suffix:  # so begins what many programs write, spreadsheets among them
+        format_ = otherwise
     if not format_:
         raise ValueError(
             f"{name}: the ending must be one of {', '.join(FORMATS)}, or such a one and {', '.join(PACKINGS)}."
