@@ -198,6 +198,19 @@ def test_predictions_as_json_are_those_of_the_csv(capsys, flowers, tmp_path):
     assert (written["rows"], written["out"]) == (60, str(tmp_path / "p.csv"))
 
 
+@pytest.mark.parametrize("name", ["class", "kind 1"])
+def test_what_is_passed_through_is_not_taken_for_what_the_model_says(capsys, flowers, tmp_path, name):
+    text = (flowers / "new.csv").read_text()
+    (tmp_path / "new.csv").write_text(text.replace("nr,", f"{name},", 1))
+    out = tmp_path / "out.csv"
+    for options in ([], ["--out", str(out)]):
+        assert main(["predict", str(flowers / "run"), str(tmp_path / "new.csv"), "--id", name, *options]) == 2
+        assert f"--id {name}: what is written has a column of that name" in capsys.readouterr().err
+    assert not out.exists()
+    found = printed(capsys, "predict", flowers / "run", tmp_path / "new.csv", "--id", name)
+    assert found["rows"][0]["ids"] == {name: "r0"}
+
+
 def test_an_evaluation_s_numbers_are_those_of_the_probabilities(capsys, flowers):
     found = printed(capsys, "evaluate", flowers / "run", flowers / "new.csv")
     model = handgrad.load(flowers / "run")

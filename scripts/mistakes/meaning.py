@@ -229,6 +229,13 @@ MUTANTS = [
         "test_app_program.py::test_classes_that_are_the_same_number_are_the_same",
     ),
     Mutant(
+        "a column of the data written under the name of the model's answer",
+        "app/predicting.py",
+        '{"class", *map(str, model.class_names)} & {*table.ids}',
+        "set[str]()",
+        "test_app_program.py::test_what_is_passed_through_is_not_taken_for_what_the_model_says",
+    ),
+    Mutant(
         "a part that weighs nothing has a loss of 0",
         "data/preparing.py",
         "and not weights[part].any():",
