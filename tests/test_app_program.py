@@ -261,6 +261,14 @@ def test_classes_that_are_the_same_number_are_the_same(capsys, tmp_path, uncheck
     assert printed(capsys, "evaluate", run, tmp_path / "met.csv")["unknown_classes"] == {"1.5": 1}
 
 
+def test_rows_that_weigh_nothing_say_nothing(capsys, flowers, tmp_path):
+    header, *rows = (flowers / "new.csv").read_text().splitlines()
+    weighed = [f"{header},weight", *(f"{row},0" for row in rows[:5]), f"{rows[5].replace('kind', 'sort')},1"]
+    (tmp_path / "new.csv").write_text("\n".join(weighed))
+    assert main(["evaluate", str(flowers / "run"), str(tmp_path / "new.csv"), "--weight", "weight"]) == 2
+    assert "the rows of classes that the model knows all weigh 0" in capsys.readouterr().err
+
+
 def test_arrays_and_rows_without_values_are_evaluated(capsys, tmp_path, unchecked):
     digits = load_digits()
     np.savez(tmp_path / "d.npz", X=digits.X[:400].reshape(-1, 8, 8), y=digits.labels[:400])

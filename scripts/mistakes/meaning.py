@@ -236,6 +236,13 @@ MUTANTS = [
         "test_app_program.py::test_what_is_passed_through_is_not_taken_for_what_the_model_says",
     ),
     Mutant(
+        "an evaluation on rows that weigh nothing",
+        "app/evaluating.py",
+        "if weights is not None and not weights.any():",
+        "if False:",
+        "test_app_program.py::test_rows_that_weigh_nothing_say_nothing",
+    ),
+    Mutant(
         "a part that weighs nothing has a loss of 0",
         "data/preparing.py",
         "and not weights[part].any():",

@@ -127,6 +127,8 @@ def judge(model: Model, data: pathlib.Path, reading: dict[str, Any]) -> Judged:
         notes.append(f"rows of classes that the model does not know are left out of the numbers: {said}")
     weights = table.relative_weights
     weights = None if weights is None else weights[rows]
+    if weights is not None and not weights.any():
+        raise ValueError(f"{data}: the rows of classes that the model knows all weigh 0, and say nothing of it.")
     return Judged(model, rows, labels[rows], answered.take(rows), weights, tuple(notes), unknown)
 
 
