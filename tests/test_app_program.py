@@ -211,6 +211,17 @@ def test_what_is_passed_through_is_not_taken_for_what_the_model_says(capsys, flo
     assert found["rows"][0]["ids"] == {name: "r0"}
 
 
+def test_a_class_may_be_called_class(capsys, tmp_path):
+    rows = [f"{i % 7 + 9 * (i % 2)},{('class', 'other')[i % 2]}" for i in range(60)]
+    (tmp_path / "data.csv").write_text("\n".join(["x,y", *rows]))
+    assert main(["fit", str(tmp_path / "data.csv"), "--target", "y", "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "data.csv")]) == 0
+    names, first, second = capsys.readouterr().out.splitlines()[:3]
+    assert names == "predicted class,class,other"
+    assert [first.split(",")[0], second.split(",")[0]] == ["class", "other"]
+
+
 def test_an_evaluation_s_numbers_are_those_of_the_probabilities(capsys, flowers):
     found = printed(capsys, "evaluate", flowers / "run", flowers / "new.csv")
     model = handgrad.load(flowers / "run")

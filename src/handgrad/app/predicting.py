@@ -69,8 +69,10 @@ def _as_json(model: Model, table: Table, answers: Answers) -> dict[str, Any]:
 
 def _write(file: Any, model: Model, table: Table, answers: Iterator[Answers], notes: list[str]) -> int:
     """Write the rows, adding what there is to note; how many there are."""
-    names = [*model.class_names, None]
-    taken = {"class", *map(str, model.class_names)} & {*table.ids}
+    names, answer = [*model.class_names, None], "class"
+    while answer in map(str, model.class_names):
+        answer = f"predicted {answer}"
+    taken = {answer, *map(str, model.class_names)} & {*table.ids}
     if taken:
         raise ValueError(
             f"--id {one_line(min(taken))}: what is written has a column of that name, of what the model says. Give the "
@@ -83,7 +85,7 @@ def _write(file: Any, model: Model, table: Table, answers: Iterator[Answers], no
         own = slice(start, start + len(Y))
         classes = [names[index] for index in np.where(has_none, -1, Y.argmax(axis=1)).tolist()]
         columns: list[tuple[str, Any]] = [(name, values[own]) for name, values in table.ids.items()]
-        columns.append(("class", classes))
+        columns.append((answer, classes))
         for name, each in zip(model.class_names, Y.T, strict=True):
             # Numbers of NumPy's own, which have the digits of their dtype.
             numbers = [None if none else number for number, none in zip(each, has_none, strict=True)]
