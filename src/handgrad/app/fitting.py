@@ -15,7 +15,7 @@ from handgrad.app.checking import MAX_CHECKED_ROWS, check_at
 from handgrad.app.checkpoints import FIT_STATE, Work, as_fit_state, as_state, at_work
 from handgrad.app.choosing import ACCURACY, LOG_LOSS, Choosing, HeldOut, choose, deal
 from handgrad.app.progress import interrupt, watching
-from handgrad.app.runs import Choice, Run, begin, conclude
+from handgrad.app.runs import Choice, Run, begin, conclude, tell
 from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_class_weights, read_again
@@ -67,7 +67,8 @@ def fit(
         work.require_same(table)
         run, ended = _fit(screen, settings, table, l2, work)
         with work.written() as folder:
-            status = conclude(screen, run, folder, work.out)
+            concluded = conclude(screen, run, folder)
+        status = tell(screen, concluded, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
         interrupt()
     return status

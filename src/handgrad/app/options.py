@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from handgrad.app import cli
+
 FORMATS = (
     ".csv, .tsv, .txt (packed too: .gz, .bz2, .zst), .parquet, .arrow, .feather; arrays: .npz, .npy, .safetensors, "
     "IDX, .svmlight; - is standard input"
@@ -84,6 +86,8 @@ def command(
         @functools.wraps(declaration)
         def run(context: typer.Context, **arguments: Any) -> Any:
             folder, is_distributed = arguments.pop("resume", None), arguments.pop("distributed", False)
+            if folder is not None or is_distributed:
+                cli.begin_work()
             if folder is not None:
                 _require_nothing_else(context)
                 resuming = importlib.import_module("handgrad.app.resuming")
@@ -99,6 +103,7 @@ def command(
                 arguments["reading"] = {name: value for name, value in given.items() if value}
             arguments["screen"] = _make_screen(context, arguments)
             work = importlib.import_module(f"handgrad.app.{module}")
+            cli.begin_work()
             return getattr(work, declaration.__name__)(**arguments)
 
         parameters = [

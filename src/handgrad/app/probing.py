@@ -24,7 +24,7 @@ from handgrad.app.checkpoints import Work
 from handgrad.app.choosing import ACCURACY, FIRST, LOG_LOSS, HeldOut
 from handgrad.app.embeddings import read_embeddings
 from handgrad.app.fitting import choose_watched, fit_part, run_of
-from handgrad.app.runs import Run, begin, conclude
+from handgrad.app.runs import Run, begin, conclude, tell
 from handgrad.app.screen import Screen
 from handgrad.app.translating import Penalty, translate
 from handgrad.data import Encoding, Part, Split, Table, encode, fit_encoding, split_rows, table_keys
@@ -95,9 +95,10 @@ def probe(
         run, ended = _probe(screen, settings, table, split, l2)
         if shows_translation:
             settings["translation"] = [each._asdict() for each in _translation(run)]
-        status = conclude(screen, run, folder, out)
-        if shows_translation:
-            _say_translation(screen, run)
+        concluded = conclude(screen, run, folder)
+    status = tell(screen, concluded, out)
+    if shows_translation:
+        _say_translation(screen, run)
     if ended:
         raise KeyboardInterrupt
     return status

@@ -20,7 +20,7 @@ from handgrad.app.checkpoints import Work, at_work
 from handgrad.app.descending import descend
 from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
 from handgrad.app.progress import interrupt, watching
-from handgrad.app.runs import Run, begin, conclude
+from handgrad.app.runs import Run, begin, conclude, tell
 from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read_again
@@ -89,7 +89,8 @@ def train(
         work.require_same(table)
         run, ended = _train(screen, settings, table, work)
         with work.written() as folder:
-            status = conclude(screen, run, folder, work.out)
+            concluded = conclude(screen, run, folder)
+        status = tell(screen, concluded, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
         interrupt()
     return status
