@@ -114,7 +114,7 @@ def _probe(screen: Screen, settings: dict[str, Any], table: Table, split: Split,
         k = 2 if num_classes == 2 else 1
         l2s = FIRST if preset.Cs is None else np.sort(k / (preset.Cs * size))[::-1]
         choice, ended = choose_watched(
-            screen, held_out, num_classes, Work(), scoring=preset.scoring, l2s=l2s, following=preset.following
+            screen, held_out, table.class_names, Work(), scoring=preset.scoring, l2s=l2s, following=preset.following
         )
         if choice is None:
             raise ValueError("probe: no fit of the path has converged. Pass --standardize, or a penalty by --l2.")
