@@ -177,7 +177,7 @@ def test_a_cache_that_has_grown_loses_what_was_not_used_for_longest(monkeypatch,
 
 
 def test_a_command_within_python_leaves_the_cache_alone(monkeypatch):
-    monkeypatch.setattr("handgrad.app.cli.keep_compiled", lambda: pytest.fail("it was set"))
+    monkeypatch.setattr(caching, "keep_compiled", lambda: pytest.fail("it was set"))
     assert main(["--version"]) == 0
 
 

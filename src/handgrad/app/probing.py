@@ -87,6 +87,8 @@ def probe(
     settings: dict[str, Any] = {"data": str(features), "preset": preset, "standardize": standardize, "seed": seed}
     if l2 is not None:
         settings["preset"] = None
+    if test_features is not None:
+        settings["test_data"] = str(test_features)
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
         table, num_train = read_embeddings(features, labels, test_features, test_labels, name)
