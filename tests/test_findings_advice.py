@@ -69,6 +69,20 @@ def test_a_leak_is_told_as_one_thing():
     assert "--drop leak" in found["leakage"].advice
 
 
+def test_a_training_that_learns_nothing_of_what_there_is_is_told_to_try_another_rate():
+    columns, labels = learnable()
+    params = handgrad.init_params(4, 2)
+    run = run_of(table_of(columns, labels), l2=0.0, params=params)._replace(fitted=None, command="train", best=0)
+    found = findings_of(run)
+    for code in ("no-better-than-majority", "no-better-than-best-feature"):
+        assert "--learning-rate" in found[code].advice
+    assert "smaller l2" in findings_of(run_of(table_of(columns, labels), l2=1e6))["no-better-than-majority"].advice
+    rng = np.random.default_rng(0)
+    noise = {name: Column("number", rng.normal(size=ROWS)) for name in columns}
+    run = run_of(table_of(noise, labels), l2=0.01, params=params)._replace(fitted=None, command="train", best=0)
+    assert "look for features" in findings_of(run)["no-better-than-majority"].advice
+
+
 def test_rows_count_by_their_weights():
     columns, labels = learnable()
     weights = np.where(np.abs(columns["x0"].values) > 1, 100.0, 1e-6)

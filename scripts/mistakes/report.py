@@ -283,4 +283,11 @@ MUTANTS = [
         '{{ number("train_loss", form="nats") }}',
         "test_report_words.py::test_losses_that_are_infinite_are_said_to_be",
     ),
+    Mutant(
+        "an absurd learning rate told as features that tell nothing",
+        "app/findings/of_results.py",
+        '    if facts.run.command == "train":\n        return "try another',
+        '    if False:\n        return "try another',
+        "test_findings_advice.py::test_a_training_that_learns_nothing_of_what_there_is_is_told_to_try_another_rate",
+    ),
 ]

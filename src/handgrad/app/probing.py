@@ -171,6 +171,9 @@ def _translation(run: Run) -> tuple[Penalty, ...]:
 
 def _say_translation(screen: Screen, run: Run) -> None:
     assert run.fitted is not None
+    if run.fitted.l2 == 0:
+        screen.say("\nl2 = 0 is no penalty: C = inf in scikit-learn, weight_decay = 0 in PyTorch", style="bold")
+        return
     screen.say(f"\nl2 = {run.fitted.l2:.6g} for {len(run.split.rows.train):,} rows elsewhere", style="bold")
     for each in _translation(run):
         other = "" if each.same_optimum else " (another optimum)"

@@ -36,7 +36,7 @@ def no_better_than_majority(facts: Facts) -> Finding | None:
     name = run.model.class_names[evaluation.majority]
     weights = facts.class_weights
     if not explains and (weights is None or weights.all()):
-        advice = "Nothing was learnt that the test rows show: look for features that tell the classes apart."
+        advice = f"Nothing was learnt that the test rows show: {_learn(facts)}"
     elif weights is not None:
         advice = "That is the price of --class-weight: what it is paid for stands in the recall of each class."
     else:
@@ -70,11 +70,12 @@ def no_better_than_one_feature(facts: Facts) -> Finding | None:
     if _is_less(facts, losses, best.losses) or of_best - own > 2 * LITTLE * (without - own) > 0:
         return None
     weighed = "" if facts.class_weights is None else ", its class weights taken back,"
-    if len(layers_of(facts.run.model.params)) > 1:
-        advice = f"The other features add nothing here: leave them out{facts.leave_out()}, or train longer."
+    advice = "Try a smaller l2: this one was not chosen. Or the" if _is_given(facts) else "The"
+    if facts.run.command == "train" and not _is_less(facts, losses, baseline):
+        advice = f"The training has not come to what one feature tells: {_learn(facts)}"
+    elif len(layers_of(facts.run.model.params)) > 1:
+        advice += f" other features add nothing here: leave them out{facts.leave_out()}, or train longer."
     else:
-        given = facts.run.choice is None and facts.penalty > 0
-        advice = "Try a smaller l2: this one was not chosen. Or the" if given else "The"
         advice += f" other features add nothing that a straight line can use: try hidden layers{_HIDDEN}."
     return Finding(
         "no-better-than-best-feature",
@@ -238,6 +239,22 @@ def _calibrate(facts: Facts, is_over: bool) -> str:
     if facts.penalty > 0:
         return "Take a smaller l2, or train longer." if run.command == "train" else "Take a smaller l2."
     return "Train longer." if run.command == "train" else f"No penalty mends it: {_AFTERWARDS}"
+
+
+def _is_given(facts: Facts) -> bool:
+    """Whether there is a penalty that was not chosen."""
+    return facts.run.choice is None and facts.penalty > 0
+
+
+def _learn(facts: Facts) -> str:
+    """What to try where nothing was learnt."""
+    if not facts.features or not _is_less(facts, facts.features[0].losses, _baseline_losses(facts)):
+        return "look for features that tell the classes apart."
+    if _is_given(facts):
+        return "try a smaller l2, since this one was not chosen."
+    if facts.run.command == "train":
+        return "try another --learning-rate, or more --epochs; `handgrad fit` needs neither."
+    return f"{facts.features[0].name} alone tells something, but on no straight line: try hidden layers{_HIDDEN}."
 
 
 def _losses(facts: Facts) -> np.ndarray:
