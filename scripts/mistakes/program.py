@@ -227,4 +227,32 @@ MUTANTS = [
         "INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 1",
         "test_app_shell.py::test_what_lacks_a_reader_ends_with_the_status_of_a_broken_pipe",
     ),
+    Mutant(
+        "a penalty chosen by a score of numbers",
+        "app/choosing.py",
+        '    if "regression" in getattr',
+        '    if "regressions" in getattr',
+        "test_app_fit.py::test_wrong_arguments_are_one_line",
+    ),
+    Mutant(
+        "a score that is not defined told in scikit-learn's words alone",
+        "app/choosing.py",
+        '            several = f" For',
+        '            raise\n            several = f" For',
+        "test_app_fit.py::test_a_score_that_is_not_defined_and_rows_that_are_not_scored_are_told_by_name",
+    ),
+    Mutant(
+        "names completed that do not begin so",
+        "app/options.py",
+        "if name.startswith(incomplete)]",
+        "if incomplete]",
+        "test_app_program.py::test_help_version_and_completion_import_nothing_heavy",
+    ),
+    Mutant(
+        "a preset that is not completed",
+        "app/program.py",
+        'one_of(("clip", "dino", "path"))',
+        'one_of(("clip", "dino"))',
+        "test_app_program.py::test_names_that_are_completed_are_those_that_are_taken",
+    ),
 ]

@@ -4,7 +4,7 @@ import functools
 import importlib
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -31,8 +31,17 @@ def flag_of(name: str) -> str:
     return {"ids": "--id", "text_encoding": "--encoding"}.get(name, f"--{name}")
 
 
+def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell completes the beginning of a name to."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 def _option(flag: str, text: str, metavar: str) -> Any:
-    return typer.Option(flag, help=text, metavar=metavar, show_default=False, rich_help_panel="Reading the data")
+    complete = one_of(MISSING.split(", ")) if flag == "--missing" else None
+    panel = "Reading the data"
+    return typer.Option(
+        flag, help=text, metavar=metavar, show_default=False, rich_help_panel=panel, autocompletion=complete
+    )
 
 
 _Options = dict[str, tuple[Any, str, str]]  # by the argument's name: its type, the help, what stands for a value
