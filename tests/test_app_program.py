@@ -103,12 +103,13 @@ def test_help_version_and_completion_import_nothing_heavy(arguments, words, says
 
 def test_names_that_are_completed_are_those_that_are_taken():
     options = {
-        (name, each.name): each.shell_complete(None, "")
+        (name, each.name): [each.shell_complete(None, begun) for begun in ("", "ra")]
         for name, command in typer.main.get_command(app).commands.items()
         for each in command.params
         if getattr(each, "_custom_shell_complete", None) is not None
     }
-    found = {place: [getattr(item, "value", item) for item in items] for place, items in options.items()}
+    found = {place: [getattr(item, "value", item) for item in items] for place, (items, _) in options.items()}
+    assert [item.value for item in options["train", "optimizer"][1]] == ["radam"]
     assert found["train", "optimizer"] == list(OPTIMIZERS)
     assert found["train", "schedule"] == list(SCHEDULES)
     assert found["train", "activation"] == found["check", "activation"] == list(ACTIVATIONS)

@@ -246,7 +246,7 @@ MUTANTS = [
         "app/options.py",
         "if name.startswith(incomplete)]",
         "if incomplete]",
-        "test_app_program.py::test_help_version_and_completion_import_nothing_heavy",
+        "test_app_program.py::test_names_that_are_completed_are_those_that_are_taken",
     ),
     Mutant(
         "a preset that is not completed",
