@@ -330,18 +330,19 @@ def test_progress_comes_after_a_second_with_the_time_left(capsys, monkeypatch):
     assert capsys.readouterr().out == "fitting: so far, 3 s left\nfitting: so far, 4 s left\n"
 
 
-def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
+@pytest.mark.parametrize("width", [100, 60, 40])
+def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch, width):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     terminal = io.StringIO()
-    console = rich.console.Console(file=terminal, force_terminal=True, width=100)
-    with watching(Screen(console, False), "fitting") as watch:
+    console = rich.console.Console(file=terminal, force_terminal=True, width=width)
+    with watching(Screen(console, False), "choosing the penalty") as watch:
         watch(0.1)
         assert terminal.getvalue() == ""
         clock[0] = 2.0
-        watch(0.5, "so far")
+        watch(0.5, "12 of 25 fits with l2 from 0.00032 to 1e-05")
         watch.bar.refresh()
-        assert "so far, 2 s left" in terminal.getvalue()
+        assert "2 s left, 12 of" in terminal.getvalue()
     assert terminal.getvalue().endswith("\x1b[2K")  # the line is cleared
 
 

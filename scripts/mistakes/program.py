@@ -255,4 +255,11 @@ MUTANTS = [
         'one_of(("clip", "dino"))',
         "test_app_program.py::test_names_that_are_completed_are_those_that_are_taken",
     ),
+    Mutant(
+        "the time left where a narrow terminal cuts it off",
+        "app/progress.py",
+        "filter(None, (left, words)))  #",
+        "filter(None, (words, left)))  #",
+        "test_app_fit.py::test_on_a_terminal_progress_is_a_bar_that_goes_away",
+    ),
 ]
