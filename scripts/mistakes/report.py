@@ -290,4 +290,11 @@ MUTANTS = [
         '    if False:\n        return "try another',
         "test_findings_advice.py::test_a_training_that_learns_nothing_of_what_there_is_is_told_to_try_another_rate",
     ),
+    Mutant(
+        "a command that runs off the paper",
+        "app/report/templates/style.css",
+        "  pre { white-space: pre-wrap; }\n",
+        "",
+        "test_report_browser.py::test_a_printed_report_is_as_wide_as_its_paper",
+    ),
 ]
