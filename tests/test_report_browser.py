@@ -82,8 +82,12 @@ def test_a_printed_report_is_as_wide_as_its_paper(browser, tmp_path, name):
     browser.send("Emulation.setEmulatedMedia", media="print")
     browser.open(tmp_path / "report.html")
     found = browser.evaluate("document.scrollingElement.scrollWidth")
+    cut_off = browser.evaluate(
+        "[...document.querySelectorAll('pre')].map((each) => each.scrollWidth - each.clientWidth)"
+    )
     browser.send("Emulation.setEmulatedMedia", media="")
     assert found <= 720
+    assert cut_off == [0]
 
 
 def test_a_script_or_a_request_on_a_page_would_be_seen(browser, tmp_path):
