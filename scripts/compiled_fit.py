@@ -78,7 +78,7 @@ def programs(N, P, C, X_dtype, devices):
         (lbfgs.move, (state, number)),
     ]
     if blocks:
-        listed.append(("blocks of classes", *summed(sums.class_moments, where=(at, shape((1,)))), ()))
+        listed.append(("blocks of classes", *summed(sums.class_moments, kronecker.PART, where=(at, shape((1,)))), ()))
         with_blocks = curvature._replace(blocks=shape((C, width, width)))
         iteration.append(lbfgs.programs(state, with_blocks, one)[-1])
     for function, arguments in iteration:

@@ -17,6 +17,7 @@ from pathlib import Path
 from mistakes import (
     formulas,
     head,
+    meaning,
     models,
     others,
     processes,
@@ -42,6 +43,7 @@ PARTS = (
     streaming,
     models,
     tables,
+    meaning,
     resuming,
     processes,
     program,

@@ -220,6 +220,19 @@ def test_predictions_as_json_are_those_of_the_csv(capsys, flowers, tmp_path):
     assert (written["rows"], written["out"]) == (60, str(tmp_path / "p.csv"))
 
 
+@pytest.mark.parametrize("name", ["class", "kind 1"])
+def test_what_is_passed_through_is_not_taken_for_what_the_model_says(capsys, flowers, tmp_path, name):
+    text = (flowers / "new.csv").read_text()
+    (tmp_path / "new.csv").write_text(text.replace("nr,", f"{name},", 1))
+    out = tmp_path / "out.csv"
+    for options in ([], ["--out", str(out)]):
+        assert main(["predict", str(flowers / "run"), str(tmp_path / "new.csv"), "--id", name, *options]) == 2
+        assert f"--id {name}: what is written has a column of that name" in capsys.readouterr().err
+    assert not out.exists()
+    found = printed(capsys, "predict", flowers / "run", tmp_path / "new.csv", "--id", name)
+    assert found["rows"][0]["ids"] == {name: "r0"}
+
+
 def test_an_evaluation_s_numbers_are_those_of_the_probabilities(capsys, flowers):
     found = printed(capsys, "evaluate", flowers / "run", flowers / "new.csv")
     model = handgrad.load(flowers / "run")
@@ -254,6 +267,28 @@ def test_classes_that_a_model_does_not_know_are_said(capsys, flowers, tmp_path):
     path.write_text(text.replace("kind", "sort"))
     message = "has no row of a class that the model knows; got sort 0, sort 1, sort 2, and it knows kind 0, kind 1, ki"
     assert message in fails(capsys, "evaluate", flowers / "run", path)
+
+
+@pytest.mark.parametrize(("fitted", "met"), [("1 2", "1.0 2.0"), ("1.0 2.0", "1 2"), ("01 2", "01 2.0")])
+def test_classes_that_are_the_same_number_are_the_same(capsys, tmp_path, unchecked, fitted, met):
+    rows = np.random.default_rng(0).normal(size=(30, 2)).round(3).tolist()
+    for name, classes in (("fitted", fitted.split()), ("met", met.split())):
+        lines = [",".join([*map(str, row), classes[number % 2]]) for number, row in enumerate(rows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,kind", *lines]))
+    run = tmp_path / "run"
+    assert main(["fit", str(tmp_path / "fitted.csv"), "--target", "kind", "--l2", "1", "--out", str(run)]) == 0
+    found = printed(capsys, "evaluate", run, tmp_path / "met.csv")
+    assert (found["rows"], found["unknown_classes"]) == (30, {})
+    (tmp_path / "met.csv").write_text("a,b,kind\n1.5,2,1.5\n1,2,2\n")
+    assert printed(capsys, "evaluate", run, tmp_path / "met.csv")["unknown_classes"] == {"1.5": 1}
+
+
+def test_rows_that_weigh_nothing_say_nothing(capsys, flowers, tmp_path):
+    header, *rows = (flowers / "new.csv").read_text().splitlines()
+    weighed = [f"{header},weight", *(f"{row},0" for row in rows[:5]), f"{rows[5].replace('kind', 'sort')},1"]
+    (tmp_path / "new.csv").write_text("\n".join(weighed))
+    assert main(["evaluate", str(flowers / "run"), str(tmp_path / "new.csv"), "--weight", "weight"]) == 2
+    assert "the rows of classes that the model knows all weigh 0" in capsys.readouterr().err
 
 
 def test_arrays_and_rows_without_values_are_evaluated(capsys, tmp_path, unchecked):

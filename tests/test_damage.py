@@ -135,11 +135,11 @@ def is_read(path):
         try:
             found = read(path)
         except ValueError as raised:
-            found, error = None, raised
+            found, kind, error = None, type(raised), str(raised)  # the error itself keeps all that was open
     if found is None:
-        assert type(error) is ValueError, error
-        assert str(error).startswith(f"{path}: "), error
-        assert "\n" not in str(error)
+        assert kind is ValueError, error
+        assert error.startswith(f"{path}: "), error
+        assert "\n" not in error
         return False
     if found.columns is None:
         assert found.X.ndim == 2

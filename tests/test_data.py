@@ -228,7 +228,7 @@ def test_damaged_npz_is_refused_in_words(tmp_path, damage):
             "a,b,c,d,kind\n1,,x,1/2/2020,p\n3,2,,4/5/2020,p\n,5,y,5/5/2020,q\n4,Berlin,x,7/8/2020,\n6,inf,x,1/2/2020,q\n",
             "five things to mend. (1) rows have no class: 1 by kind, the first is row 4. Leave them out in the file, "
             "or in fit and train by --missing drop-rows. (2) columns of numbers hold what is none: b ('Berlin' in "
-            "row 4). Correct it, leave those cells empty, or leave the columns out by --drop. (3) numbers are "
+            "row 4). Correct it, or leave those cells empty. --drop leaves columns out. (3) numbers are "
             "infinite: b (in row 5). Leave such rows out, or fill them in. (4) dates may be day/month or month/day: "
             "d ('1/2/2020'). Write them as 2026-11-26. (5) values are missing: a (1 of 5, the first in row 3), b (1 "
             "of 5, the first in row 1), c (1 of 5, the first in row 2). Fill them by --missing "

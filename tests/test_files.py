@@ -273,3 +273,32 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     with pytest.raises(PermissionError) as caught, new_run(tmp_path / "run", overwrite=False):
         pass
     assert caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("is_run", [False, True])
+@pytest.mark.parametrize("how", ["new", "exchange", "renames"])
+def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch, is_run, how):
+    stored, at_rename = set(), []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: stored.add(os.fstat(descriptor).st_ino))
+    for module, name in ((os, "rename"), (os, "replace"), (files, "_exchange")):
+        rename = getattr(module, name)
+
+        def noting(*names, rename=rename):
+            at_rename.append(set(stored))
+            return rename(*names)
+
+        monkeypatch.setattr(module, name, noting)
+    if how == "renames":
+        monkeypatch.setattr(files, "_exchange", writing.cannot)
+    target = tmp_path / "there"
+    for number in range(1 if how == "new" else 2):
+        stored.clear()
+        at_rename.clear()
+        if is_run:
+            writing.write(target, number)
+        else:
+            with new_file(target) as temporary:
+                temporary.write_text("whole")
+    written = [path for path in target.iterdir() if path.name != "notes.txt"] if is_run else []
+    assert {path.stat().st_ino for path in (target, *written)} <= at_rename[0]
+    assert tmp_path.stat().st_ino in stored  # where the name stands

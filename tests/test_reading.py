@@ -310,7 +310,9 @@ def test_types_of_all_kinds_become_numbers(tmp_path):
     np.testing.assert_array_equal(read.columns["clock"].values, [60, 120, np.nan, 3600])
     assert read.class_names == (1, 2)
     nested = table.append_column("list", pa.array([[1], [2], [3], [4]]))
-    with pytest.raises(ValueError, match=r"neither numbers, texts nor dates: list \(list<.*>\)\. Leave them out by"):
+    with pytest.raises(
+        ValueError, match=r"neither numbers, texts nor dates: list \(list<.*>\)\. --drop leaves columns"
+    ):
         read_table(nested, target="k", missing="mean")
     assert "list" not in read_table(nested, target="k", missing="mean", drop=["list"]).columns
 
@@ -478,10 +480,18 @@ def test_what_cannot_be_a_table_is_refused():
         read_table({"a": [1, 2]}, target="a", missing="zero")
 
 
-def test_whole_numbers_that_look_like_ids_or_codes_are_pointed_out():
+def test_whole_numbers_that_look_like_ids_dates_or_codes_are_pointed_out():
     rows = np.arange(60)
-    columns = {"number": rows + 100, "doors": rows % 4, "size": rows * 0.5, "k": rows % 2}
+    columns = {
+        "number": rows + 100,
+        "day": 20260101 + rows % 31 + 100 * (rows % 12),
+        "price": 20260101 + rows,  # there is no 32nd
+        "doors": rows % 4,
+        "size": rows * 0.5,
+        "k": rows % 2,
+    }
     assert read_table(columns, target="k").notes == (
-        "whole numbers that differ in every row look like ids: number; --id or --drop them.",
+        "whole numbers that differ in every row look like ids: number, price; --id or --drop them.",
+        "whole numbers that look like dates are taken as quantities: day; 2026-11-26 is a date.",
         "few different whole numbers are taken as quantities, not as classes: doors.",
     )

@@ -302,3 +302,14 @@ def test_dense_and_sparse_rows_have_the_same_keys(rng):
     X = rng.normal(size=(50, 6)) * (rng.uniform(size=(50, 6)) < 0.3)
     dense, sparse = Table(X), Table(scipy.sparse.csr_array(X))
     np.testing.assert_array_equal(table_keys(dense), table_keys(sparse))
+
+
+@pytest.mark.parametrize(("weighed", "what"), [(slice(16, 20), "train on"), (slice(12), "test"), (slice(14), "test")])
+def test_a_part_whose_rows_all_weigh_nothing_is_refused(weighed, what):
+    weights = np.zeros(20)
+    weights[weighed] = 2.0
+    table = read_table(
+        {"x": range(20), "y": ["u", "v"] * 10, "t": range(20), "w": weights}, target="y", weight="w", time="t"
+    )
+    with pytest.raises(ValueError, match=f"the {20 - 4 if what != 'test' else 4} rows to {what} all weigh 0"):
+        split_and_scale(table)

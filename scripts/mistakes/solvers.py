@@ -165,6 +165,13 @@ MUTANTS = [
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(
+        "blocks of some rows that stand for no others",
+        "solvers/sums.py",
+        "some * xp.where(total > 0, xp.sum(scale) / total, 0)",
+        "some",
+        "test_rows.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[jax.numpy]",
+    ),
+    Mutant(
         "a loss known to a part of itself",
         "solvers/search.py",
         "eps * (8 * abs(loss) + 1)",

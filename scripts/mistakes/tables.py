@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant(
         "a decimal comma not seen",
         "data/dialect.py",
-        'return "," if with_comma > with_point else "."',
+        'return "," if len(clear_commas) > len(clear_points) else "."',
         'return "."',
         "test_reading.py::test_text_is_read_however_it_is_written_and_what_is_unusual_is_said",
     ),

@@ -47,7 +47,9 @@ def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise ValueError(f"{path}: is {what}; a file is needed. Choose another name.")
     with _partial(target, lambda temporary: temporary.touch(exist_ok=False)) as temporary:
         yield temporary
+        store(temporary)
         os.replace(temporary, target)
+        store(target.parent)
 
 
 @contextlib.contextmanager
@@ -69,7 +71,10 @@ def new_run(folder: pathlib.Path, *, overwrite: bool, goes_on: bool = False) -> 
     try:
         with _partial(target, pathlib.Path.mkdir) as temporary:
             yield temporary
+            for written in (*temporary.rglob("*"), temporary):
+                store(written)
             _put(temporary, target, goes_on)
+            store(target.parent)
     except BaseException:
         for parent in missing:
             with contextlib.suppress(OSError):
@@ -92,6 +97,18 @@ def settle(path: pathlib.Path) -> None:
             if not path.exists():
                 os.rename(earlier, path)
             _remove_if_dead(earlier)
+
+
+def store(path: pathlib.Path) -> None:
+    """Wait until a file or a folder is on the disk: a power cut after a rename may else leave a name for nothing."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return
+    with contextlib.suppress(OSError):  # of file systems and systems that cannot, as of folders Windows
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 # --- What goes on beside ----------------------------------------------------------------------------------------------

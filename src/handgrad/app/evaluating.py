@@ -13,7 +13,7 @@ from handgrad.app.runs import class_shares, finite, per_class, read_metrics
 from handgrad.app.screen import Screen
 from handgrad.app.words import one_line
 from handgrad.data import Table
-from handgrad.data.naming import join
+from handgrad.data.naming import alike, join
 from handgrad.data.streaming import needs_streaming
 from handgrad.models import Model, load
 
@@ -127,14 +127,17 @@ def judge(model: Model, data: pathlib.Path, reading: dict[str, Any]) -> Judged:
         notes.append(f"rows of classes that the model does not know are left out of the numbers: {said}")
     weights = table.relative_weights
     weights = None if weights is None else weights[rows]
+    if weights is not None and not weights.any():
+        raise ValueError(f"{data}: the rows of classes that the model knows all weigh 0, and say nothing of it.")
     return Judged(model, rows, labels[rows], answered.take(rows), weights, tuple(notes), unknown)
 
 
 def _by_number(model: Model, table: Table) -> tuple[np.ndarray, dict[str, int]]:
     """The model's number for the class of each row, −1 where it has none, and the rows of those that it has not."""
     assert table.labels is not None
-    places: dict[Any, int] = {str(name): number for number, name in enumerate(model.class_names)}
-    number = np.array([places.get(str(name), -1) for name in table.class_names], int)
+    named = [str(name) for name in model.class_names]
+    places = {alike(name): number for number, name in enumerate(named)} | {name: i for i, name in enumerate(named)}
+    number = np.array([places.get(name, places.get(alike(name), -1)) for name in map(str, table.class_names)], int)
     counts = np.bincount(table.labels, minlength=len(number))
     unknown = {str(table.class_names[index]): int(counts[index]) for index in np.flatnonzero(number < 0)}
     return number[table.labels], unknown

@@ -73,6 +73,12 @@ def _as_json(model: Model, table: Table, answers: Answers) -> dict[str, Any]:
 def _write(file: Any, model: Model, table: Table, answers: Iterator[Answers], notes: list[str]) -> int:
     """Write the rows, adding what there is to note; how many there are."""
     names = [*model.class_names, None]
+    taken = {"class", *map(str, model.class_names)} & {*table.ids}
+    if taken:
+        raise ValueError(
+            f"--id {one_line(min(taken))}: what is written has a column of that name, of what the model says. Give the "
+            "one in the data another name, or pass --json."
+        )
     start = 0
     for Y, more in answers:
         notes += more

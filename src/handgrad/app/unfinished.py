@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from handgrad.files import ARGUMENTS, OLD_PARTIAL, UNFINISHED, is_unfinished, lock, remove, require_room, settle
+from handgrad.files import ARGUMENTS, OLD_PARTIAL, UNFINISHED, is_unfinished, lock, remove, require_room, settle, store
 
 DATA = "data.json"
 
@@ -95,6 +95,7 @@ def write(path: pathlib.Path, value: Any) -> None:
     temporary = _name_in(path.parent)
     # A file's name may be no text, of which Python makes lone surrogates: JSON has these as escapes.
     temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    store(temporary)
     os.replace(temporary, path)
 
 

@@ -9,7 +9,7 @@ from handgrad.data import classes
 from handgrad.data.arrow import Columns
 from handgrad.data.assembly import Roles, beside_of, keep_rows
 from handgrad.data.columns import INEXACT, INFINITE
-from handgrad.data.encoding import missing_problem
+from handgrad.data.lacking import missing_problem
 from handgrad.data.moments import BLOCK_VALUES
 from handgrad.data.problems import Problem, say
 from handgrad.data.tables import Missing, Table

@@ -1,6 +1,7 @@
 """Columns that have types: .parquet, .arrow and .feather, and data frames of pandas, polars and pyarrow."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.data.naming import printable
+from handgrad.data.objects import to_arrow
 from handgrad.data.ranges import ALL, Range, placed, until
-from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, require_memory
+from handgrad.data.sources import MOST_UNPACKED, SMALL, Source, parts_of, require_memory
 from handgrad.data.words import is_text, require_pyarrow
 
 _BYTES_A_VALUE = 8
@@ -73,6 +75,12 @@ def from_file(source: Source) -> Columns:
     """
     require_pyarrow()
     return (_from_parquet if source.format == "parquet" else _from_arrow)(source)
+
+
+def count_values(source: Source) -> int:
+    """How many values a .parquet file or folder has, rows times columns."""
+    names, num_rows, *_ = (_look_at_folder if source.path.is_dir() else _look_at_file)(source)
+    return num_rows * len(names)
 
 
 def _from_parquet(source: Source) -> Columns:
@@ -160,11 +168,37 @@ def _look_at_file(source: Source) -> _Parquet:
     return file.schema_arrow.names, file.metadata.num_rows, load, batches
 
 
-def _look_at_folder(source: Source) -> _Parquet:
+def open_folder(source: Source) -> Any:
+    """The dataset of a folder, whose columns are those of all its files: of types that have what each file has.
+
+    Raises:
+      ValueError, OSError: files that are damaged, or have other types than one another.
+    """
     import pyarrow.dataset
 
     form = pyarrow.dataset.ParquetFileFormat(pre_buffer=False, use_buffered_stream=True)
-    data = pyarrow.dataset.dataset(source.path, format=form, partitioning="hive", exclude_invalid_files=False)
+    paths, base = [str(part) for part in parts_of(source.path)], str(source.path)
+    opened = functools.partial(
+        pyarrow.dataset.dataset, paths, format=form, partitioning="hive", partition_base_dir=base
+    )
+    data = opened()
+    schemas = [data.schema, *(fragment.physical_schema for fragment in data.get_fragments())]
+    plain = [pyarrow.schema([field.with_type(_without_dictionary(field.type)) for field in own]) for own in schemas]
+    try:
+        return opened(schema=pyarrow.unify_schemas(plain, promote_options="permissive"))
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        message = printable(" ".join(str(error).split()))
+        raise ValueError(
+            f"{source.name}: a column has one type in some files and another in others ({message})."
+        ) from None
+
+
+def _without_dictionary(dtype: Any) -> Any:
+    return dtype.value_type if hasattr(dtype, "index_type") else dtype
+
+
+def _look_at_folder(source: Source) -> _Parquet:
+    data = open_folder(source)
 
     def batches(wanted: Sequence[str], rows: int, wished: Range) -> Iterator[tuple[int, Any]]:
         start = 0
@@ -278,46 +312,30 @@ def from_frame(frame: Any) -> Columns | None:
         table = pyarrow.Table.from_batches([frame]) if isinstance(frame, pyarrow.RecordBatch) else frame
         return from_table("the table", table)
     if isinstance(frame, Mapping):
-        return _from_columns("the dictionary", dict(frame))
-    if hasattr(sys.modules.get("pandas"), "DataFrame") and isinstance(frame, sys.modules["pandas"].DataFrame):
-        return _from_columns("the data frame", {column: frame.iloc[:, i] for i, column in enumerate(frame.columns)})
-    if hasattr(sys.modules.get("polars"), "DataFrame") and isinstance(frame, sys.modules["polars"].DataFrame):
-        require_pyarrow()
-        return from_table("the data frame", frame.to_arrow())
+        return _from_columns("the dictionary", list(frame.items()))
+    for library in ("pandas", "polars"):
+        if hasattr(sys.modules.get(library), "DataFrame") and isinstance(frame, sys.modules[library].DataFrame):
+            values = [frame.iloc[:, i] for i in range(frame.shape[1])] if library == "pandas" else frame.iter_columns()
+            return _from_columns("the data frame", list(zip(frame.columns, values, strict=True)))
     return None
 
 
-def _from_columns(name: str, columns: dict[Any, Any]) -> Columns:
+def _from_columns(name: str, columns: Sequence[tuple[Any, Any]]) -> Columns:
     require_pyarrow()
-    by_name = {str(key): values for key, values in columns.items()}
-    if len(by_name) < len(columns):
-        raise ValueError(f"{name}: has two columns of one name.")
-    lengths = {key: len(values) for key, values in by_name.items()}
+    lengths = {}
+    for key, values in columns:
+        if not hasattr(values, "__len__") or isinstance(values, (str, bytes)) or getattr(values, "shape", None) == ():
+            raise ValueError(f"{name}: column {printable(str(key))!r} must be an array (N,); got {values!r}.")
+        lengths[str(key)] = len(values)
     if len(set(lengths.values())) > 1:
         short, long = min(lengths, key=lengths.__getitem__), max(lengths, key=lengths.__getitem__)
         raise ValueError(
             f"{name}: columns must have as many rows as one another; got {lengths[short]} in {short!r} and "
             f"{lengths[long]} in {long!r}."
         )
+    by_name = {str(key): values for key, values in columns}
 
-    def read(wanted: Sequence[str], _: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        return {key: _to_arrow(name, key, by_name[key]) for key in wanted}, []
+    def read(wanted: Sequence[str], texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        return {key: to_arrow(name, key, by_name[key], is_text=key in texts) for key in wanted}, []
 
-    return Columns(name, list(by_name), read)
-
-
-def _to_arrow(name: str, key: str, values: Any) -> Any:
-    import pyarrow
-
-    if isinstance(values, (pyarrow.Array, pyarrow.ChunkedArray)):
-        return values if isinstance(values, pyarrow.ChunkedArray) else pyarrow.chunked_array([values])
-    if isinstance(values, np.ndarray) and values.dtype.kind == "S":
-        values = np.strings.decode(values, "utf-8")
-    try:
-        array = pyarrow.array(values, from_pandas=True)
-    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
-        try:  # a column of several types, of which each value has a text
-            array = pyarrow.array([None if each is None or each != each else str(each) for each in values], "string")
-        except (pyarrow.ArrowException, TypeError, ValueError):
-            raise ValueError(f"{name}: column {printable(key)!r} holds neither numbers, texts nor dates.") from None
-    return array if isinstance(array, pyarrow.ChunkedArray) else pyarrow.chunked_array([array])
+    return Columns(name, [str(key) for key, _ in columns], read)  # of one name twice, who asks for it is told

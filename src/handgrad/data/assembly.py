@@ -8,10 +8,12 @@ import numpy as np
 from handgrad.data import classes
 from handgrad.data.arrow import Columns
 from handgrad.data.columns import take
-from handgrad.data.encoding import Encoding, missing_problem
+from handgrad.data.encoding import Encoding
+from handgrad.data.lacking import missing_problem
 from handgrad.data.naming import join, list_columns, printable, say_absent
+from handgrad.data.objects import as_numpy
 from handgrad.data.problems import Problem, say
-from handgrad.data.review import review
+from handgrad.data.review import review, say_marks
 from handgrad.data.tables import Column, Kind, Missing, Table
 from handgrad.data.words import as_codes, release, texts_of
 
@@ -52,6 +54,7 @@ def assemble(
     stands, names, kinds, texts, notes = plan
     wanted = list(dict.fromkeys([*names, *texts, *([roles.weight] if roles.weight else [])]))
     raw, more = data.read([stands[name] for name in wanted], [stands[name] for name in texts])
+    release()  # what reading took beside them
     values = {name: raw.pop(stands[name]) for name in wanted}
     if not len(values[wanted[0]]):
         raise ValueError(f"{data.name}: has names of columns and no rows.")
@@ -73,7 +76,7 @@ def assemble(
         target=roles.target,
         missing=missing,
         left_out=tuple(name for name in stands if name not in columns and name != roles.target),
-        notes=(*notes, *more),
+        notes=(*notes, *more, *say_marks(columns)),
         **beside,
     )
     if needs_classes and encoding is None:
@@ -82,7 +85,7 @@ def assemble(
     elif needs_classes:
         classes.allow_any(problems)
     if problems:
-        raise ValueError(say(data.name, problems))
+        raise ValueError(say(data.name, problems, can_drop=encoding is None))
     return table
 
 
@@ -171,7 +174,7 @@ def classes_of(
         return classes.from_column(roles.target, values[roles.target], problems, is_typed=data.is_typed)
     if labels is None:
         return None
-    y = np.asarray(labels)
+    y = as_numpy("labels", labels)
     if y.shape != (num_rows,):
         raise ValueError(f"{data.name}: has {num_rows} rows; labels must have shape ({num_rows},); got {y.shape}.")
     return classes.from_array(y, "labels", problems)
@@ -182,7 +185,7 @@ def beside_of(roles: Roles, values: dict[str, Any], problems: list[Problem], dat
     found: dict[str, Any] = {"ids": {name: texts_of(values[name]) for name in roles.ids}}
     if roles.weight is not None:
         column = take(roles.weight, values[roles.weight], problems, "number", decimal=data.decimal)
-        found["weights"] = _weights(roles.weight, column.values, problems)
+        found["weights"] = _weights(roles.weight, column, problems)
     if roles.group is not None:
         found["groups"] = as_codes(roles.group, values[roles.group], problems)
     if roles.time is not None:
@@ -191,8 +194,10 @@ def beside_of(roles: Roles, values: dict[str, Any], problems: list[Problem], dat
     return found
 
 
-def _weights(name: str, values: np.ndarray, problems: list[Problem]) -> np.ndarray:
-    weights = values.astype(np.float64)
+def _weights(name: str, column: Column, problems: list[Problem]) -> np.ndarray:
+    weights = column.values.astype(np.float64)
+    if column.kind not in ("number", "boolean"):
+        problems.append(Problem("weights are no numbers", printable(name), "Name another column by --weight."))
     wrong = ~(weights >= 0) | np.isinf(weights)
     if wrong.any() or not weights.any():
         row = int(np.argmax(wrong))
@@ -216,7 +221,7 @@ def _without_missing(table: Table, problems: list[Problem]) -> Table:
     lacking = {name: where for name, column in table.columns.items() if (where := column.is_missing()).any()}
     for name, where in lacking.items():
         if where.all():
-            problems.append(Problem("columns have no value in any row", printable(name), "Leave them out by --drop."))
+            problems.append(Problem("columns have no value in any row", printable(name), "", can_drop=True))
     if table.missing is None:
         problems += [missing_problem(name, where) for name, where in lacking.items() if not where.all()]
     if table.missing != "drop-rows":

@@ -1,5 +1,6 @@
 """The classes of a table: their names as they stand, in the order of a person, and which one is each row's."""
 
+import decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from handgrad.data.naming import natural_key, printable, spell_alike
 from handgrad.data.problems import Problem
 from handgrad.data.tables import ClassName
-from handgrad.data.words import to_words
+from handgrad.data.words import EXACT, codes_of, is_text, to_words
 
 NO_CLASS = ("rows have no class", "Leave them out in the file, or in fit and train by --missing drop-rows.")
 ONE_CLASS = "Two classes at least are needed."
@@ -23,15 +24,22 @@ class Classes(NamedTuple):
 
 def from_column(name: str, values: Any, problems: list[Problem], *, is_typed: bool) -> Classes:
     """The classes in a column of Arrow's; of text only the empty cell is none, for a class may be called NA."""
+    import pyarrow
     import pyarrow.types as kinds
 
     names: list[ClassName]
     dtype = values.type.value_type if kinds.is_dictionary(values.type) else values.type
-    if kinds.is_integer(dtype) or kinds.is_floating(dtype) or kinds.is_boolean(dtype):
+    if kinds.is_integer(dtype) or kinds.is_floating(dtype) or kinds.is_decimal(dtype) or kinds.is_boolean(dtype):
         codes, names = _from_numbers(values)
     else:
-        if not (kinds.is_string(dtype) or kinds.is_large_string(dtype) or kinds.is_string_view(dtype)):
-            values = values.cast("string")
+        if not is_text(dtype):
+            try:
+                values = values.cast("string")
+            except pyarrow.ArrowException:
+                problems.append(
+                    Problem("classes are neither numbers nor texts", f"{printable(name)} ({printable(str(dtype))})", "")
+                )
+                return Classes((), np.zeros(len(values), np.int32))
         codes, words = to_words(values)
         texts = [word.strip() for word in words.to_pylist()]
         names = list(texts) if is_typed else _as_integers(spell_alike(texts))
@@ -43,14 +51,15 @@ def _from_numbers(values: Any) -> tuple[np.ndarray, list[ClassName]]:
     if encoded is None:
         return np.zeros(0, np.int32), []
     names = [_plain(name) for name in encoded.dictionary.to_pylist()]
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return codes, names
+    return codes_of(encoded), names
 
 
-def _plain(name: ClassName) -> ClassName:
+def _plain(name: Any) -> ClassName:
     """1.0 as 1, and what is no number as no name."""
+    if isinstance(name, decimal.Decimal):
+        return int(name) if name == name.to_integral_value() else float(name)
     if isinstance(name, float):
-        return "" if name != name else int(name) if name.is_integer() else name
+        return "" if name != name else int(name) if abs(name) < EXACT and name.is_integer() else name
     return name
 
 
@@ -97,6 +106,8 @@ def check(classes: Classes, name: str, problems: list[Problem]) -> Classes:
     if missing.any():
         first = int(np.argmax(missing)) + 1
         problems.append(Problem(NO_CLASS[0], f"{missing.sum():,} by {where}, the first is row {first}", NO_CLASS[1]))
+    if any(isinstance(each, float) and np.isinf(each) for each in classes.names):
+        problems.append(Problem("an infinite number is a class", where, "Leave such rows out, or write what it means."))
     if len(classes.names) == 1:
         problems.append(Problem(f"all {num_rows:,} rows are of class {classes.names[0]!r}", "", ONE_CLASS))
     elif len(classes.names) > num_rows / 2:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from handgrad.data.dates import parse_dates
 from handgrad.data.naming import printable
 from handgrad.data.problems import Problem
 from handgrad.data.tables import Column, Kind
@@ -13,7 +14,6 @@ from handgrad.data.words import (
     MISSING_WORDS,
     days_of,
     is_text,
-    parse_dates,
     parse_numbers,
     spell,
     spread,
@@ -23,16 +23,16 @@ from handgrad.data.words import (
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
-NO_NUMBER = (
-    "columns of numbers hold what is none",
-    "Correct it, leave those cells empty, or leave the columns out by --drop.",
-)
+MOST_SPELLINGS = 16 + 32  # of true and false
+NONE_SUCH = {
+    "number": ("columns of numbers hold what is none", "Correct it, or leave those cells empty."),
+    "date": ("columns of dates hold what is none", "Correct it, or leave those cells empty."),
+}
 INFINITE = ("numbers are infinite", "Leave such rows out, or fill them in.")
 INEXACT = (
     "integers are beyond 2**53, where float64 does not tell neighbours apart",
     "Numbers that name something? Leave the column out by --drop or --id. Quantities? Subtract an offset.",
 )
-NO_COLUMN = ("columns are of a type that is neither numbers, texts nor dates", "Leave them out by --drop.")
 
 
 def take(
@@ -54,17 +54,30 @@ def take(
       is_typed: whether text is text; False where it is what stands in a file and may mean anything.
       decimal: the mark in numbers that are texts.
     """
+    import pyarrow
+
+    try:
+        return _take(name, values, problems, wanted, is_typed=is_typed, decimal=decimal)
+    except pyarrow.ArrowException:  # types that Arrow has, and does not convert
+        return _refuse_type(name, values, problems)
+
+
+def _take(
+    name: str, values: Any, problems: list[Problem], wanted: Kind | None, *, is_typed: bool, decimal: str
+) -> Column:
     import pyarrow.types as kinds
 
     dtype = values.type
     while kinds.is_dictionary(dtype) and not is_text(dtype.value_type):
         values = values.cast(dtype.value_type)
         dtype = values.type
+    if kinds.is_null(dtype):
+        return Column(wanted, np.full(len(values), -1, np.int32)) if wanted == "text" else _missing(wanted, len(values))
     if wanted == "text" and not (kinds.is_dictionary(dtype) or is_text(dtype)):
         return _from_texts(name, spell(values), problems, wanted, is_typed=True, decimal=decimal)
     if kinds.is_boolean(dtype):
         return Column("boolean", to_numpy(values.cast("uint8")))
-    if kinds.is_integer(dtype) or kinds.is_floating(dtype) or kinds.is_decimal(dtype) or kinds.is_null(dtype):
+    if kinds.is_integer(dtype) or kinds.is_floating(dtype) or kinds.is_decimal(dtype):
         return Column("number", _from_numbers(name, values, problems))
     if kinds.is_date(dtype) or kinds.is_timestamp(dtype):
         return Column("date", days_of(values))
@@ -73,8 +86,18 @@ def take(
         return Column("number", to_numpy(values.cast("int64")) / {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit])
     if kinds.is_dictionary(dtype) or is_text(dtype):
         return _from_texts(name, values, problems, wanted, is_typed=is_typed, decimal=decimal)
-    problems.append(Problem(NO_COLUMN[0], f"{printable(name)} ({printable(str(dtype))})", NO_COLUMN[1]))
+    return _refuse_type(name, values, problems)
+
+
+def _refuse_type(name: str, values: Any, problems: list[Problem]) -> Column:
+    where = f"{printable(name)} ({printable(str(values.type))})"
+    problems.append(Problem("columns are of a type that is neither numbers, texts nor dates", where, "", can_drop=True))
     return Column("number", np.zeros(len(values)))
+
+
+def _missing(wanted: Kind | None, num_rows: int) -> Column:
+    """A column without any value, of which only a model knows what it would be."""
+    return Column(wanted or "number", np.full(num_rows, np.nan))
 
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
@@ -83,10 +106,12 @@ def take(
 def _from_numbers(name: str, values: Any, problems: list[Problem]) -> np.ndarray:
     import pyarrow.types as kinds
 
-    if kinds.is_integer(values.type) and values.type.bit_width == 64:
-        _require_exact(name, values, problems)
-    if kinds.is_decimal(values.type) or kinds.is_null(values.type):
+    if kinds.is_decimal(values.type):
+        if values.type.scale <= 0:
+            _require_exact(name, values, problems)
         values = values.cast("float64")
+    elif kinds.is_integer(values.type) and values.type.bit_width == 64:
+        _require_exact(name, values, problems)
     numbers = to_numpy(values)
     if numbers.dtype.kind == "f":
         _require_finite(name, numbers, problems)
@@ -94,17 +119,15 @@ def _from_numbers(name: str, values: Any, problems: list[Problem]) -> np.ndarray
 
 
 def _require_exact(name: str, values: Any, problems: list[Problem]) -> None:
+    import pyarrow
     import pyarrow.compute as compute
 
     extremes = compute.min_max(values)
     low, high = extremes["min"].as_py(), extremes["max"].as_py()
     if low is None or max(abs(low), abs(high)) <= 2**53:
         return
-    is_beyond = (
-        compute.or_(compute.greater(values, 2**53), compute.less(values, -(2**53)))
-        if low < 0
-        else (compute.greater(values, 2**53))
-    )
+    limits = [pyarrow.scalar(limit).cast(values.type) for limit in (2**53, -(2**53) if low < 0 else 0)]
+    is_beyond = compute.or_(compute.greater(values, limits[0]), compute.less(values, limits[1]))
     row = int(compute.index(is_beyond, True).as_py())
     problems.append(Problem(INEXACT[0], f"{printable(name)} ({values[row].as_py()} in row {row + 1})", INEXACT[1]))
 
@@ -160,30 +183,50 @@ def _as_meant(
     """The column that a text stands for where it is not one of texts."""
     import pyarrow.compute as compute
 
-    lower = set(compute.utf8_lower(words.slice(0, 3)).to_pylist())
-    if wanted in (None, "boolean", "number") and len(words) <= 2 and lower <= {"true", "false"} and lower:
+    if not len(words):
+        return _missing(wanted, len(codes))
+    lower = set(compute.utf8_lower(words.slice(0, MOST_SPELLINGS + 1)).to_pylist())
+    if wanted in (None, "boolean", "number") and len(words) <= MOST_SPELLINGS and lower <= {"true", "false"}:
         values = compute.equal(compute.utf8_lower(words), "true").to_numpy(zero_copy_only=False)
         return Column("boolean", spread(values.astype(np.float64), codes))
-    if wanted in (None, "date"):
-        days = parse_dates(name, words, problems)
-        if days is not None:
-            return Column("date", spread(days, codes))
-    numbers, is_number, grouping = parse_numbers(words, decimal)
-    share = counts[is_number].sum() / max(counts.sum(), 1)
-    if wanted is None and share < 0.5:
+    rows, of_dates = counts.sum(), list[Problem]()
+    dates = parse_dates(name, words, of_dates) if wanted in (None, "date") else None
+    if wanted == "date" or (dates is not None and counts[dates.is_date].sum() >= rows / 2):
+        problems += of_dates
+        is_date = np.zeros(len(words), bool) if dates is None else dates.is_date
+        _require_all("date", name, words, codes, counts, is_date, problems)
+        return Column("date", spread(np.zeros(len(words)) if dates is None else dates.days, codes))
+    found = parse_numbers(words, decimal)
+    if wanted is None and counts[found.is_number].sum() < rows / 2:
         return None
-    if not is_number.all():
-        first = int(np.argmax(np.isin(codes, np.flatnonzero(~is_number))))
-        count, rows = counts[~is_number].sum(), counts.sum()
-        text = printable(words[int(codes[first])].as_py())
-        where = f"{printable(name)} ({text!r} in row {first + 1}" + (f", {count:,} of {rows:,})" if count > 1 else ")")
-        problems.append(Problem(NO_NUMBER[0], where, NO_NUMBER[1]))
-    values = spread(np.where(is_number, numbers, 0), codes)
+    _require_all("number", name, words, codes, counts, found.is_number, problems)
+    values = spread(np.where(found.is_number, found.values, 0), codes)
     _require_finite(name, values, problems)
-    for index in np.flatnonzero(np.abs(numbers) >= EXACT).tolist():
+    for index in np.flatnonzero(np.abs(found.values) >= EXACT).tolist():
         text = words[index].as_py()
-        if _INTEGER.fullmatch(text) and np.isfinite(numbers[index]) and int(text[:400]) != int(numbers[index]):
+        plain = text.replace(found.grouping, "") if found.grouping else text
+        number = found.values[index]
+        if _INTEGER.fullmatch(plain) and np.isfinite(number) and int(plain[:400]) != int(number):
             row = int(np.argmax(codes == index))
             problems.append(Problem(INEXACT[0], f"{printable(name)} ({printable(text)} in row {row + 1})", INEXACT[1]))
             break
-    return Column("number", values, grouping=grouping)
+    return Column("number", values, grouping=found.grouping, sign=found.sign)
+
+
+def _require_all(
+    kind: str,
+    name: str,
+    words: Any,
+    codes: np.ndarray,
+    counts: np.ndarray,
+    is_such: np.ndarray,
+    problems: list[Problem],
+) -> None:
+    """Add that some texts are not of the kind that the others are."""
+    if is_such.all():
+        return
+    first = int(np.argmax(np.isin(codes, np.flatnonzero(~is_such))))
+    count, rows = counts[~is_such].sum(), counts.sum()
+    text = printable(words[int(codes[first])].as_py())
+    where = f"{printable(name)} ({text!r} in row {first + 1}" + (f", {count:,} of {rows:,})" if count > 1 else ")")
+    problems.append(Problem(NONE_SUCH[kind][0], where, NONE_SUCH[kind][1], can_drop=True))

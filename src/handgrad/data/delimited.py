@@ -22,9 +22,12 @@ from handgrad.data.dialect import (
     find_quote,
     find_separator,
     first_records,
+    require_names,
+    require_quotes,
+    say_codes,
     say_format,
 )
-from handgrad.data.naming import list_columns, printable
+from handgrad.data.naming import printable
 from handgrad.data.problems import Problem, say
 from handgrad.data.ranges import ALL, STEP, Range, find_rows
 from handgrad.data.sources import Source, arrow_file, arrow_stream, open_source, require_memory
@@ -51,6 +54,7 @@ class Delimited(NamedTuple):
     has_quoted_lines: bool
     row_bytes: int
     is_encoding_given: bool
+    has_empty_rows: bool  # an empty line is a value that is missing, and not nothing
 
 
 def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
@@ -74,14 +78,15 @@ def look_at(source: Source, given: Format) -> tuple[Delimited, list[str]]:
     if not records:
         raise ValueError(f"{source.name}: is empty.")
     names, rows = records[0], records[1:]
-    decimal = given.decimal or find_decimal(rows, separator)
-    if decimal == separator:
-        raise ValueError(f"{source.name}: the separator and the decimal mark cannot both be {separator!r}.")
+    require_names(names, source)
+    require_quotes(records, quote, source)
+    decimal = given.decimal or find_decimal(rows, separator, source)
     format_ = Format(separator, decimal, quote, encoding)
     row_bytes = len(head) // max(text.count("\n"), 1)
     has_quoted_lines = len(names) == 1 or any("\n" in value or "\r" in value for row in rows for value in row)
-    found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes, bool(given.text_encoding))
-    _check_names(found)
+    has_empty_rows = len(names) == 1 and text[0] not in "\r\n"
+    is_given = bool(given.text_encoding)
+    found = Delimited(source, format_, names, rows, has_quoted_lines, row_bytes, is_given, has_empty_rows)
     return found, say_format(given, format_)
 
 
@@ -91,15 +96,6 @@ def _read_head(source: Source) -> tuple[bytes, bool]:
         while piece := file.read(len(head)) if head.count(b"\n") < 2 and len(head) < LONGEST_HEAD else b"":
             head += piece
         return head, not file.read(1)
-
-
-def _check_names(found: Delimited) -> None:
-    names = [name.strip() for name in found.names]
-    numbers = [name for name in names if re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)]
-    if numbers and len(numbers) >= len(names) / 2:
-        advice = f"The first line must have the columns' names; add such a line. {list_columns(names)}"
-        problem = Problem("the first line looks like a row of numbers", "", advice)
-        raise ValueError(say(found.source.name, [problem]))
 
 
 def nameless_columns(found: Delimited) -> str:
@@ -133,6 +129,8 @@ def read(found: Delimited, texts: Sequence[str], wanted: Sequence[str]) -> tuple
     Returns:
       The columns, and in sentences what the file's beginning did not tell.
     """
+    if not wanted:  # of which Arrow makes all
+        return {}, []
     require_memory(found.source.name, found.source.size * len(wanted) // max(len(found.names), 1))
 
     def attempt(found: Delimited, as_text: set[str]) -> dict[str, Any]:
@@ -202,13 +200,16 @@ def _settled(
     """What an attempt comes to that reads some columns as text, once these are enough; and notes."""
     import pyarrow
 
+    if not found.rows:
+        raise ValueError(f"{found.source.name}: has names of columns and no rows.")
     as_text = {*texts, *(name for i, name in enumerate(found.names) if not _looks_numeric(found, i))}
     notes = list[str]()
     for number in range(MOST_ATTEMPTS + 3):
         if number == MOST_ATTEMPTS:
             as_text = set(wanted)
         try:
-            return attempt(found, as_text), notes
+            settled = attempt(found, as_text)
+            return settled, [*notes, *say_codes(found.names, found.rows, {*wanted} - as_text)]
         except (pyarrow.ArrowInvalid, UnicodeError) as error:
             message, is_text = " ".join(str(error).split()), not isinstance(error, UnicodeError)
         column = re.search(r"In CSV column #(\d+)", message)
@@ -306,6 +307,7 @@ def _parse_options(found: Delimited, on_wrong_row: Any = None) -> Any:
         delimiter=found.format.separator,
         quote_char=found.format.quote,
         newlines_in_values=found.has_quoted_lines,
+        ignore_empty_lines=not found.has_empty_rows,
         invalid_row_handler=on_wrong_row,
     )
 

@@ -3,12 +3,16 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
+from handgrad.data.naming import join, list_columns
+from handgrad.data.problems import Problem, say
 from handgrad.data.sources import Source
+from handgrad.data.words import SIGNS
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space"}
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}[.,][0-9]{3}")  # which may as well be whole
 SAMPLE_ROWS, SAMPLE_CELLS = 100, 200_000
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -76,6 +80,35 @@ def first_records(text: str, separator: str, quote: str) -> list[list[str]]:
     return records
 
 
+def require_names(names: Sequence[str], source: Source) -> None:
+    """Refuse a first line of numbers.
+
+    Raises:
+      ValueError: it is such a one.
+    """
+    numbers = [name for name in names if re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name.strip())]
+    if numbers and len(numbers) >= len(names) / 2:
+        there = list_columns([name.strip() for name in names])
+        advice = f"The first line must have the columns' names; add such a line. {there}"
+        raise ValueError(say(source.name, [Problem("the first line looks like a row of numbers", "", advice)]))
+
+
+def require_quotes(rows: Sequence[Sequence[str]], quote: str, source: Source) -> None:
+    """Refuse values in quotes that do not begin with them: they would be read with quotes, and cut at separators.
+
+    Raises:
+      ValueError: there are such.
+    """
+    mark = re.escape(quote)
+    for number, row in enumerate(rows):
+        if any(re.match(rf"\s+{mark}.*{mark}\s*$|\s+{mark}[^{mark}]*$", value) for value in row):
+            where = f"row {number}" if number else "the first line"
+            raise ValueError(
+                f"{source.name}: in {where} a space stands before a quotation mark, which then quotes nothing. Remove "
+                "such spaces."
+            )
+
+
 def find_quote(text: str) -> str:
     """The apostrophe where values stand in such and nothing in double quotes."""
     single = re.findall(r"(?:^|[,;\t|])'[^'\n]*'(?=$|[,;\t|\r\n])", text[: 2**16], flags=re.MULTILINE)
@@ -100,14 +133,42 @@ def find_separator(text: str, quote: str, source: Source) -> str:
     return chosen
 
 
-def find_decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
-    """The comma where more numbers have one than a point."""
-    if separator == ",":
-        return "."
-    values = [value.strip() for row in rows for value in row]
-    with_comma = sum(bool(re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", value)) for value in values)
-    with_point = sum(bool(re.fullmatch(r"[+-]?\d+\.\d+([eE][+-]?\d+)?", value)) for value in values)
-    return "," if with_comma > with_point else "."
+def find_decimal(rows: Sequence[Sequence[str]], separator: str, source: Source) -> str:
+    """The comma where more numbers have one than a point, without those in which it may stand between thousands.
+
+    Raises:
+      ValueError: it stands in such alone, and commas are not what separates values.
+    """
+    values = [value.strip(f" \u00a0\u202f{SIGNS}") for row in rows for value in row]
+    points, commas = ([value for value in values if _is_decimal(value, *marks)] for marks in (".,", ",."))
+    clear_points, clear_commas = (
+        [value for value in each if not _GROUPED.fullmatch(value)] for each in (points, commas)
+    )
+    if separator == ",":  # such as have a comma are quoted, and may be texts
+        return "," if 2 * len(clear_commas) > len(commas) + len(points) else "."
+    if clear_commas or clear_points or not commas:
+        return "," if len(clear_commas) > len(clear_points) else "."
+    raise ValueError(
+        f"{source.name}: {commas[0]} may be a number with thousands or one with decimals. Say which is the decimal "
+        "mark, by --decimal . or --decimal ,"
+    )
+
+
+def _is_decimal(value: str, mark: str, other: str) -> bool:
+    """Whether it is a number if the mark is the decimal one, and the other may stand between thousands."""
+    mark, other = re.escape(mark), re.escape(other)
+    whole = rf"[0-9]*|[1-9][0-9]{{0,2}}({other}[0-9]{{3}})+"
+    return bool(re.fullmatch(rf"[+-]?({whole}){mark}[0-9]+([eE][+-]?[0-9]+)?", value))
+
+
+def say_codes(names: Sequence[str], rows: Sequence[Sequence[str]], numbers: Container[str]) -> list[str]:
+    """That columns which are taken for numbers have such as begin with a zero, which is lost."""
+    codes = [
+        name.strip()
+        for index, name in enumerate(names)
+        if name in numbers and any(re.fullmatch("0[0-9]+", row[index].strip()) for row in rows if index < len(row))
+    ]
+    return [f"numbers that begin with 0, as codes do, are taken as quantities: {join(codes)}."] if codes else []
 
 
 def say_format(given: Format, found: Format) -> list[str]:

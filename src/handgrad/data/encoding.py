@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad import processes
+from handgrad.data.lacking import OF_MODEL, missing_problem
 from handgrad.data.moments import blocks_of
-from handgrad.data.naming import join, printable, say_absent
-from handgrad.data.problems import Problem, say
-from handgrad.data.tables import MISSING, Column, Filed, Kind, Table
+from handgrad.data.naming import join, say_absent
+from handgrad.data.problems import say
+from handgrad.data.tables import Column, Filed, Kind, Table
 from handgrad.streams import Stream, of_blocks
 
 LOOKED_AT = 4096  # rows
@@ -233,40 +234,17 @@ KINDS = {"number": "numbers", "boolean": "true and false", "date": "dates", "tex
 
 def _complete_rows(encoding: Encoding, columns: list[Column]) -> np.ndarray | None:
     """The rows to encode, None for all; where a value is missing that must not be, an error with every such column."""
+    inputs = zip(encoding.inputs or (), columns, encoding.fill, encoding.has_indicator, strict=True)
     missing = {
-        each.name: column.is_missing()
-        for each, column, fill, has in zip(
-            encoding.inputs or (), columns, encoding.fill, encoding.has_indicator, strict=True
-        )
-        if np.isnan(fill) and not has
+        each.name: where
+        for each, column, fill, has in inputs
+        if np.isnan(fill) and not has and (where := column.is_missing()).any()
     }
-    missing = {name: where for name, where in missing.items() if where.any()}
     if not missing:
         return None
     if encoding.missing != "drop-rows":
         raise ValueError(say("the table", [missing_problem(*each, OF_MODEL) for each in missing.items()]))
     return np.flatnonzero(~np.logical_or.reduce(list(missing.values())))
-
-
-# What can be done about missing values: before a training, and with a model of one that had none.
-OF_TRAINING = (
-    f"Fill them by --missing {'|'.join(MISSING[:-1])}, leave such rows out by --missing drop-rows, or columns by "
-    "--drop."
-)
-OF_MODEL = (
-    "No row that the model was trained on lacks one: fill them in, leave such rows out, or train anew with --missing."
-)
-
-
-def missing_problem(name: str, is_missing: np.ndarray, advice: str = OF_TRAINING) -> Problem:
-    """That values are missing where none may be, and what can be done."""
-    return say_missing(name, int(is_missing.sum()), len(is_missing), int(np.argmax(is_missing)), advice)
-
-
-def say_missing(name: str, count: int, num_rows: int, first: int, advice: str = OF_TRAINING) -> Problem:
-    """That so many of the rows lack a value, the first of them being this one."""
-    where = f"{printable(name)} ({count:,} of {num_rows:,}, the first in row {first + 1})"
-    return Problem("values are missing", where, advice)
 
 
 def _encode_text(each: Input, column: Column, fill: float, X: np.ndarray) -> list[str]:

@@ -143,4 +143,4 @@ def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, encoding: Enc
 def _require(name: str, problems: list[Problem], start: int) -> None:
     if problems:
         since = f", its rows counted from row {start + 1:,}" if start else ""
-        raise ValueError(say(f"{name}{since}", problems))
+        raise ValueError(say(f"{name}{since}", problems, can_drop=False))

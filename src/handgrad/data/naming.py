@@ -62,6 +62,16 @@ def spell_alike(names: Sequence[str]) -> list[str]:
     return [_spell(numbers[name]) if name in numbers else name for name in names]
 
 
+def alike(name: str) -> str:
+    """The name; of a number that one of its spellings which all the others have too.
+
+    Example:
+      >>> alike("1.0"), alike("1"), alike("01"), alike("a")
+      ('1', '1', '01', 'a')
+    """
+    return _spell(decimal.Decimal(name)) if _DECIMAL.fullmatch(name) else name
+
+
 def _spell(number: decimal.Decimal) -> str:
     text = f"{abs(number) if number == 0 else number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -61,7 +61,7 @@ def split_and_scale(table: Table, *, validation: float = 0.0, test: float = TEST
       Split.
 
     Raises:
-      ValueError: as `split_rows`, `fit_encoding` and `encode`.
+      ValueError: as `split_rows`, `fit_encoding` and `encode`; rows of a part that all weigh 0.
 
     Example:
       >>> from handgrad.data import load_digits
@@ -81,9 +81,15 @@ def split_and_scale(table: Table, *, validation: float = 0.0, test: float = TEST
         groups=table.groups,
         times=table.times,
     )
+    weights = table.relative_weights
+    for what, part in zip(("train on", "watch", "test"), rows, strict=True):
+        if weights is not None and len(part) and not weights[part].any():
+            raise ValueError(
+                f"split_and_scale: the {len(part):,} rows to {what} all weigh 0, and say nothing. Leave such rows out, "
+                "or split in another way: by another seed, or without groups or times."
+            )
     encoding = fit_encoding(table, rows.train)
     X = encode(encoding, table).X if table.file is None else None
-    weights = table.relative_weights
     train, held_out, tested = (
         Part(
             encode(encoding, table.take(part)).X if X is None else X[part],

@@ -4,6 +4,7 @@ Whatever is wrong is a ValueError (FileNotFoundError where there is no such file
 that is wrong with it, the places, and what to do.
 """
 
+import codecs
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from handgrad.data.array_tables import Arrays, assemble_arrays
 from handgrad.data.assembly import Roles, assemble
 from handgrad.data.encoding import Encoding
 from handgrad.data.naming import join, printable
+from handgrad.data.objects import as_numpy
 from handgrad.data.sources import Source, find_source
 from handgrad.data.tables import MISSING, Missing, Table
 from handgrad.data.words import returning_memory
@@ -47,7 +49,9 @@ def read_table(
     .npz, .npy, .safetensors, IDX and, sparse, .svmlight and .libsvm files; from NumPy's and SciPy's arrays, and a
     dictionary of arrays of which one is (N, P).
 
-    A column of text is one of numbers, true and false, or dates where all its values are such, and of texts otherwise.
+    A column of text is one of numbers, true and false, or dates where its values are such, and of texts otherwise; a
+    value among numbers or dates that is none is refused, and so is what may be read in two ways, as 03/04/2026. Numbers
+    may have marks between thousands, and all of them the sign of a unit, such as %.
     An empty cell and NA, N/A, NaN, null and none in any case are missing values in a feature; in the classes only the
     empty cell is. An array (N, H, W) or (N, H, W, channels) is one of images; so are unsigned bytes (N, P), P a square
     of 64 or more.
@@ -148,11 +152,11 @@ def as_format(separator: str, decimal: str, quote: str, text_encoding: str) -> d
             raise ValueError(f"--{name} must be one character of ASCII; got {mark!r}.")
     if decimal not in ("", ".", ","):
         raise ValueError(f"--decimal must be . or ,; got {decimal!r}.")
-    if separator and separator in (decimal, quote):
-        raise ValueError(f"--separator must be another character than --decimal and --quote; got {separator!r}.")
-    with contextlib.suppress(LookupError):
+    if separator and separator == quote:
+        raise ValueError(f"--separator must be another character than --quote; got {separator!r}.")
+    with contextlib.suppress(LookupError, ValueError):
         "".encode(text_encoding or "utf-8")
-        return delimited.Format(separator, decimal, quote, text_encoding)
+        return delimited.Format(separator, decimal, quote, text_encoding and codecs.lookup(text_encoding).name)
     raise ValueError(
         f"--encoding must be one that Python knows, such as utf-8, utf-16 or cp1252; got {text_encoding!r}."
     )
@@ -187,21 +191,22 @@ def open_data(source: Any, format_: delimited.Format) -> Iterator[arrow.Columns 
 
 def _from_object(data: Any) -> arrow.Columns | _Arrays:
     if isinstance(data, Mapping) and any(len(getattr(each, "shape", ())) >= 2 for each in data.values()):
-        return _Arrays("the dictionary", {str(key): _as_array(each) for key, each in data.items()}, None)
+        arrays_ = {str(key): _as_array(f"the dictionary's {key}", each) for key, each in data.items()}
+        return _Arrays("the dictionary", arrays_, None)
     columns = arrow.from_frame(data)
     if columns is not None:
         return columns
     if hasattr(data, "shape") and (hasattr(data, "__array__") or hasattr(data, "tocsr")):
-        return _Arrays("the array", {"X": _as_array(data)}, None)
+        return _Arrays("the array", {"X": _as_array("the array", data)}, None)
     raise ValueError(
         "a table is read from a path, a data frame of pandas or polars, a table of pyarrow's, a dictionary of arrays "
         f"or an array (N, P); got {type(data).__name__}."
     )
 
 
-def _as_array(data: Any) -> Any:
+def _as_array(name: str, data: Any) -> Any:
     if not hasattr(data, "tocsr"):
-        return np.asarray(data)
+        return as_numpy(name, data)
     import scipy.sparse
 
     return scipy.sparse.csr_array(data)
@@ -246,7 +251,7 @@ def choose(
     others = [name for name in data.arrays if name not in used]
     found = None
     if is_labelled and labels is not None and not has_name:
-        found = arrays.read_labels(labels) if isinstance(labels, (str, os.PathLike)) else np.asarray(labels)
+        found = arrays.read_labels(labels) if isinstance(labels, (str, os.PathLike)) else as_numpy("labels", labels)
     elif is_labelled and y is not None:
         found = np.asarray(_load(data.arrays[y]))
     elif is_labelled:

@@ -86,9 +86,9 @@ def _find(name: str, path: pathlib.Path) -> Source:
     ending = ending.removesuffix(packing)
     format_ = next((format_ for end, format_ in FORMATS.items() if ending.endswith(end)), "")
     if path.is_dir():
-        if format_ not in ("", "parquet") or not any(path.rglob("*.parquet")):
+        parts = parts_of(path)
+        if format_ not in ("", "parquet") or not parts:
             raise ValueError(f"{name}: is a folder; a file is needed, or a folder of .parquet files.")
-        parts = [part for part in path.rglob("*.parquet") if not part.is_dir()]
         size = sum(part.stat().st_size for part in parts if require_regular(part))
         return Source(name, path, "parquet", "", size)
     require_regular(path)
@@ -100,6 +100,17 @@ def _find(name: str, path: pathlib.Path) -> Source:
     if source.packing and source.format not in ("delimited", "idx", "svmlight"):
         raise ValueError(f"{name}: a {source.format} file is not read packed as {source.packing}. Unpack it first.")
     return source
+
+
+def parts_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The .parquet files in a folder and those within it, in the order of their names; not what is hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in (".parquet", ".pq")
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        and not path.is_dir()
+    )
 
 
 def require_regular(path: pathlib.Path) -> bool:
@@ -129,6 +140,8 @@ def _recognise(name: str, path: pathlib.Path, otherwise: str) -> Source:
     if packing and not otherwise:
         otherwise = "delimited"
     format_ = next((format_ for magic, format_ in _MAGIC if head.startswith(magic)), otherwise)
+    if format_ == "npz" and path.suffix:  # so begins what many programs write, spreadsheets among them
+        format_ = otherwise
     if not format_:
         raise ValueError(
             f"{name}: the ending must be one of {', '.join(FORMATS)}, or such a one and {', '.join(PACKINGS)}."

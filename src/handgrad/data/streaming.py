@@ -15,13 +15,13 @@ from handgrad.data import arrow
 from handgrad.data.array_tables import as_features, assemble_arrays, look_at_values
 from handgrad.data.assembly import Plan, Roles, beside_of, classes_of, keep_rows, make_plan
 from handgrad.data.columns import take
-from handgrad.data.encoding import say_missing
+from handgrad.data.lacking import say_missing
 from handgrad.data.moments import BLOCK_VALUES
 from handgrad.data.naming import printable
 from handgrad.data.numbers import Watch, numbers_of_array, numbers_of_columns, pass_over
 from handgrad.data.problems import Problem, say
 from handgrad.data.reading import as_format, choose, open_data
-from handgrad.data.review import review_text, say_grouping
+from handgrad.data.review import review_text, say_marks
 from handgrad.data.sharing import joined_arrays, of_all_processes, own_rows
 from handgrad.data.sources import STANDARD_INPUT, Source, available_memory, find_source
 from handgrad.data.splitting import table_keys
@@ -127,10 +127,7 @@ def needs_streaming(path: Any, share: float = 1.0) -> bool:
             return False
         if found.format == "parquet":
             try:
-                import pyarrow.dataset
-
-                data = pyarrow.dataset.dataset(found.path, format="parquet", partitioning="hive")
-                size = share * 12 * data.count_rows() * len(data.schema)  # float64 and float32
+                size = share * 12 * arrow.count_values(found)  # float64 and float32
             except Exception:  # damaged bytes make Arrow raise almost anything, and reading says what is wrong
                 return False
         elif not found.packing:
@@ -296,7 +293,7 @@ def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
             codes = np.repeat(np.arange(len(counts), dtype=np.int32), list(counts.values()))
             values = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(list(counts), "string"))
         columns[name] = _take(data, name, values, [], None)
-    plan.notes.extend(say_grouping(columns))
+    plan.notes.extend(say_marks(columns))
     return {name: column.kind for name, column in columns.items()}
 
 
@@ -306,7 +303,7 @@ def _without_missing(
     """As reading does: without the rows that lack a value, where such are left out; or problems."""
     for name, (count, first) in lacking.items():
         if count == table.num_rows:
-            problems.append(Problem("columns have no value in any row", printable(name), "Leave them out by --drop."))
+            problems.append(Problem("columns have no value in any row", printable(name), "", can_drop=True))
         elif table.missing is None:
             problems.append(say_missing(name, count, table.num_rows, first))
     return keep_rows(table, whole, problems) if table.missing == "drop-rows" else table

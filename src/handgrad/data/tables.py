@@ -22,7 +22,7 @@ class Column(NamedTuple):
       values: (N,). Of text int32, indices into `words`, −1 where a value is missing; else numbers of any real dtype,
         NaN where one is missing: booleans as 0 and 1, dates as days since 1970-01-01, UTC.
       words: the different texts.
-      grouping: what stands between the thousands of numbers that were texts.
+      grouping, sign: what stood between the thousands, and with each number, where they were texts.
 
     Example:
       >>> from handgrad.data import read_table
@@ -37,6 +37,7 @@ class Column(NamedTuple):
     values: np.ndarray
     words: tuple[str, ...] = ()
     grouping: str = ""
+    sign: str = ""
 
     def is_missing(self) -> np.ndarray:
         """Whether each row lacks its value, (N,)."""

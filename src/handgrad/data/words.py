@@ -1,9 +1,9 @@
-"""Values as Arrow holds them, as NumPy's numbers and as texts, and what texts may stand for: numbers and dates."""
+"""Values as Arrow holds them, as NumPy's numbers and as texts, and the numbers that texts may stand for."""
 
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from handgrad.data.problems import Problem
 # What stands for a missing value, in any case. In the column of the classes these are names like any other.
 MISSING_WORDS = ("", "na", "n/a", "#na", "#n/a", "<na>", "nan", "+nan", "-nan", "null", "none")
 EXACT = 2.0**53  # integers below it are in float64 what they are
-DATE_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%Y-%m-%d %H:%M", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S")
 SECONDS_A_DAY = 86400.0
-AMBIGUOUS = ("dates may be day/month or month/day", "Write them as 2026-11-26.")
 _NUMBER = r"^[+-]?([0-9]+(POINT)?[0-9]*|(POINT)[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?inf(inity)?$"
+SIGNS = "%‰€$£¥"
+_SPACE = "[ \u00a0\u202f]*"
 GROUPING = ",. \u00a0\u202f'\u2019"  # what may stand between thousands, where it is not the decimal mark
 
 
@@ -60,7 +60,7 @@ def is_text(dtype: Any) -> bool:
 def to_numpy(values: Any) -> np.ndarray:
     """Numbers in a dtype that they have, or in float64 where one is missing."""
     if values.null_count:
-        values = values.cast("float64")
+        values = values.cast("float64", safe=False)  # who asks has looked at integers beyond 2**53
     chunks = getattr(values, "chunks", [values])
     if len(chunks) == 1:
         return chunks[0].to_numpy(zero_copy_only=False)
@@ -81,8 +81,17 @@ def to_words(values: Any) -> tuple[np.ndarray, Any]:
         values = values.unify_dictionaries().combine_chunks()
     if isinstance(values, pyarrow.ChunkedArray):  # of no chunks, or too many texts for one
         values = pyarrow.concat_arrays(values.chunks) if values.num_chunks else pyarrow.array([], values.type)
-    codes = values.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-    return codes, values.dictionary.cast("string")
+    return codes_of(values), values.dictionary.cast("string")
+
+
+def codes_of(values: Any) -> np.ndarray:
+    """Where the values of a dictionary array are in its dictionary, (N,), int32, −1 where there is none."""
+    import pyarrow.types as kinds
+
+    indices = values.indices
+    if kinds.is_unsigned_integer(indices.type):
+        indices = indices.cast("int64")
+    return indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
 
 def spell(values: Any) -> Any:
@@ -139,14 +148,31 @@ def days_of(values: Any) -> np.ndarray:
     return to_numpy(values.cast("int64")) / (per_second * SECONDS_A_DAY)
 
 
-def parse_numbers(words: Any, decimal: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """The numbers that texts stand for, which do, and what groups their digits; an infinite one is one."""
+class Numbers(NamedTuple):
+    """For each of some texts its number, and whether it is one; an infinite one is one.
+
+    Attributes:
+      values: the numbers.
+      is_number: which texts are such.
+      grouping: what stands between thousands.
+      sign: what stands before or after all of them, such as %.
+    """
+
+    values: np.ndarray
+    is_number: np.ndarray
+    grouping: str = ""
+    sign: str = ""
+
+
+def parse_numbers(words: Any, decimal: str) -> Numbers:
+    """The numbers that texts stand for: all with one sign of a unit, or all without."""
     import pyarrow
     import pyarrow.compute as compute
 
     if decimal == ".":
         with contextlib.suppress(pyarrow.ArrowInvalid):
-            return words.cast("float64").to_numpy(zero_copy_only=False), np.ones(len(words), bool), ""
+            return Numbers(words.cast("float64").to_numpy(zero_copy_only=False), np.ones(len(words), bool))
+    words, sign, has_unit = _without_sign(compute.replace_substring(words, "\u2212", "-"))
     point = re.escape(decimal)
     is_number = compute.match_substring_regex(words, _NUMBER.replace("POINT", point))
     found = ""
@@ -158,51 +184,25 @@ def parse_numbers(words: Any, decimal: str) -> tuple[np.ndarray, np.ndarray, str
             words = compute.if_else(grouped, compute.replace_substring(words, mark, ""), words)
             is_number, found = compute.or_(is_number, grouped), mark
             break
+    is_number = compute.and_(is_number, has_unit)
     numbers = compute.if_else(is_number, compute.replace_substring(words, decimal, "."), pyarrow.scalar(None, "string"))
     values = numbers.cast("float64").to_numpy(zero_copy_only=False)
-    return values, is_number.to_numpy(zero_copy_only=False), found
+    return Numbers(values, is_number.to_numpy(zero_copy_only=False), found, sign)
 
 
-def parse_dates(name: str, words: Any, problems: list[Problem]) -> np.ndarray | None:
-    """Days since 1970-01-01 where all texts are dates of one form."""
+def _without_sign(words: Any) -> tuple[Any, str, Any]:
+    """The texts without the sign of a unit where most have one, the sign, and which of them are in that unit."""
     import pyarrow
     import pyarrow.compute as compute
 
-    if (
-        not len(words)
-        or not compute.all(compute.match_substring_regex(words.slice(0, 100), r"^\d+[-./]\d+[-./]\d")).as_py()
-    ):
-        return None
-    for dtype in ("timestamp[us]", "timestamp[us, tz=UTC]"):
-        try:
-            return days_of(words.cast(_timestamp(dtype)))
-        except pyarrow.ArrowInvalid:
-            pass
-    for form in DATE_FORMATS:
-        try:
-            return days_of(compute.strptime(words, format=form, unit="us"))
-        except pyarrow.ArrowInvalid:
-            pass
-    return _parse_slashes(name, words, problems)
-
-
-def _timestamp(dtype: str) -> Any:
-    import pyarrow
-
-    return pyarrow.timestamp("us", tz="UTC" if "tz" in dtype else None)
-
-
-def _parse_slashes(name: str, words: Any, problems: list[Problem]) -> np.ndarray | None:
-    import pyarrow
-    import pyarrow.compute as compute
-
-    read = {}
-    for form in ("%d/%m/%Y", "%m/%d/%Y"):
-        with contextlib.suppress(pyarrow.ArrowInvalid):
-            read[form] = days_of(compute.strptime(words, format=form, unit="us"))
-    if len(read) == 2:
-        problems.append(Problem(AMBIGUOUS[0], f"{printable(name)} ({printable(words[0].as_py())!r})", AMBIGUOUS[1]))
-    return next(iter(read.values()), None)
+    for sign in SIGNS:
+        has_sign = compute.match_substring(words, sign)
+        if 2 * compute.sum(has_sign).as_py() >= len(words):
+            mark = re.escape(sign)
+            bare = compute.replace_substring_regex(words, rf"^([+-]?){mark}{_SPACE}([0-9+-].*)$", r"\1\2")
+            bare = compute.replace_substring_regex(bare, rf"^(.*[0-9.,]){_SPACE}{mark}$", r"\1")
+            return bare, sign, has_sign
+    return words, "", pyarrow.array(np.ones(len(words), bool))
 
 
 def as_codes(name: str, values: Any, problems: list[Problem]) -> np.ndarray:

@@ -144,5 +144,9 @@ class DenseBlock(NamedTuple):
             return np.einsum("np,np->n", self.X, self.X)
         return jnp.sum(self.X**2, axis=1)
 
+    def take(self, rows: Any) -> "DenseBlock":
+        """Some of the rows, by number."""
+        return self._replace(X=self.X[rows], XT=None)
+
     def dense(self) -> Any:
         return self.X

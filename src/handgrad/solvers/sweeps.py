@@ -19,7 +19,14 @@ from handgrad.formulas.by_row import one_hot
 from handgrad.rows import Rows
 from handgrad.settings import is_true
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import Curvature, factor_features, invert_blocks, takes_blocks, takes_features
+from handgrad.solvers.kronecker import (
+    Curvature,
+    factor_features,
+    invert_blocks,
+    part_of_rows,
+    takes_blocks,
+    takes_features,
+)
 from handgrad.solvers.lanes import ABSENT, CONVERGED, RUNNING, STOPPED, Problems, Solutions
 from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move, programs
 from handgrad.solvers.penalty import L2
@@ -206,7 +213,8 @@ class _Solver:
         sums = self._sum(loss_and_gradient, self.trial)
         if self.takes_blocks and self.age >= self.period:
             counts = np.array([lane is not None for lane in self.lanes], dtype)
-            moments, self.age = self._sum(class_moments, (self.trial, counts / counts.sum())), 0
+            part = part_of_rows(self.data.rows)
+            moments, self.age = self._sum(class_moments, (self.trial, counts / counts.sum()), part), 0
             blocks = invert_blocks(moments, np.array([lane.strength for _, lane in busy]))
             self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
         wait(self.compiled)
