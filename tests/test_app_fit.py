@@ -285,6 +285,7 @@ def test_a_fit_that_does_not_converge_says_so_and_is_exit_status_0(capsys, monke
     [
         (["--l2", "0.1", "--folds", "3"], "--l2 is a penalty, and --folds and --scoring choose one"),
         (["--folds", "1"], "--folds must be 2 or more, or 0 for a validation part; got 1."),
+        (["--scoring", "r2"], "--scoring must be a score of classes; got 'r2', which is one of numbers."),
         (["--scoring", "best"], "--scoring must be log-loss or one of scikit-learn's scores; got 'best'."),
         (["--class-weight", "ten=2"], "--class-weight must be balanced, or CLASS=WEIGHT with commas between them; got"),
         (["--l2", "-1"], "'--l2'"),
@@ -292,6 +293,29 @@ def test_a_fit_that_does_not_converge_says_so_and_is_exit_status_0(capsys, monke
 )
 def test_wrong_arguments_are_one_line(capsys, arguments, message):
     assert message in fails(capsys, "fit", *arguments)
+
+
+def test_a_score_that_is_not_defined_and_rows_that_are_not_scored_are_told_by_name(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    names = np.array(["red", "green", "blue"])[np.arange(90) % 3]
+    names[0] = "rare"
+    with open(tmp_path / "colours.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [
+                ["a", "b", "colour"],
+                *([*row, name] for row, name in zip(rng.normal(size=(90, 2)).tolist(), names, strict=True)),
+            ]
+        )
+    arguments = ["fit", tmp_path / "colours.csv", "--target", "colour"]
+    said = fails(capsys, *arguments, "--scoring", "roc_auc")
+    assert "--scoring roc_auc has no value for these rows" in said
+    assert "For 4 classes there is roc_auc_ovr. log-loss and accuracy always have one." in said
+    assert "--scoring neg_log_loss has no value for these rows" in fails(
+        capsys, *arguments, "--scoring", "neg_log_loss"
+    )
+    assert main([*map(str, arguments)]) == 0
+    note = "note: 1 row is left out of the validation loss, being of classes (rare) that the rows trained on lack.\n"
+    assert note in capsys.readouterr().out
 
 
 # --- Progress, and its end --------------------------------------------------------------------------------------------
@@ -306,18 +330,19 @@ def test_progress_comes_after_a_second_with_the_time_left(capsys, monkeypatch):
     assert capsys.readouterr().out == "fitting: so far, 3 s left\nfitting: so far, 4 s left\n"
 
 
-def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch):
+@pytest.mark.parametrize("width", [100, 60, 40])
+def test_on_a_terminal_progress_is_a_bar_that_goes_away(monkeypatch, width):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     terminal = io.StringIO()
-    console = rich.console.Console(file=terminal, force_terminal=True, width=100)
-    with watching(Screen(console, False), "fitting") as watch:
+    console = rich.console.Console(file=terminal, force_terminal=True, width=width)
+    with watching(Screen(console, False), "choosing the penalty") as watch:
         watch(0.1)
         assert terminal.getvalue() == ""
         clock[0] = 2.0
-        watch(0.5, "so far")
+        watch(0.5, "12 of 25 fits with l2 from 0.00032 to 1e-05")
         watch.bar.refresh()
-        assert "so far, 2 s left" in terminal.getvalue()
+        assert "2 s left, 12 of" in terminal.getvalue()
     assert terminal.getvalue().endswith("\x1b[2K")  # the line is cleared
 
 

@@ -13,13 +13,17 @@ import warnings
 
 import numpy as np
 import pytest
+import typer.main
 
 import handgrad
-from handgrad.app import benching, caching, checking, fitting, training
+from handgrad.app import benching, caching, checking, exporting, fitting, training
 from handgrad.app.cli import main
 from handgrad.app.evaluating import mcnemar
-from handgrad.app.program import app
+from handgrad.app.probing import PRESETS
+from handgrad.app.program import OPTIMIZERS, SCHEDULES, app
 from handgrad.data import load_digits, read_table
+from handgrad.data.tables import MISSING
+from handgrad.formulas.activations import ACTIVATIONS
 from test_app import fails
 
 HEAVY = ("jax", "jaxlib", "numpy", "scipy", "pyarrow", "matplotlib", "sklearn", "optax", "onnx", "pandas")
@@ -80,6 +84,7 @@ def printed(capsys, *arguments):
         (["fit", "--help"], "", "Example: handgrad fit"),
         ([], "handgrad ev", "evaluate"),
         ([], "handgrad fit --sco", "--scoring"),
+        ([], "handgrad train --optimizer ada", "adagrad\nadam\nadamw\n"),
     ],
 )
 def test_help_version_and_completion_import_nothing_heavy(arguments, words, says):
@@ -94,6 +99,23 @@ def test_help_version_and_completion_import_nothing_heavy(arguments, words, says
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert says in done.stdout
     assert done.stdout.endswith("HEAVY []\n")
+
+
+def test_names_that_are_completed_are_those_that_are_taken():
+    options = {
+        (name, each.name): [each.shell_complete(None, begun) for begun in ("", "ra")]
+        for name, command in typer.main.get_command(app).commands.items()
+        for each in command.params
+        if getattr(each, "_custom_shell_complete", None) is not None
+    }
+    found = {place: [getattr(item, "value", item) for item in items] for place, (items, _) in options.items()}
+    assert [item.value for item in options["train", "optimizer"][1]] == ["radam"]
+    assert found["train", "optimizer"] == list(OPTIMIZERS)
+    assert found["train", "schedule"] == list(SCHEDULES)
+    assert found["train", "activation"] == found["check", "activation"] == list(ACTIVATIONS)
+    assert found["fit", "missing"] == list(MISSING)
+    assert set(found["probe", "preset"]) == set(PRESETS)
+    assert set(found["export", "to"]) == set(exporting.WRITERS)
 
 
 def test_every_command_has_json_quiet_and_an_example(capsys):
@@ -177,7 +199,7 @@ def test_a_cache_that_has_grown_loses_what_was_not_used_for_longest(monkeypatch,
 
 
 def test_a_command_within_python_leaves_the_cache_alone(monkeypatch):
-    monkeypatch.setattr("handgrad.app.cli.keep_compiled", lambda: pytest.fail("it was set"))
+    monkeypatch.setattr(caching, "keep_compiled", lambda: pytest.fail("it was set"))
     assert main(["--version"]) == 0
 
 

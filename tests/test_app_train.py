@@ -1,20 +1,23 @@
 """What `handgrad train` decides and says: the epoch that it keeps, odd settings, class weights, what a check costs."""
 
 import csv
+import io
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
+import rich.console
 
 import handgrad
 import known_tables
 from handgrad.app.checking import OF_AUTOGRAD, budget_of_each, check_at, multiplications
 from handgrad.app.cli import main
 from handgrad.app.program import OPTIMIZERS, SCHEDULES
-from handgrad.app.screen import make_screen
+from handgrad.app.screen import Screen, make_screen
 from handgrad.app.tables import as_class_weights
-from handgrad.app.training import say_kept
+from handgrad.app.training import say_kept, show_epochs
 from handgrad.data import Part, load_digits, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from test_app import fails
@@ -228,3 +231,16 @@ def test_a_check_costs_what_is_counted(monkeypatch, classes):
     assert seen[0] >= 16
     if classes == 3000:
         assert 2 * done <= 0.1 * 3 * 6000 * epochs * features * classes
+
+
+@pytest.mark.parametrize(
+    ("width", "has_bar", "has_accuracy"), [(100, True, True), (70, False, True), (40, False, False)]
+)
+def test_a_narrow_terminal_shows_the_epoch_and_the_time_left(width, has_bar, has_accuracy):
+    terminal = io.StringIO()
+    screen = Screen(rich.console.Console(file=terminal, force_terminal=True, width=width), False)
+    with show_epochs(screen, 400) as show_epoch:
+        show_epoch(handgrad.Epoch(300, 0.5, 0.5, 0.75))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert re.search(r"epoch +300/400 .*(-:--:--|0:00:00) loss 0.5000", shown)
+    assert ("━" in shown, "accuracy 75.00%" in shown) == (has_bar, has_accuracy)

@@ -74,6 +74,22 @@ def test_a_report_in_a_browser_is_whole_at_any_width_light_and_dark(browser, tmp
             assert [each for each in browser.events if each[0] in wrong] == []
 
 
+@pytest.mark.parametrize("name", ["nasty", "digits_trained"])
+def test_a_printed_report_is_as_wide_as_its_paper(browser, tmp_path, name):
+    text, *_ = page_of(RUNS[name](), arguments=("fit", "x" * 90, "--out", "y" * 90))
+    (tmp_path / "report.html").write_text(text)
+    browser.look(720, 1000)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    browser.open(tmp_path / "report.html")
+    found = browser.evaluate("document.scrollingElement.scrollWidth")
+    cut_off = browser.evaluate(
+        "[...document.querySelectorAll('pre')].map((each) => each.scrollWidth - each.clientWidth)"
+    )
+    browser.send("Emulation.setEmulatedMedia", media="")
+    assert found <= 720
+    assert cut_off == [0]
+
+
 def test_a_script_or_a_request_on_a_page_would_be_seen(browser, tmp_path):
     (tmp_path / "page.html").write_text("<script>console.error(1); nothing()</script><img src='other.png'>")
     browser.open(tmp_path / "page.html")

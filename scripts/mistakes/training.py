@@ -136,4 +136,11 @@ MUTANTS = [
         "jnp.mean(batch[2])",
         "test_streamed_training.py::test_rows_that_are_shared_are_trained_on_by_all_devices_as_by_one[how0]",
     ),
+    Mutant(
+        "a bar where there is no room for it",
+        "app/training.py",
+        "if width >= BAR + WORDS else [])",
+        "if True else [])",
+        "test_app_train.py::test_a_narrow_terminal_shows_the_epoch_and_the_time_left",
+    ),
 ]

@@ -204,7 +204,7 @@ def _scorer(held_out: HeldOut, data: Data, folds: Folds, scoring: str) -> Callab
 def _scikit_scorer(tested: Part, rows: np.ndarray, folds: Folds, scoring: str) -> Any:
     """By scikit-learn, of which the classes are known by their numbers."""
     try:
-        from sklearn.metrics import get_scorer_names
+        from sklearn.metrics import get_scorer, get_scorer_names
 
         from handgrad.estimator import SoftmaxRegression
         from handgrad.scikit import scorer_means
@@ -213,8 +213,11 @@ def _scikit_scorer(tested: Part, rows: np.ndarray, folds: Folds, scoring: str) -
             f"--scoring must be {LOG_LOSS} or {ACCURACY} where scikit-learn is not installed; got {scoring!r}. "
             "pip install 'handgrad[sklearn]'"
         ) from None
-    if scoring not in get_scorer_names():
+    names, num_classes = get_scorer_names(), folds.present.shape[1]
+    if scoring not in names:
         raise ValueError(f"--scoring must be {LOG_LOSS} or one of scikit-learn's scores; got {scoring!r}.")
+    if "regression" in getattr(get_scorer(scoring), "_score_func", get_scorer).__module__:
+        raise ValueError(f"--scoring must be a score of classes; got {scoring!r}, which is one of numbers.")
 
     def model(W: np.ndarray, b: np.ndarray, present: np.ndarray) -> Any:
         found = SoftmaxRegression()
@@ -229,6 +232,13 @@ def _scikit_scorer(tested: Part, rows: np.ndarray, folds: Folds, scoring: str) -
         ]
         tests = [np.flatnonzero(of_fold) for of_fold in rows.T]
         given = {} if tested.weights is None else {"sample_weight": tested.weights}
-        return scorer_means(scoring, models, tests, tested.X, tested.labels, given)
+        try:
+            return scorer_means(scoring, models, tests, tested.X, tested.labels, given)
+        except ValueError as error:
+            several = f" For {num_classes} classes there is {scoring}_ovr." if f"{scoring}_ovr" in names else ""
+            raise ValueError(
+                f"--scoring {scoring} has no value for these rows: {str(error).rstrip('.')}.{several} {LOG_LOSS} and "
+                f"{ACCURACY} always have one."
+            ) from error
 
     return score

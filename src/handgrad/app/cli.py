@@ -4,29 +4,28 @@
     1  the gradient check failed, or the loss became infinite
     2  the user's mistake: one line, no traceback
     128 + n  ended by signal n: 130 is Ctrl-C, 143 is kill; what Ctrl-C has ended is kept all the same, and
-             `--resume` goes on with either
+             `--resume` goes on with either; 141 where nobody reads on what was printed for a program, as after `| head`
 
 Any other exception is a mistake of ours and keeps its traceback.
 """
 
-import _thread
 import contextlib
 import os
 import signal
 import sys
-import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from handgrad.app.caching import keep_compiled
 from handgrad.app.words import one_line
+
+# More is imported where it is used: a signal that comes before `main` is not answered.
 
 # What asks a program to end: Ctrl-C, kill, a terminal that is closed. All are answered alike: what is half written is
 # removed, and the status is what shells give for a program that the signal has ended.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 141
 received: list[int] = []  # typer keeps the fact of a KeyboardInterrupt, and not what it is of
+postponed: list[int] = []  # what came amid an import, whose end it waits for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status.
     """
     is_program = arguments is None
+    if is_program:
+        _open_streams()
     # In the background, where SIGINT is ignored, and under nohup, where SIGHUP is, it stays so.
     defaults = (signal.default_int_handler, signal.SIG_DFL)
     signals = [number for number in SIGNALS if signal.getsignal(number) in defaults] if is_program else []
@@ -46,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in signals:
             signal.signal(number, _end)
         if is_program:
+            from handgrad.app.caching import keep_compiled
+
             keep_compiled()
-        status = _run(sys.argv[1:] if arguments is None else arguments, signals)
+        status = _run(sys.argv[1:] if arguments is None else arguments, is_program=is_program)
     except KeyboardInterrupt:
         status = INTERRUPTED
     if status != INTERRUPTED:
@@ -68,34 +71,73 @@ def _end(number: int, _: Any = None) -> None:
     os._exit(_fail_by(number))
 
 
-def raise_interrupt(number: int, _: Any) -> None:
-    """What a signal does while there may be files to remove."""
+def begin_work() -> None:
+    """From here on there may be files to remove: of the signals that `main` answers, each raises."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _end:
+            signal.signal(number, raise_interrupt)
+
+
+def raise_interrupt(number: int, frame: Any) -> None:
+    """What a signal does while there may be files to remove.
+
+    Amid an import it waits for the end of that, unless it comes once more: a module in C that is half initialized makes
+    an ImportError of a KeyboardInterrupt, or ends the process with a crash.
+    """
+    if number in postponed:
+        _end(number)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            postponed.append(number)
+            return _soon(_come_again, number)
+        frame = frame.f_back
     received.append(number)
     raise KeyboardInterrupt
+
+
+def _come_again(number: int) -> None:
+    import _thread
+
+    postponed.remove(number)
+    _thread.interrupt_main(signal.Signals(number))
+
+
+def _soon(do: Callable[[int], None], number: int) -> None:
+    import threading
+
+    threading.Timer(0.01, do, [number]).start()
 
 
 def _interrupt_again(unraisable: Any) -> None:
     """JAX has Python called whenever garbage is collected; a KeyboardInterrupt raised there is dropped."""
     if unraisable.exc_type is not KeyboardInterrupt:
         return sys.__unraisablehook__(unraisable)
+    import _thread
+
     while True:  # on a busy machine it may come while this is still at work, where it is dropped too
         try:
-            return threading.Timer(0.01, _thread.interrupt_main).start()
+            return _soon(lambda _: _thread.interrupt_main(), signal.SIGINT)
         except KeyboardInterrupt:
             pass
 
 
-def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
+def _open_streams() -> None:
+    """Streams that there are, and that take every letter, written out where an encoding lacks it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 for as long as the process lives
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _run(arguments: Sequence[str], *, is_program: bool) -> int:
     try:
         import typer
 
         from handgrad.app.program import app
     except ModuleNotFoundError as error:
         return _fail_for_want(error)
-    if signals:  # from here on there may be files to remove
+    if is_program:
         sys.unraisablehook = _interrupt_again
-        for number in signals:
-            signal.signal(number, raise_interrupt)
     try:
         try:
             status = app(arguments or ["--help"], prog_name="handgrad", standalone_mode=False, obj=arguments)
@@ -110,9 +152,11 @@ def _run(arguments: Sequence[str], signals: Sequence[int]) -> int:
         return INTERRUPTED
     except FloatingPointError as error:
         return _fail(str(error), 1)
-    except BrokenPipeError:  # as in `handgrad predict … | head`
+    except (BrokenPipeError, SystemExit) as error:  # as in `handgrad predict … | head`, of which click makes an exit
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return BROKEN_PIPE
     except ModuleNotFoundError as error:  # a command is imported when it runs
         return _fail_for_want(error)
     except OSError as error:
@@ -150,6 +194,8 @@ def _end_if_lost(launching: Any, error: Exception) -> None:
 
 
 def _end_by_mistake(launching: Any) -> None:
+    import traceback
+
     traceback.print_exc()
     launching.end("a mistake of handgrad's own, of which there is more above", 1)
 

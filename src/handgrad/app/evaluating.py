@@ -189,7 +189,7 @@ def compare(*, screen: Screen, reading: dict[str, Any], runs: list[pathlib.Path]
         values = [each.get(key) for each in metrics]
         rows.append((title, *("–" if value is None else form.format(value) for value in values)))
     differing = [key for key in SETTINGS if len({str(each.get(key)) for each in metrics}) > 1]
-    rows += [(key, *(str(each.get(key, "–")) for each in metrics)) for key in differing]
+    rows += [(key, *(_setting(each.get(key)) for each in metrics)) for key in differing]
     screen.table(("", *map(str, runs)), rows)
     prints = {each.get("test_fingerprint") for each in metrics}
     same = len(prints) == 1 and None not in prints
@@ -212,6 +212,18 @@ def compare(*, screen: Screen, reading: dict[str, Any], runs: list[pathlib.Path]
         )
     )
     return 0
+
+
+def _setting(value: Any) -> str:
+    """A setting as a person writes it.
+
+    Example:
+      >>> _setting(0.17194473633476062), _setting(10.0), _setting([64, 32]), _setting([]), _setting(None)
+      ('0.1719', '10', '64, 32', 'none', '–')
+    """
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value)) or "none"
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _pairs(

@@ -129,7 +129,7 @@ def evaluate_answers(
         baseline = -np.log(shares[labels])
         precision, recall = hits / taken, hits / there
         f1 = np.where(there + taken > 0, 2 * hits / np.where(there + taken > 0, there + taken, 1), np.nan)
-    loss, loss_error = _weighted_mean(answered.losses, weights)
+    loss, loss_error = weighted_mean(answered.losses, weights)
     wrong = np.flatnonzero(~is_right)
     confidence = answered.confidence
     majority = int(np.argmax(shares))
@@ -142,7 +142,7 @@ def evaluate_answers(
         loss_error=loss_error,
         majority=majority,
         majority_accuracy=float(np.mean(labels == majority)),
-        baseline_loss=_weighted_mean(baseline, weights)[0],
+        baseline_loss=weighted_mean(baseline, weights)[0],
         confusion=confusion,
         precision=precision,
         recall=recall,
@@ -179,7 +179,7 @@ def calibrate(confidence: Float[np.ndarray, " N"], is_right: np.ndarray) -> Cali
     return Calibration(means[:, 0], means[:, 1], rows, low, high, error)
 
 
-def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """The mean, and its standard error; infinities count where they have weight."""
     counted = weights > 0
     values, weights = values[counted], weights[counted]

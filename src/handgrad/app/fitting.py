@@ -5,7 +5,7 @@ import math
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from handgrad.app.checking import MAX_CHECKED_ROWS, check_at
 from handgrad.app.checkpoints import FIT_STATE, Work, as_fit_state, as_state, at_work
 from handgrad.app.choosing import ACCURACY, LOG_LOSS, Choosing, HeldOut, choose, deal
 from handgrad.app.progress import interrupt, watching
-from handgrad.app.runs import Choice, Run, begin, conclude
+from handgrad.app.runs import Choice, Run, begin, conclude, tell
 from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_class_weights, read_again
+from handgrad.app.words import in_own_words
 from handgrad.data import Part, Split, Table, split_and_scale
 from handgrad.data.splitting import VALIDATION
 from handgrad.models import Model, probabilities
@@ -67,7 +68,8 @@ def fit(
         work.require_same(table)
         run, ended = _fit(screen, settings, table, l2, work)
         with work.written() as folder:
-            status = conclude(screen, run, folder, work.out)
+            concluded = conclude(screen, run, folder)
+        status = tell(screen, concluded, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
         interrupt()
     return status
@@ -105,6 +107,7 @@ def run_of(
     checked: Part,
 ) -> Run:
     """What a certified fit came to, its gradient checked on some rows."""
+    fitted = fitted._replace(message=in_own_words(fitted.message, table.class_names))
     return Run(
         command=command,
         settings=settings,
@@ -153,7 +156,7 @@ def _choose_penalty(
     elif held_out is not None:
         weights = as_class_weights(settings["class_weight"], held_out.train, table.class_names)
         how = {"scoring": settings["scoring"], "class_weights": weights, "begun": begun}
-        choice, ended = choose_watched(screen, held_out, len(table.class_names), work, **how)
+        choice, ended = choose_watched(screen, held_out, table.class_names, work, **how)
     if choice is None:
         why = "no fit of the path has converged" if held_out else "there are too few rows to choose a penalty by"
         screen.note([f"{why}; l2 is 1/{num_rows}"])
@@ -162,15 +165,15 @@ def _choose_penalty(
 
 
 def choose_watched(
-    screen: Screen, held_out: HeldOut, num_classes: int, work: Work, **how: Any
+    screen: Screen, held_out: HeldOut, class_names: Sequence[Any], work: Work, **how: Any
 ) -> tuple[Choice | None, bool]:
     """`choose`, and whether it was ended by Ctrl-C, which ends all where there is nothing to keep."""
-    with _warnings_as_notes(screen), watching(screen, "choosing the penalty", work.signals) as watch:
+    with _warnings_as_notes(screen, class_names), watching(screen, "choosing the penalty", work.signals) as watch:
 
         def keep(take: Callable[[], Choosing], _: bool) -> None:
             work.count(lambda: {"choosing": take()}, watch)
 
-        choice = choose(held_out, num_classes, watch=watch, keep=keep, **how)
+        choice = choose(held_out, len(class_names), watch=watch, keep=keep, **how)
     if choice is None and watch.asked:
         interrupt()
     return choice, watch.asked
@@ -272,12 +275,13 @@ def _hold_out(screen: Screen, settings: dict[str, Any], table: Table) -> tuple[H
 
 
 @contextlib.contextmanager
-def _warnings_as_notes(screen: Screen) -> Iterator[None]:
+def _warnings_as_notes(screen: Screen, class_names: Sequence[Any]) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         yield
     ours = [each for each in caught if issubclass(each.category, RuntimeWarning)]
-    screen.note(dict.fromkeys(str(each.message).partition(": ")[2] for each in ours))
+    said = (str(each.message).partition(": ")[2] for each in ours)
+    screen.note(dict.fromkeys(in_own_words(each, class_names) for each in said))
     for other in caught:
         if other not in ours:
             warnings.showwarning(other.message, other.category, other.filename, other.lineno)

@@ -27,12 +27,12 @@ def load_function(argument: str) -> Callable[..., Any]:
 def _run(path: pathlib.Path) -> dict[str, Any]:
     spec = importlib.util.spec_from_file_location("handgrad_user_file", path.absolute())
     assert spec is not None  # the name ends in .py
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look for their own module there
     sys.path.insert(0, str(path.parent.absolute()))  # as for a script: modules beside it can be imported
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader: an interruption waits for the end of an import, and a file of the user's may take its time.
+        exec(compile(path.read_bytes(), str(path.absolute()), "exec"), vars(module))
     except SyntaxError as error:
         raise ValueError(f"{path}, line {error.lineno}: {error.msg}.") from None
     except (Exception, SystemExit) as error:

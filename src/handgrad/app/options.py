@@ -4,10 +4,12 @@ import functools
 import importlib
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
+
+from handgrad.app import cli
 
 FORMATS = (
     ".csv, .tsv, .txt (packed too: .gz, .bz2, .zst), .parquet, .arrow, .feather; arrays: .npz, .npy, .safetensors, "
@@ -29,8 +31,17 @@ def flag_of(name: str) -> str:
     return {"ids": "--id", "text_encoding": "--encoding"}.get(name, f"--{name}")
 
 
+def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell completes the beginning of a name to."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
 def _option(flag: str, text: str, metavar: str) -> Any:
-    return typer.Option(flag, help=text, metavar=metavar, show_default=False, rich_help_panel="Reading the data")
+    complete = one_of(MISSING.split(", ")) if flag == "--missing" else None
+    panel = "Reading the data"
+    return typer.Option(
+        flag, help=text, metavar=metavar, show_default=False, rich_help_panel=panel, autocompletion=complete
+    )
 
 
 _Options = dict[str, tuple[Any, str, str]]  # by the argument's name: its type, the help, what stands for a value
@@ -84,6 +95,8 @@ def command(
         @functools.wraps(declaration)
         def run(context: typer.Context, **arguments: Any) -> Any:
             folder, is_distributed = arguments.pop("resume", None), arguments.pop("distributed", False)
+            if folder is not None or is_distributed:
+                cli.begin_work()
             if folder is not None:
                 _require_nothing_else(context)
                 resuming = importlib.import_module("handgrad.app.resuming")
@@ -99,6 +112,7 @@ def command(
                 arguments["reading"] = {name: value for name, value in given.items() if value}
             arguments["screen"] = _make_screen(context, arguments)
             work = importlib.import_module(f"handgrad.app.{module}")
+            cli.begin_work()
             return getattr(work, declaration.__name__)(**arguments)
 
         parameters = [

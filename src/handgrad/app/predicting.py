@@ -1,5 +1,6 @@
 """`handgrad predict`: a class and probabilities for each row."""
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ def predict(
             screen.answer(lambda: _as_json(model, table, found._replace(notes=tuple(notes))))
             return
         if out is None:
+            with contextlib.suppress(AttributeError):  # a table is as in a file, whatever a terminal writes
+                sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
             _write(sys.stdout, model, table, answers, notes)
             _say(screen, once(notes))
             return

@@ -24,7 +24,7 @@ from handgrad.app.checkpoints import Work
 from handgrad.app.choosing import ACCURACY, FIRST, LOG_LOSS, HeldOut
 from handgrad.app.embeddings import read_embeddings
 from handgrad.app.fitting import choose_watched, fit_part, run_of
-from handgrad.app.runs import Run, begin, conclude
+from handgrad.app.runs import Run, begin, conclude, tell
 from handgrad.app.screen import Screen
 from handgrad.app.translating import Penalty, translate
 from handgrad.data import Encoding, Part, Split, Table, encode, fit_encoding, split_rows, table_keys
@@ -87,6 +87,8 @@ def probe(
     settings: dict[str, Any] = {"data": str(features), "preset": preset, "standardize": standardize, "seed": seed}
     if l2 is not None:
         settings["preset"] = None
+    if test_features is not None:
+        settings["test_data"] = str(test_features)
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_run(out, overwrite=overwrite))
         table, num_train = read_embeddings(features, labels, test_features, test_labels, name)
@@ -95,9 +97,10 @@ def probe(
         run, ended = _probe(screen, settings, table, split, l2)
         if shows_translation:
             settings["translation"] = [each._asdict() for each in _translation(run)]
-        status = conclude(screen, run, folder, out)
-        if shows_translation:
-            _say_translation(screen, run)
+        concluded = conclude(screen, run, folder)
+    status = tell(screen, concluded, out)
+    if shows_translation:
+        _say_translation(screen, run)
     if ended:
         raise KeyboardInterrupt
     return status
@@ -113,7 +116,7 @@ def _probe(screen: Screen, settings: dict[str, Any], table: Table, split: Split,
         k = 2 if num_classes == 2 else 1
         l2s = FIRST if preset.Cs is None else np.sort(k / (preset.Cs * size))[::-1]
         choice, ended = choose_watched(
-            screen, held_out, num_classes, Work(), scoring=preset.scoring, l2s=l2s, following=preset.following
+            screen, held_out, table.class_names, Work(), scoring=preset.scoring, l2s=l2s, following=preset.following
         )
         if choice is None:
             raise ValueError("probe: no fit of the path has converged. Pass --standardize, or a penalty by --l2.")
@@ -168,6 +171,9 @@ def _translation(run: Run) -> tuple[Penalty, ...]:
 
 def _say_translation(screen: Screen, run: Run) -> None:
     assert run.fitted is not None
+    if run.fitted.l2 == 0:
+        screen.say("\nl2 = 0 is no penalty: C = inf in scikit-learn, weight_decay = 0 in PyTorch", style="bold")
+        return
     screen.say(f"\nl2 = {run.fitted.l2:.6g} for {len(run.split.rows.train):,} rows elsewhere", style="bold")
     for each in _translation(run):
         other = "" if each.same_optimum else " (another optimum)"

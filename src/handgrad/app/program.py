@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import handgrad
-from handgrad.app.options import FORMATS, Data, command
+from handgrad.app.options import FORMATS, Data, command, one_of
 
 # The optimizers by their names in optax; sgd is the explicit update W ← W − η dL/dW.
 OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw", "lion", "nadam", "radam", "rmsprop")
@@ -25,7 +25,12 @@ command = functools.partial(command, app)
 
 Hidden = Annotated[str, typer.Option(help="Widths of hidden layers, as in 128,64; none if left out.", metavar="WIDTHS")]
 Activation = Annotated[
-    str | None, typer.Option(help=f"Of the hidden layers, relu if left out: {ACTIVATIONS}.", metavar="NAME")
+    str | None,
+    typer.Option(
+        help=f"Of the hidden layers, relu if left out: {ACTIVATIONS}.",
+        metavar="NAME",
+        autocompletion=one_of(ACTIVATIONS.split(", ")),
+    ),
 ]
 ClassWeight = Annotated[
     str | None,
@@ -145,7 +150,8 @@ def probe(
         str,
         typer.Option(
             help="How the penalty is chosen, on a tenth of the rows: dino tries 45 values of C from 1e-6 to 1e5, clip "
-            "searches 1e-6 to 1e6 in 96 steps, both by accuracy; path is what fit does, by log-loss."
+            "searches 1e-6 to 1e6 in 96 steps, both by accuracy; path is what fit does, by log-loss.",
+            autocompletion=one_of(("clip", "dino", "path")),
         ),
     ] = "path",
     l2: Annotated[float | None, typer.Option(min=0, help="A penalty instead of a preset.", metavar="L2")] = None,
@@ -171,7 +177,11 @@ def train(
     hidden: Hidden = "",
     activation: Activation = None,
     optimizer: Annotated[
-        str, typer.Option(help=f"{', '.join(OPTIMIZERS)}; sgd is the explicit update W ← W − η dL/dW.")
+        str,
+        typer.Option(
+            help=f"{', '.join(OPTIMIZERS)}; sgd is the explicit update W ← W − η dL/dW.",
+            autocompletion=one_of(OPTIMIZERS),
+        ),
     ] = "sgd",
     learning_rate: Annotated[
         float | None,
@@ -187,6 +197,7 @@ def train(
             help=f"How η goes on: {', '.join(SCHEDULES)}. plateau: when patience ends for the first time, on from the "
             "best epoch at a tenth. The last two go down to 0 in all epochs.",
             metavar="NAME",
+            autocompletion=one_of(SCHEDULES),
         ),
     ] = "plateau",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 32,
@@ -280,7 +291,8 @@ def export(
         str,
         typer.Option(
             help="onnx, from a table's columns to the class; npz, arrays with the formula; sklearn, a Pipeline in a "
-            "file of joblib, which runs code when it is loaded."
+            "file of joblib, which runs code when it is loaded.",
+            autocompletion=one_of(("npz", "onnx", "sklearn")),
         ),
     ],
     out: Annotated[

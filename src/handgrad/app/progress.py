@@ -17,6 +17,7 @@ from handgrad.app.words import duration
 from handgrad.progress import share_of_gap
 
 PATIENCE = 1.0  # seconds before anything is said
+BAR = 20  # characters
 RARER = 3  # without a terminal each line comes after so many times the seconds of the one before
 
 
@@ -33,7 +34,7 @@ class Watch:
         self.share, self.next = 0.0, PATIENCE
         self.asked, self.number, self.words = False, 0, ""
         self.pending = 0  # the signal that has come to this process
-        bar = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
+        bar = (TextColumn("{task.description}"), BarColumn(BAR), TextColumn("{task.fields[words]}"))
         self.bar = Progress(*bar, console=screen.console, transient=True) if screen.console.is_terminal else None
 
     def __call__(self, share: float, words: str = "") -> bool:
@@ -66,17 +67,18 @@ class Watch:
         spent = time.monotonic() - self.start
         if spent >= self.next:
             left = f"{duration(spent * (1 - self.share) / self.share)} left" if self.share > 0 else ""
-            self._show(", ".join(filter(None, (words, left))), spent)
+            self._show(words, left, spent)
 
-    def _show(self, words: str, spent: float) -> None:
+    def _show(self, words: str, left: str, spent: float) -> None:
         if self.bar is None:
             self.next = spent * RARER
-            self.screen.say(f"{self.what}: {words}")
+            self.screen.say(f"{self.what}: {', '.join(filter(None, (words, left)))}")
             return
+        said = ", ".join(filter(None, (left, words)))  # of which a narrow terminal cuts off the end
         if not self.bar.task_ids:
-            self.bar.add_task(self.what, total=1.0, words=words)
+            self.bar.add_task(self.what, total=1.0, words=said)
             self.bar.start()
-        self.bar.update(self.bar.task_ids[0], completed=self.share, words=words)
+        self.bar.update(self.bar.task_ids[0], completed=self.share, words=said)
 
     def of_gap(self, tol: float) -> Callable[[int, float, float], bool]:
         """The callback of a fit that goes to a gap of tol times the loss."""

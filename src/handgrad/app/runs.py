@@ -107,8 +107,17 @@ def begin(screen: Screen, data: str, table: Table, split: Split) -> None:
     screen.note((*table.notes, *split.notes))
 
 
-def conclude(screen: Screen, run: Run, folder: pathlib.Path | None, out: pathlib.Path | None) -> int:
-    """Evaluate a run, write what it leaves behind to `folder`, which becomes `out`, and say it. The exit status."""
+class Concluded(NamedTuple):
+    """A run, evaluated on its test rows: what was found out about it, and its metrics."""
+
+    run: Run
+    evaluation: Evaluation
+    findings: tuple[Finding, ...]
+    metrics: Mapping[str, Any]
+
+
+def conclude(screen: Screen, run: Run, folder: pathlib.Path | None) -> Concluded:
+    """Evaluate a run, and write what it leaves behind to a folder, if there is one."""
     shares = class_shares(run.split.train.labels, run.split.train.weights, len(run.model.class_names))
     evaluation = evaluate(run.Y, run.split.test.labels, shares, run.split.test.weights)
     seen = (run, evaluation) if run.table.file is None else _sampled(run, evaluation, shares)
@@ -116,6 +125,12 @@ def conclude(screen: Screen, run: Run, folder: pathlib.Path | None, out: pathlib
     metrics = metrics_of(run, evaluation, findings, screen.arguments, seen)
     if folder is not None:
         _write(folder, seen[0], metrics)
+    return Concluded(run, evaluation, findings, metrics)
+
+
+def tell(screen: Screen, concluded: Concluded, out: pathlib.Path | None) -> int:
+    """Say what a run came to, once it is where it stays: who hears nothing has it all the same. The exit status."""
+    run, evaluation, findings, metrics = concluded
     screen.show(_summary(run, evaluation, out))
     for finding in findings:
         screen.say(f"finding: {one_line(finding.says)} {one_line(finding.advice)} [{finding.code}]", style="yellow")

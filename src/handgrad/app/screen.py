@@ -1,6 +1,9 @@
 """What a person sees while a command runs, and the one JSON object that a program reads instead."""
 
+import codecs
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,17 +48,29 @@ class Screen(NamedTuple):
     def answer(self, value: Callable[[], Mapping[str, Any]]) -> None:
         """The object for a program, which is made only where it is asked for."""
         if self.as_json:
-            print(to_json(value()), flush=True)
+            print(to_json(value(), is_ascii=not _is_utf8(sys.stdout.encoding)), flush=True)
+
+
+class _Console(Console):
+    """A console that falls silent where nobody reads it any more, as after `| head`: a run goes on, and is kept."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_screen(*, quiet: bool = False, as_json: bool = False, arguments: Iterable[str] = ()) -> Screen:
     """A screen that prints text as it is: no markup, no guessed colours, no line breaks. One process has it."""
     if processes.index() > 0:
         quiet, as_json = True, False
-    console = Console(markup=False, highlight=False, soft_wrap=True, quiet=quiet or as_json)
+    console = _Console(markup=False, highlight=False, soft_wrap=True, quiet=quiet or as_json)
     return Screen(console, as_json, tuple(arguments))
 
 
-def to_json(value: Mapping[str, Any]) -> str:
+def to_json(value: Mapping[str, Any], *, is_ascii: bool = False) -> str:
     """JSON that every reader takes: no NaN and no infinity, which must be None before they come here."""
-    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=is_ascii)
+
+
+def _is_utf8(encoding: str | None) -> bool:
+    return encoding is not None and codecs.lookup(encoding).name == "utf-8"

@@ -19,8 +19,8 @@ from handgrad.app.checking import MAX_CHECKED_ROWS, budget_of_each, check_at, pr
 from handgrad.app.checkpoints import Work, at_work
 from handgrad.app.descending import descend
 from handgrad.app.program import OPTAX_LEARNING_RATE, OPTIMIZERS, SCHEDULES
-from handgrad.app.progress import interrupt, watching
-from handgrad.app.runs import Run, begin, conclude
+from handgrad.app.progress import BAR, interrupt, watching
+from handgrad.app.runs import Run, begin, conclude, tell
 from handgrad.app.sampling import part_of
 from handgrad.app.screen import Screen
 from handgrad.app.tables import as_activation, as_class_weights, as_widths, dense, read_again
@@ -35,6 +35,7 @@ from handgrad.streams import Stream
 # How far a learning rate may be from the one that suits the data before a word is said: twice that rate no longer
 # lowers the loss for certain, and with a thousandth of it hundreds of epochs do what one should.
 TOO_LARGE, TOO_SMALL = 4.0, 1e-3
+WORDS = 66  # characters, of all but the bar: what a narrow terminal has no room for is left out
 STILL_FALLING = 0.05  # the part of the epochs, at their end, among which the best is none that was passed
 
 
@@ -89,7 +90,8 @@ def train(
         work.require_same(table)
         run, ended = _train(screen, settings, table, work)
         with work.written() as folder:
-            status = conclude(screen, run, folder, work.out)
+            concluded = conclude(screen, run, folder)
+        status = tell(screen, concluded, work.out)
     if ended:  # what is done is kept, and who asked for the end is told of it as ever
         interrupt()
     return status
@@ -164,12 +166,14 @@ def _train(screen: Screen, settings: dict[str, Any], table: Table, work: Work) -
 @contextlib.contextmanager
 def show_epochs(screen: Screen, epochs: int) -> Iterator[Callable[[handgrad.Epoch], None]]:
     """What shows each epoch: a progress bar on a terminal, elsewhere a line for a tenth of the epochs."""
+    words = "loss {task.fields[loss]:.4f}   validation accuracy {task.fields[accuracy]:.2%}"
+    width = screen.console.width
     progress = Progress(
         TextColumn("epoch"),
         MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}   validation accuracy {task.fields[accuracy]:.2%}"),
+        *([BarColumn(BAR)] if width >= BAR + WORDS else []),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn(words if width >= WORDS else words.partition("   ")[0]),
         console=screen.console,
         disable=not screen.console.is_terminal,
     )

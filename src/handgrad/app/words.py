@@ -1,6 +1,9 @@
 """What the program says on a terminal."""
 
 import math
+import re
+from collections.abc import Sequence
+from typing import Any
 
 
 def one_line(text: str) -> str:
@@ -25,3 +28,18 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, math.ceil(seconds))} s"
     return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def in_own_words(message: str, class_names: Sequence[Any]) -> str:
+    """What the library says, with the names of classes, and without the advice, which is of arguments in Python.
+
+    Example:
+      >>> in_own_words("the classes can be separated, 0, 1 from the others. Take l2 > 0.", ("no", "yes"))
+      'the classes can be separated, no, yes from the others.'
+    """
+
+    def name(numbers: re.Match[str]) -> str:
+        return ", ".join(str(class_names[int(number)]) for number in numbers[0].split(", "))
+
+    said = re.sub(r"^1 rows are", "1 row is", message.partition(". ")[0].rstrip("."))
+    return re.sub(r"(?<=separated, )[0-9, ]+(?= from)|(?<=classes \()[0-9, ]+(?=\))", name, said) + "."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from handgrad.app.findings import of_data, of_results
 from handgrad.app.findings.alone import judge_features
 from handgrad.app.findings.finding import Facts, Finding
+from handgrad.app.tables import as_class_weights
 from handgrad.models import probabilities
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ def find(run: Run, evaluation: Evaluation, seen: tuple[Run, Evaluation] | None =
     """
     looked_at, of_them = seen or (run, evaluation)
     train_Y = probabilities(looked_at.model.params, looked_at.split.train.X)
-    facts = Facts(looked_at, of_them, train_Y, judge_features(looked_at))
+    weights = as_class_weights(run.settings.get("class_weight"), run.split.train, run.model.class_names)
+    facts = Facts(looked_at, of_them, train_Y, judge_features(looked_at), weights)
     if looked_at.sampled is None:
         return tuple(finding for look in LOOKS if (finding := look(facts)) is not None)
-    of_all = Facts(run, evaluation, train_Y[:0], ())
+    of_all = Facts(run, evaluation, train_Y[:0], (), weights)
     looks = [(look, of_all if look in OF_ALL_ROWS else facts) for look in LOOKS if look not in OF_ALL_FEATURES]
     return tuple(finding for look, own in looks if (finding := look(own)) is not None)

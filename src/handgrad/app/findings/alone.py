@@ -26,6 +26,7 @@ MOST_FEATURES = 100  # beyond these only the ones whose means differ most betwee
 MOST_MEANS = 2**24  # of features and classes; beyond these nothing is looked at
 MOST_BINS = 256  # between whose edges cuts are looked for
 LEAST_ROWS = 5  # in a leaf
+NEARLY_ALL = 0.95  # of the labels' entropy, which one feature explains
 FEW = 16  # different numbers, which may be codes
 
 
@@ -45,6 +46,11 @@ class Alone(NamedTuple):
     right: np.ndarray
     explained: float
     train_explained: float
+
+    @property
+    def is_nearly_the_answer(self) -> bool:
+        """Whether the classes follow from it."""
+        return min(self.explained, self.train_explained) >= NEARLY_ALL
 
 
 def judge_features(run: Run) -> tuple[Alone, ...]:

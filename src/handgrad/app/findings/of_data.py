@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 
-from handgrad.app.findings.finding import Facts, Finding
+from handgrad.app.findings.finding import Facts, Finding, count
 from handgrad.data.measuring import constant_columns
 from handgrad.data.naming import join
 
-NEARLY_ALL = 0.95  # of the labels' entropy, that one feature explains
 RARE = 10  # rows to train on
 WIDE = 0.1  # half of an interval of the accuracy
 MOST_COMPARED = 2000  # features, each with each
@@ -18,7 +19,7 @@ SAME = 1 - 1e-6  # a correlation
 
 def leakage(facts: Facts) -> Finding | None:
     """A feature that is nearly the answer."""
-    telling = [each for each in facts.features if min(each.explained, each.train_explained) >= NEARLY_ALL]
+    telling = [each for each in facts.features if each.is_nearly_the_answer]
     if not telling:
         return None
     shares = {each.name: round(each.explained, 4) for each in telling}
@@ -27,7 +28,8 @@ def leakage(facts: Facts) -> Finding | None:
         f"One feature alone explains {telling[0].explained:.0%} of the classes' entropy on the test rows: "
         f"{join([each.name for each in telling])}.",
         {"explained": shares},
-        "Ask whether it is known before the class is. If not, leave it out by --drop and fit again.",
+        f"Ask whether it is known before the class is. If not, leave it out{facts.leave_out(telling[0].name)}, and fit "
+        "again.",
     )
 
 
@@ -48,7 +50,7 @@ def group_overlap(facts: Facts) -> Finding | None:
         f"{shares[name]:.0%} of the test rows have a value of {name!r} that rows trained on have too, so the test may "
         "flatter the model.",
         {"shares": shares},
-        f"Keep such rows together by --group {name} instead of --id {name}.",
+        f"Keep such rows together by --group {shlex.quote(name)} instead of --id {shlex.quote(name)}.",
     )
 
 
@@ -72,7 +74,7 @@ def time_overlap(facts: Facts) -> Finding | None:
         f"{shares[name]:.0%} of the test rows are no later by {name!r} than the last row trained on: the test does not "
         "tell how well the future is predicted.",
         {"shares": shares},
-        f"If that is what the model is for, test on the latest rows by --time {name}.",
+        f"If that is what the model is for, test on the latest rows by --time {shlex.quote(name)}.",
     )
 
 
@@ -98,12 +100,12 @@ def rare_classes(facts: Facts) -> Finding | None:
     if not rare:
         return None
     names = [f"{facts.run.model.class_names[index]} ({counts[index]})" for index in rare]
+    weigh = "" if facts.is_probe or facts.class_weights is not None else ", weigh them up by --class-weight balanced"
     return Finding(
         "rare-classes",
         f"Fewer than {RARE} rows to train on have the class {join(names, 10)}.",
         {"rows": {str(facts.run.model.class_names[index]): int(counts[index]) for index in rare}},
-        "Collect more of them, merge them with others, or weigh them up by --class-weight balanced; the test tells "
-        "little of them.",
+        f"Collect more of them{weigh}, or merge them with others; the test tells little of them.",
     )
 
 
@@ -118,7 +120,7 @@ def constant_features(facts: Facts) -> Finding | None:
         return None
     return Finding(
         "constant-features",
-        f"{len(names)} of the features have one value in all rows trained on: {join(names, 10)}.",
+        f"{count(len(names), 'feature has', 'features have')} one value in all rows trained on: {join(names, 10)}.",
         {"features": list(names[:100]), "count": len(names)},
         "They tell nothing and do no harm; look whether they were meant to be so.",
     )
@@ -149,10 +151,11 @@ def duplicated_features(facts: Facts) -> Finding | None:
         return None
     return Finding(
         "duplicated-features",
-        f"{len(pairs)} pairs of features tell the same, up to scale and sign: "
+        f"{count(len(pairs), 'pair of features tells', 'pairs of features tell')} the same, up to scale and sign: "
         f"{join([f'{a} and {b}' for a, b in pairs], 5)}.",
         {"pairs": [list(pair) for pair in pairs[:100]], "count": len(pairs)},
-        "The penalty shares a weight out between them, so that neither's says much alone; leave one out by --drop.",
+        "The penalty shares a weight out between them, so that neither's says much alone; leave one "
+        f"out{facts.leave_out()}.",
     )
 
 

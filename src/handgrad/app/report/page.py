@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import pathlib
+import re
 import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 24  # classes whose row stands in the table of classes at once
 MOST_LISTED = 2000  # classes whose row stands there at all
+MOST_OF_LIST = 10  # of what stands in a list, as the evidence of a finding
 MINUS, NARROW = "−", "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -46,6 +49,7 @@ def render(run: Run, metrics: Mapping[str, Any]) -> str:
             left_out=run.model.encoding.left_out,
             encoding=_describe_encoding(run),
             split=_describe_split(run),
+            scaling=_describe_scaling(run),
             classes=_order_classes(metrics),
             most_shown=MOST_SHOWN,
             weight_images=images.weight_images(run, metrics["weights"]["largest"]),
@@ -63,7 +67,7 @@ def _places(run: Run, rows: list[int]) -> list[int]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("handgrad.app.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -71,6 +75,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_visible,
     )
+    environment.filters["coded"] = _coded
+    return environment
+
+
+def _coded(text: str) -> Markup:
+    """A text in which commands and options are set as such."""
+    escaped = str(Markup.escape(_visible(text)))
+    return Markup(re.sub(r"`([^`]+)`|((?<!\S)--[a-z0-9-]+)", r"<code>\1\2</code>", escaped))
 
 
 def _visible(value: Any) -> Any:
@@ -103,13 +115,21 @@ def show(metrics: Mapping[str, Any], *path: str | int) -> Any:
     if isinstance(value, int | float):
         return number(metrics, *path)
     if isinstance(value, Mapping):
-        each = [Markup("{}: {}").format(_visible(name), show(metrics, *path, name)) for name in value]
-        return Markup(", ").join(each)
-    if isinstance(value, list | tuple):
-        return (
-            Markup(", ").join(Markup("{}").format(show(metrics, *path, index)) for index in range(len(value))) or "none"
+        return _list(
+            [Markup("{}: {}").format(_visible(name), show(metrics, *path, name)) for name in _some(value)], value
         )
+    if isinstance(value, list | tuple):
+        return _list([Markup("{}").format(show(metrics, *path, index)) for index in _some(range(len(value)))], value)
     return "none" if value is None else Markup("<bdi>{}</bdi>").format(_visible(value))
+
+
+def _some(names: Iterable[Any]) -> list[Any]:
+    return list(itertools.islice(names, MOST_OF_LIST))
+
+
+def _list(shown: list[Markup], of: Sized) -> Markup | str:
+    more = f" and {len(of) - len(shown):,} more, in metrics.json" if len(of) > len(shown) else ""
+    return Markup(", ").join(shown) + more if shown else "none"
 
 
 def find(metrics: Any, path: tuple[str | int, ...]) -> Any:
@@ -171,6 +191,8 @@ def _order_classes(metrics: Mapping[str, Any]) -> list[int]:
 
 
 def _describe_split(run: Run) -> str:
+    if run.settings.get("test_data"):
+        return "as the files have them"
     if run.table.times is not None:
         return "by time: the latest rows test, the earliest are trained on"
     if run.table.groups is not None:
@@ -181,6 +203,8 @@ def _describe_split(run: Run) -> str:
 def _describe_encoding(run: Run) -> list[str]:
     """What was done to the data before the model saw them."""
     encoding, said = run.model.encoding, []
+    if not _is_scaled(run):
+        return ["The features are as they were given: nothing was shifted or scaled.", *_describe_weights(run)]
     if encoding.image_shape is not None:
         size = " × ".join(map(str, encoding.image_shape))
         said.append(f"Each row is an image of {size}; its pixels were brought to the range 0 to 1, all alike.")
@@ -198,4 +222,31 @@ def _describe_encoding(run: Run) -> list[str]:
         how = {"mean": "the mean", "median": "the median", "most-frequent": "the most frequent value"}
         said.append(f"Missing values were filled in by {how[encoding.missing]} of the rows trained on.")
     said.append("All of this was measured on the rows trained on, and none on the rows that test.")
+    return [*said, *_describe_weights(run)]
+
+
+def _is_scaled(run: Run) -> bool:
+    encoding = run.model.encoding
+    return encoding.inputs is not None or bool(np.any(encoding.offset != 0) or np.any(encoding.scale != 1))
+
+
+def _describe_scaling(run: Run) -> str:
+    """Whether weights can be compared."""
+    if not _is_scaled(run):
+        return "Each weight is for a feature in its own unit: those of features of unlike size cannot be compared."
+    if any(each.kind == "text" for each in run.model.encoding.inputs or ()):
+        return "Numbers were scaled alike, and a word is 1 or 0, so that their weights can be compared."
+    return "The features are scaled alike, so that their weights can be compared."
+
+
+def _describe_weights(run: Run) -> list[str]:
+    """What counts more than other things."""
+    said, by_class = [], run.settings.get("class_weight")
+    if run.split.train.weights is not None:
+        said.append(
+            "Rows count by their weights in the fit and in every loss. In what is counted, as in the accuracy, each "
+            "row is one."
+        )
+    if by_class:
+        said.append(f"In the fit, and nowhere else, classes count by --class-weight {by_class}.")
     return said
