@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Fill = Callable[[np.ndarray], int]  # puts the next rows into an array; how many there were, fewer only at the end
+Item = TypeVar("Item")
 
 PIECE_VALUES = 2**17  # that are scaled at once: 1 MB of float64, which stays in the cache
 
@@ -153,13 +154,27 @@ def same_rows(function: str, num_rows: int, fill: Fill) -> Fill:
         count = fill(array)
         seen += count
         if seen > num_rows or (count < len(array) and seen != num_rows):
-            raise ValueError(
-                f"{function}: a source must give the same rows in each pass; got {num_rows} in the first and "
-                f"{'more' if seen > num_rows else seen} in a later one."
-            )
+            raise other_rows(function, num_rows, seen)
         return count
 
     return fill_same
+
+
+def other_rows(function: str, num_rows: int, seen: int) -> ValueError:
+    """What is raised where a later pass has other rows than the first."""
+    return ValueError(
+        f"{function}: a source must give the same rows in each pass; got {num_rows} in the first and "
+        f"{'more' if seen > num_rows else seen} in a later one."
+    )
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each of which is made while the one before is used."""
+    with ThreadPoolExecutor(1) as maker:
+        future = maker.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = maker.submit(next, items, None)
+            yield item
 
 
 def chosen(fill: Fill, rows: np.ndarray, num_features: int, dtype: np.dtype) -> Fill:
