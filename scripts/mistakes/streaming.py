@@ -5,21 +5,21 @@ from mistakes.mutant import Mutant
 MUTANTS = [
     Mutant(
         "rows of a block chosen by their place in another",
-        "data/streaming.py",
+        "data/filed.py",
         "own = rows[slice(*np.searchsorted(rows, [start, end]))] - start",
         "own = rows[slice(*np.searchsorted(rows, [start, end]))] % block.num_rows",
         "test_streaming_tables.py::test_arrays_in_a_file_are_those_that_are_read",
     ),
     Mutant(
         "a block without values of its own kind",
-        "data/streaming.py",
+        "data/streaming_columns.py",
         "return column if kind is None else column._replace(kind=kind)",
         "return column",
         "test_streaming_tables.py::test_a_block_without_values_is_of_the_kind_of_its_column",
     ),
     Mutant(
         "each text counted once",
-        "data/streaming.py",
+        "data/streaming_columns.py",
         "codes = np.repeat(np.arange(len(counts), dtype=np.int32), list(counts.values()))",
         "codes = np.arange(len(counts), dtype=np.int32)",
         "test_streaming_tables.py::test_what_a_text_is_follows_from_all_its_rows",
@@ -81,6 +81,34 @@ MUTANTS = [
         "test_streams.py::test_a_source_whose_targets_differ_in_a_later_pass_is_refused",
     ),
     Mutant(
+        "a pass over some sparse rows from the first of their block on",
+        "data/svmlight.py",
+        "yield X[max(0, first - start) :",
+        "yield X[0 :",
+        "test_ranges.py::test_a_pass_over_some_rows_has_them_and_no_others[svmlight]",
+    ),
+    Mutant(
+        "lines of a later block counted from its first one",
+        "data/svmlight.py",
+        "place.line + num_lines,",
+        "num_lines,",
+        "test_streaming_tables.py::test_a_line_of_a_later_block_that_is_not_svmlight_is_named",
+    ),
+    Mutant(
+        "an index that a sparse file has since it was first read taken",
+        "data/svmlight.py",
+        "if low < shape.first or high - shape.first >= shape.num_features:",
+        "if False:",
+        "test_streaming_tables.py::test_a_sparse_file_that_has_changed_is_refused[0:1]",
+    ),
+    Mutant(
+        "sparse features scaled by the last block alone",
+        "data/measuring.py",
+        "np.maximum(largest, _largest(block.X), out=largest)",
+        "largest = _largest(block.X)",
+        "test_streaming_tables.py::test_sparse_rows_in_a_file_are_those_that_are_read[svmlight-few]",
+    ),
+    Mutant(
         "words counted in the last block alone",
         "data/measuring.py",
         "words[name] = words[name].joined(_count(block.columns[name], None))",
@@ -131,7 +159,7 @@ MUTANTS = [
     ),
     Mutant(
         "blocks that share one buffer kept",
-        "data/streaming.py",
+        "data/filed.py",
         "block.X.copy(), block.columns",
         "block.X, block.columns",
         "test_streaming_tables.py::test_rows_that_are_brought_into_memory_stay_what_they_are",

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.shapes import Float, Int
-from handgrad.streams import ahead, other_rows
+from handgrad.streams import PIECE_VALUES, Stream, ahead, of_blocks, other_rows
 
 MOST_ROWS = 2**17  # of a chunk
 CHUNK_ENTRIES = 2**21, 2**24  # in between as many as there are for each feature in a tile
@@ -55,7 +55,7 @@ class SparseStream:
 
     def in_memory(self) -> Any:
         """All of the rows."""
-        return _stacked(list(self.chunks()))
+        return stacked(list(self.chunks()))
 
 
 class Entries(NamedTuple):
@@ -93,6 +93,19 @@ def of_sparse_blocks(
     return SparseStream(shape, dtype, begin_same)
 
 
+def dense(stream: Stream | SparseStream) -> Stream:
+    """A stream with all its zeros, of which there are a few rows at a time."""
+    if isinstance(stream, Stream):
+        return stream
+    step = max(1, PIECE_VALUES // stream.shape[1])
+
+    def begin() -> Iterator[np.ndarray]:
+        for chunk in stream.chunks():
+            yield from (chunk[start : start + step].toarray() for start in range(0, chunk.shape[0], step))
+
+    return of_blocks("dense", stream.shape, stream.dtype, begin)
+
+
 def _joined(blocks: Iterator[Any], num_features: int, dtype: np.dtype) -> Iterator[Any]:
     """Chunks of as many rows as fit."""
     import scipy.sparse
@@ -112,12 +125,13 @@ def _joined(blocks: Iterator[Any], num_features: int, dtype: np.dtype) -> Iterat
                 held.append(block[start:stop])  # a copy, as SciPy makes one: the block is good until the next
                 rows, entries, start = rows + stop - start, entries + held[-1].nnz, stop
             if start < block.shape[0] or rows == MOST_ROWS:
-                yield _stacked(held)
+                yield stacked(held)
                 held, rows, entries = [], 0, 0
-    yield _stacked(held or [scipy.sparse.csr_array((0, num_features), dtype=dtype)])
+    yield stacked(held or [scipy.sparse.csr_array((0, num_features), dtype=dtype)])
 
 
-def _stacked(pieces: list[Any]) -> Any:
+def stacked(pieces: list[Any]) -> Any:
+    """Rows in CSR form, one after the other."""
     import scipy.sparse
 
     return pieces[0] if len(pieces) == 1 else scipy.sparse.vstack(pieces, format="csr")

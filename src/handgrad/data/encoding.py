@@ -15,6 +15,7 @@ from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, printable, say_absent
 from handgrad.data.problems import Problem, say
 from handgrad.data.tables import MISSING, Column, Filed, Kind, Table
+from handgrad.sparse_streams import SparseStream, of_sparse_blocks
 from handgrad.streams import Stream, of_blocks
 
 LOOKED_AT = 4096  # rows
@@ -170,11 +171,11 @@ def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     return Encoded(processes.Share(X, own.start, table.num_rows) if processes.is_shared() else X, None, ())
 
 
-def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream:
+def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream | SparseStream:
     """X of some rows."""
     shape = len(rows), len(encoding.offset)
 
-    def blocks() -> Iterator[np.ndarray]:
+    def blocks() -> Iterator[Any]:
         start = int(rows[0]) if len(rows) else 0
         for block in file.begin(rows):
             try:
@@ -185,6 +186,8 @@ def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream:
                 ) from None
             start += block.num_rows
 
+    if file.is_sparse and not encoding.offset.any():
+        return of_sparse_blocks("encode", shape, np.dtype(np.float32), blocks)
     return _as_stored(encoding, file, rows, shape) or of_blocks("encode", shape, np.dtype(np.float32), blocks)
 
 

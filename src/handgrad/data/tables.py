@@ -68,6 +68,7 @@ class Filed(NamedTuple):
       kinds: of the columns, by name; None of an array.
       num_inputs: columns, those of an array too.
       numbers: the same rows, where nothing need be done to them but to read; else None.
+      is_sparse: whether X is SciPy's CSR.
       is_held: whether what is encoded of them is kept in memory, of several processes the share of each.
     """
 
@@ -76,6 +77,7 @@ class Filed(NamedTuple):
     kinds: Mapping[str, Kind] | None
     num_inputs: int
     numbers: Numbers | None = None
+    is_sparse: bool = False
     is_held: bool = False
 
     def take(self, rows: np.ndarray) -> "Filed":
@@ -138,6 +140,11 @@ class Table(NamedTuple):
         if self.weights is None or not self.weights.size:
             return self.weights
         return np.ldexp(self.weights, -int(np.frexp(self.weights.max())[1]))
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the features are sparse."""
+        return self.file.is_sparse if self.file is not None else hasattr(self.X, "indptr")
 
     @property
     def num_rows(self) -> int:
