@@ -109,6 +109,27 @@ MUTANTS = [
         "test_streaming_tables.py::test_sparse_rows_in_a_file_are_those_that_are_read[svmlight-few]",
     ),
     Mutant(
+        "a mapped array read though its file ends before it",
+        "mapped.py",
+        "return lambda: held.size() == size and held[header] == before",
+        "return lambda: held[header] == before",
+        "test_streaming_tables.py::test_an_array_that_changes_between_passes_is_refused",
+    ),
+    Mutant(
+        "rows that are drawn from a map as they are stored",
+        "solvers/streamed_epochs.py",
+        "yield rows, stream.of_stored(pages.rows[rows], rows)",
+        "yield rows, pages.rows[rows]",
+        "test_streaming_tables.py::test_rows_that_are_drawn_from_all_of_an_array_are_scaled",
+    ),
+    Mutant(
+        "pages of rows that do not lie together",
+        "data/numbers.py",
+        "if not len(rows) or rows[-1] + 1 - rows[0] != len(rows):",
+        "if not len(rows):",
+        "test_streaming_tables.py::test_an_array_is_summed_where_it_lies_and_who_waits_is_told_of_it_too",
+    ),
+    Mutant(
         "words counted in the last block alone",
         "data/measuring.py",
         "words[name] = words[name].joined(_count(block.columns[name], None))",
@@ -131,7 +152,7 @@ MUTANTS = [
     ),
     Mutant(
         "the pages of a map kept",
-        "rows/streams.py",
+        "mapped.py",
         "advise(mmap.MADV_DONTNEED, start, end)",
         "pass",
         "test_streams.py::test_a_pass_over_a_memory_map_lets_its_pages_go_and_changes_nothing",

@@ -59,18 +59,21 @@ class Stream:
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """The rows, so many at a time, while the next ones are read; a block is the caller's until the next."""
-        if self.offset is None:
-            yield from self.stored_blocks(rows)
-            return
-        scaled, start = np.empty((rows, self.shape[1]), self.dtype), 0
+        scaled, start = None if self.offset is None else np.empty((rows, self.shape[1]), self.dtype), 0
         for block in self.stored_blocks(rows):
-            into = scaled[: len(block)]
-            scale_rows(block, *self.about(), into)
-            if self.refuse is not None and not np.isfinite(np.add.reduce(into, axis=None, dtype=np.float64)):
-                row, column = np.argwhere(~np.isfinite(into))[0]
-                self.refuse(start + int(row), int(column))
-            yield into
+            yield self.of_stored(block, start + np.arange(len(block)), scaled)
             start += len(block)
+
+    def of_stored(self, stored: np.ndarray, numbers: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+        """Rows of what is stored with these numbers; where they are scaled the first of an array, or a new one."""
+        if self.offset is None:
+            return stored
+        into = np.empty(stored.shape, self.dtype) if into is None else into[: len(stored)]
+        scale_rows(stored, *self.about(), into)
+        if self.refuse is not None and not np.isfinite(np.add.reduce(into, axis=None, dtype=np.float64)):
+            row, column = np.argwhere(~np.isfinite(into))[0]
+            self.refuse(int(numbers[row]), int(column))
+        return into
 
     def in_memory(self) -> np.ndarray:
         """All of the rows."""

@@ -208,12 +208,13 @@ def _as_stored(encoding: Encoding, file: Filed, rows: np.ndarray, shape: tuple[i
         names = [each.name for each in encoding.inputs]
     begin = functools.partial(file.numbers.begin, names, rows)
     about: dict[str, Any] = {"stored": file.numbers.dtype, "offset": encoding.offset, "scale": encoding.scale}
+    pages = file.numbers.pages(rows)
 
     def refuse(row: int, column: int) -> None:
         what = f"column {column + 1} of the features" if names is None else f"column {names[column]!r}"
         _refuse_large(what, row)
 
-    return Stream(shape, np.dtype(np.float32), begin, **about, refuse=refuse)
+    return Stream(shape, np.dtype(np.float32), begin, **about, refuse=refuse, pages=pages)
 
 
 def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[Column]:

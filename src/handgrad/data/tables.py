@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from handgrad.streams import Fill
+from handgrad.streams import Fill, Pages
 
 ClassName = bool | int | float | str
 Kind = Literal["number", "boolean", "date", "text"]
@@ -52,10 +52,12 @@ class Numbers(NamedTuple):
       dtype: that holds all of them.
       begin: begins a pass over the columns of these names, or over an array, whose columns have none: over the rows
         whose indices, ascending, are given. Of the file what is from the first to the last of them is read.
+      pages: of an array that is mapped these rows, where they lie together; else None.
     """
 
     dtype: np.dtype
     begin: Callable[[Sequence[str] | None, np.ndarray], Fill]
+    pages: Callable[[np.ndarray], Pages | None] = lambda _: None
 
 
 class Filed(NamedTuple):
@@ -84,8 +86,10 @@ class Filed(NamedTuple):
         """Some of the rows, ascending."""
         numbers = self.numbers
         if numbers is not None:
-            every = numbers.begin
-            numbers = numbers._replace(begin=lambda names, own: every(names, rows[own]))
+            every, pages = numbers.begin, numbers.pages
+            numbers = numbers._replace(
+                begin=lambda names, own: every(names, rows[own]), pages=lambda own: pages(rows[own])
+            )
         return self._replace(
             begin=lambda own: self.begin(rows[own]),
             keys=self.keys[rows],

@@ -8,7 +8,6 @@ Sparse blocks are those of a stream of sparse rows.
 """
 
 import functools
-import mmap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,12 +15,12 @@ import numpy as np
 
 from handgrad import arguments, processes
 from handgrad.frames import as_array, as_data, as_targets
+from handgrad.mapped import of_mapped
 from handgrad.rows.parts import to_csr
 from handgrad.sparse_streams import SparseStream, of_sparse_blocks
-from handgrad.streams import Fill, Pages, Stream, of_blocks, scale_rows
+from handgrad.streams import Fill, Stream, of_blocks, scale_rows
 
 ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
-POPULATE = 22  # MADV_POPULATE_READ, from Linux 5.14 on
 BLOCK_VALUES = 2**22  # of a block of a stream that is gone over once
 LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
 FORMS = "X, (X, targets) or (X, targets, weights)"
@@ -212,46 +211,6 @@ def _pass_over(function: str, source: Any) -> Iterator[Any]:
             "__iter__ begins anew, or one with reset() and next()."
         )
     yield from blocks
-
-
-def of_mapped(X: np.memmap) -> Stream:
-    """A stream of a memory map, which does not fill the memory with its pages: those that were read are let go."""
-    held: Any = getattr(X, "_mmap", None)
-    if X.mode == "c" or not hasattr(held, "madvise"):  # what a copy on write has written is in no file
-        held = None
-    start_of_map = 0 if held is None else np.frombuffer(held, np.uint8).ctypes.data
-
-    def advise(advice: int, start: int, end: int) -> None:
-        if held is not None and start < end:
-            low, high = (place - start_of_map for place in np.lib.array_utils.byte_bounds(X[start:end]))
-            low -= low % mmap.PAGESIZE
-            held.madvise(advice, low, min(high, len(held)) - low)
-
-    def bring(start: int, end: int) -> None:
-        try:
-            advise(POPULATE, start, end)
-        except OSError:  # not of every system; a number of each page does it too
-            bytes_ = X[start:end].reshape(-1).view(np.uint8)
-            bytes_[:: mmap.PAGESIZE].max(initial=0)
-
-    def let_go(start: int, end: int) -> None:
-        advise(mmap.MADV_DONTNEED, start, end)
-
-    def begin() -> Fill:
-        start = 0
-
-        def fill(array: np.ndarray) -> int:
-            nonlocal start
-            rows = X[start : start + len(array)]
-            array[: len(rows)] = rows
-            let_go(start, start + len(rows))
-            start += len(rows)
-            return len(rows)
-
-        return fill
-
-    pages = Pages(np.asarray(X), bring, let_go) if X.flags.c_contiguous else None
-    return Stream(X.shape, X.dtype, begin, pages=pages)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
