@@ -130,6 +130,20 @@ MUTANTS = [
         "test_streaming_tables.py::test_an_array_is_summed_where_it_lies_and_who_waits_is_told_of_it_too",
     ),
     Mutant(
+        "the mask of a source's blocks lost",
+        "rows/streams.py",
+        "if isinstance(own, np.ma.MaskedArray):",
+        "if False:",
+        "test_streams.py::test_sources_that_do_not_fit_are_refused",
+    ),
+    Mutant(
+        "blocks in another order of bytes left so",
+        "rows/streams.py",
+        'return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))',
+        "return X",
+        "test_streams.py::test_blocks_are_of_any_arrays_that_hold_numbers",
+    ),
+    Mutant(
         "words counted in the last block alone",
         "data/measuring.py",
         "words[name] = words[name].joined(_count(block.columns[name], None))",

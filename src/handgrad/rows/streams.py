@@ -11,6 +11,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from handgrad import arguments, processes
@@ -156,14 +157,11 @@ def _blocks_of(function: str, source: Any) -> Iterator[_Read]:
     """One pass over a source's blocks, those without rows left out."""
     first: _Read | None = None
     for given in _pass_over(function, source):
-        is_tuple = isinstance(given, (tuple, list)) and 1 < len(given) <= 3 and hasattr(given[0], "shape")
-        X, targets, weights = (*given, None)[:3] if is_tuple else (given, None, None)
-        is_sparse = arguments.is_sparse(X)
-        X = X if is_sparse else np.asarray(as_data(function, X))
-        if len(X.shape) != 2 or X.dtype.kind not in "fiu":
-            kind = f"{type(X).__name__} of shape {X.shape} and {X.dtype}"
-            raise TypeError(f"{function}: a source's blocks must be {FORMS}, X numbers (n, P); got a {kind}.")
-        X = to_csr(function, X) if is_sparse else X
+        X, targets, weights = _parts_of(function, given)
+        for name, own in (("X", X), ("targets", targets), ("weights", weights)):
+            if isinstance(own, np.ma.MaskedArray):
+                arguments.check_plain(function, name, own)
+        X = _numbers_of(function, X)
         targets = None if targets is None else np.asarray(as_targets(function, targets))
         weights = None if weights is None else np.asarray(as_array(function, weights, "weights"))
         block = _Read(X, targets, weights)
@@ -171,6 +169,29 @@ def _blocks_of(function: str, source: Any) -> Iterator[_Read]:
         _require_alike(function, block, first)
         if block.num_rows:
             yield block
+
+
+def _parts_of(function: str, given: Any) -> tuple[Any, Any, Any]:
+    """X, targets and weights of a block; a list may be one of rows, if it is not of arrays."""
+    if not (isinstance(given, tuple) or (isinstance(given, list) and given and hasattr(given[0], "shape"))):
+        return given, None, None
+    if not 1 <= len(given) <= 3:
+        raise TypeError(f"{function}: a source's blocks must be {FORMS}; got a {type(given).__name__} of {len(given)}.")
+    return (*given, None, None)[:3]
+
+
+def _numbers_of(function: str, given: Any) -> Any:
+    """X of a block, dense in an order of bytes and a dtype that NumPy computes with, or in CSR form."""
+    is_sparse = arguments.is_sparse(given)
+    X = given if is_sparse else np.asarray(as_data(function, given))
+    if X.dtype == jax.numpy.bfloat16:  # whose numbers are all in float32
+        X = X.astype(np.float32)
+    if len(X.shape) != 2 or X.dtype.kind not in "fiu":
+        got = f"{type(given).__name__} of shape {X.shape} and {X.dtype}" if X.shape else type(given).__name__
+        raise TypeError(f"{function}: a source's blocks must be {FORMS}, X numbers (n, P); got a {got}.")
+    if is_sparse:
+        return to_csr(function, X)
+    return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
 
 
 def _require_alike(function: str, block: _Read, first: _Read) -> None:
