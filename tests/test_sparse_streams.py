@@ -1,5 +1,6 @@
 """Sparse rows that are streamed: the answers of these rows in memory, whatever blocks they come in, and never dense."""
 
+import threading
 import tracemalloc
 
 import jax
@@ -157,6 +158,18 @@ def test_rows_are_never_made_dense_nor_held_together():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * N * P / 8
+
+
+def test_the_readers_end_with_a_fit_that_is_broken_off():
+    X, t, _ = problem()
+    before = threading.active_count()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        handgrad.fit(SparseBlocks(X, t), None, l2=0.1, callback=stop)
+    assert threading.active_count() == before
 
 
 # --- What is refused -----------------------------------------------------------------------------------------------

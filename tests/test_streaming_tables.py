@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import handgrad
-from handgrad import processes
+from handgrad import mapped, processes
 from handgrad.data import arrays as stored_arrays
 from handgrad.data import (
     delimited,
@@ -359,6 +359,21 @@ def test_an_array_is_summed_where_it_lies_and_who_waits_is_told_of_it_too(tmp_pa
     some = table.take(np.arange(50, 200)).file.numbers
     np.testing.assert_array_equal(some.pages(np.arange(10, 20)).rows, np.load(path)[60:70])
     assert some.pages(np.array([1, 3])) is None
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_of_a_map_few_pages_are_in_memory_however_few_rows_of_it_are_chosen(at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "PIECE_BYTES", at_once * 5 * 4)
+    X = np.load(write_arrays(tmp_path, "npy"), mmap_mode="r")
+    brought = []
+    pages = mapped.watched(mapped.pages_of(X), lambda start, end: brought.append(end - start))
+    for rows in (np.arange(100), np.array([3]), np.arange(0, 100, 30), np.r_[5:9, 40:60, 99], np.arange(0)):
+        fill, found = mapped.filling_from(pages, rows), [X[:0]]
+        array = np.empty((11, 5), np.float32)
+        while count := fill(array):
+            found.append(array[:count].copy())
+        np.testing.assert_array_equal(np.concatenate(found), X[rows])
+    assert max(brought) <= at_once
 
 
 def test_rows_that_are_drawn_from_all_of_an_array_are_scaled(tmp_path, monkeypatch):

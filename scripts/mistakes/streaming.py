@@ -123,6 +123,13 @@ MUTANTS = [
         "test_streaming_tables.py::test_rows_that_are_drawn_from_all_of_an_array_are_scaled",
     ),
     Mutant(
+        "all of a map in memory where few rows of it are chosen",
+        "mapped.py",
+        "            own = own[: np.searchsorted(own, start + at_once)]\n",
+        "",
+        "test_streaming_tables.py::test_of_a_map_few_pages_are_in_memory_however_few_rows_of_it_are_chosen",
+    ),
+    Mutant(
         "pages of rows that do not lie together",
         "data/numbers.py",
         "if not len(rows) or rows[-1] + 1 - rows[0] != len(rows):",

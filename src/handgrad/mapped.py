@@ -10,6 +10,7 @@ import numpy as np
 from handgrad.streams import Fill, Pages, Stream
 
 POPULATE = 22  # MADV_POPULATE_READ, from Linux 5.14 on
+PIECE_BYTES = 2**24  # of a file, whose pages are in memory at once where rows are copied
 
 
 def of_mapped(X: np.memmap) -> Stream:
@@ -75,27 +76,28 @@ def part_of(pages: Pages, start: int, end: int) -> Pages:
 
 def filling_from(pages: Pages, chosen: np.ndarray | None = None) -> Fill:
     """A pass over the rows, or over those with some indices, ascending, in which they are copied."""
+    rows = pages.rows
+    chosen = np.arange(len(rows)) if chosen is None else chosen
+    at_once = max(1, PIECE_BYTES // max(1, rows[:1].nbytes))
     place = 0
-    num_rows = len(pages.rows) if chosen is None else len(chosen)
 
     def fill(array: np.ndarray) -> int:
         nonlocal place
-        count = min(len(array), num_rows - place)
-        if not count:
-            return 0
-        if chosen is None:
-            start, end = place, place + count
-        else:
-            own = chosen[place : place + count]
-            start, end = int(own[0]), int(own[-1]) + 1
-        if pages.rows.flags.c_contiguous:
-            pages.bring(start, end)
-        if end - start == count:
-            array[:count] = pages.rows[start:end]
-        else:
-            np.take(pages.rows, own, axis=0, out=array[:count], mode="clip")
-        pages.let_go(start, end)
-        place += count
+        count = 0
+        while count < len(array) and place < len(chosen):
+            own = chosen[place : place + len(array) - count]
+            start = int(own[0])
+            own = own[: np.searchsorted(own, start + at_once)]
+            end = int(own[-1]) + 1
+            into = array[count : count + len(own)]
+            if rows.flags.c_contiguous:
+                pages.bring(start, end)
+            if end - start == len(own):
+                into[:] = rows[start:end]
+            else:
+                np.take(rows, own, axis=0, out=into, mode="clip")
+            pages.let_go(start, end)
+            place, count = place + len(own), count + len(own)
         return count
 
     return fill

@@ -1,4 +1,4 @@
-"""Sparse rows that are read anew, block after block, for each pass over them, and are never made dense."""
+"""Sparse rows that are read anew, block after block, for each pass over them, and dense only where that is asked."""
 
 import dataclasses
 import functools
@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handgrad.shapes import Float, Int
-from handgrad.streams import PIECE_VALUES, Stream, ahead, of_blocks, other_rows
+from handgrad.streams import Stream, ahead, of_blocks, other_rows
 
 MOST_ROWS = 2**17  # of a chunk
 CHUNK_ENTRIES = 2**21, 2**24  # in between as many as there are for each feature in a tile
+DENSE_VALUES = 2**20  # at a time
 
 
 @dataclasses.dataclass(frozen=True)  # and no tuple, which would be a list of rows
@@ -23,7 +24,6 @@ class SparseStream:
       dtype: of the values.
       begin: begins a pass: blocks (n, P) of any sizes in SciPy's CSR form, duplicates added up, each good until the
         next.
-      owners: as those of `Stream`.
     """
 
     shape: tuple[int, int]
@@ -97,7 +97,7 @@ def dense(stream: Stream | SparseStream) -> Stream:
     """A stream with all its zeros, of which there are a few rows at a time."""
     if isinstance(stream, Stream):
         return stream
-    step = max(1, PIECE_VALUES // stream.shape[1])
+    step = max(1, DENSE_VALUES // stream.shape[1])
 
     def begin() -> Iterator[np.ndarray]:
         for chunk in stream.chunks():

@@ -61,7 +61,7 @@ def train(
     Args:
       X: data, shape (N, P), floating; kept on the device whole. Of float64, where JAX has it not enabled, float32 is
         kept, so a mean that is large beside the deviation is to be taken off before. Lists and data frames of pandas
-        or polars are taken too, here as for targets, weights and validation. Or a source, as for `fit`.
+        or polars are taken too, here as for targets, weights and validation. Or a source of dense blocks, as for `fit`.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C); None where they come with the blocks of
         a source.
       optimizer: an optax transformation, which carries its own learning rate; the update above if None.
