@@ -46,6 +46,23 @@ class Blocks:
                 buffer[...] = 77  # of no use to who has not copied it
 
 
+class SparseBlocks:
+    """A source of sparse blocks of many sizes, of no rows too, whose memory is of no use after them."""
+
+    def __init__(self, X, *by_row, of=lambda block: block):
+        self.arrays, self.dtype, self.of = (scipy.sparse.csr_array(X), *by_row), X.dtype, of
+
+    def __iter__(self):
+        start, number = 0, 0
+        while start < self.arrays[0].shape[0]:
+            size = Blocks.SIZES[number % len(Blocks.SIZES)]
+            number += 1
+            X, *by_row = (array[start : start + size] for array in self.arrays)
+            yield (self.of(X), *by_row) if by_row else self.of(X)
+            start += size
+            X.data[:], X.indices[:] = 77, 0
+
+
 # What `fit` is given for X. A kind that does not hold X exactly is none that its data come in.
 KINDS = {
     "dense": lambda X: X,
@@ -63,11 +80,12 @@ KINDS = {
     "mesh": lambda X: X,
     "streamed": Blocks,
     "streamed, mesh": Blocks,
+    "streamed, sparse": SparseBlocks,
     "auto": lambda X: sharded(X, AxisType.Auto),
     "explicit": lambda X: sharded(X, AxisType.Explicit),
 }
 SHARDED = "auto", "explicit"
-STREAMED = "streamed", "streamed, mesh"
+STREAMED = "streamed", "streamed, mesh", "streamed, sparse"
 SPARSE = "csr", "csc", "coo", "bcoo", "bcsr"
 NARROW = "float16", "bfloat16", "int8", "uint16"
 

@@ -1,6 +1,7 @@
 """Files larger than the memory: the program trains on them, evaluates and predicts them, as if they were in memory."""
 
 import json
+import re
 import tracemalloc
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import handgrad
 from handgrad.app import answering, evaluating, fitting, predicting, training
 from handgrad.app.cli import main
-from handgrad.data import arrays, fit_encoding, judging, read_table, streaming
+from handgrad.data import arrays, fit_encoding, judging, read_table, streaming, streaming_columns
 from handgrad.models import Model
 from test_app import fails
 from test_app_stream import APART, assert_close, without
@@ -22,9 +23,9 @@ OPTIONS = ("--target", "kind", "--weight", "weight", "--id", "number")
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """In a block; and no check of the gradient, which compiles for seconds."""
-    for module, name in ((streaming, "LEAST_ROWS"), (judging, "LEAST_ROWS")):
+    for module, name in ((streaming_columns, "LEAST_ROWS"), (judging, "LEAST_ROWS")):
         monkeypatch.setattr(module, name, 17)
-    monkeypatch.setattr(streaming, "ROWS_AT_ONCE", 0)
+    monkeypatch.setattr(streaming_columns, "ROWS_AT_ONCE", 0)
     monkeypatch.setattr(judging, "BLOCKS_AT_ONCE", 0)
     monkeypatch.setattr(arrays, "CUT_BYTES", 17 * 5 * 4)
     monkeypatch.setattr(training, "check_at", lambda *_, **__: handgrad.GradientReport((), True, ""))
@@ -55,6 +56,7 @@ def trained(tmp_path_factory):
         for path, options in (
             (write(folder, "csv", missing=True), (*OPTIONS, "--missing", "drop-rows")),
             (write_arrays(folder, "npy"), ()),
+            (write_arrays(folder, "svmlight"), ()),
         ):
             assert main(["fit", str(path), "--l2", "0.1", "--out", str(folder / path.suffix), "-q", *options]) == 0
     return folder
@@ -101,15 +103,18 @@ def test_columns_in_blocks_are_predicted_as_those_in_memory(form, trained, tmp_p
     assert "n0,,,," in written[0]
 
 
-@pytest.mark.parametrize("form", ["npy", "npz"])
+@pytest.mark.parametrize("form", ["npy", "npz", "svmlight", "svmlight.gz", "fewer columns"])
 def test_arrays_in_blocks_are_judged_and_predicted_as_those_in_memory(form, trained, tmp_path, capsys, large):
-    path = write_arrays(tmp_path, form)
+    path = write_arrays(tmp_path, "svmlight" if form == "fewer columns" else form)
+    if form == "fewer columns":
+        path.write_text(re.sub(r" [345]:\S+", "", path.read_text()))
+    model = trained / (".npy" if form.startswith("np") else ".svmlight")
     found = []
     for is_large in (False, True):
         large(is_large)
         out = tmp_path / f"{is_large}.csv"
-        judged = run(capsys, "evaluate", trained / ".npy", path)
-        run(capsys, "predict", trained / ".npy", path, "--out", out)
+        judged = run(capsys, "evaluate", model, path)
+        run(capsys, "predict", model, path, "--out", out)
         found.append((without(judged, {"notes"}), out.read_text()))
     assert_written_alike(found[0][1], found[1][1])
     assert_close(found[1][0], found[0][0], rtol=SAME)
@@ -183,6 +188,7 @@ def test_a_large_file_that_is_judged_is_never_in_memory_as_a_whole(tmp_path, lar
     ("form", "options"),
     [
         ("npy", ("--epochs", "3")),
+        ("svmlight", ("--epochs", "3")),
         pytest.param("csv", (*OPTIONS, "--epochs", "3", "--class-weight", "balanced"), marks=pytest.mark.slow),
         pytest.param(
             "parquet", (*OPTIONS, "--epochs", "2", "--optimizer", "lion", "--full-batch"), marks=pytest.mark.slow
@@ -190,7 +196,7 @@ def test_a_large_file_that_is_judged_is_never_in_memory_as_a_whole(tmp_path, lar
     ],
 )
 def test_a_training_on_a_file_says_what_one_in_memory_says(form, options, tmp_path, capsys):
-    path = write_arrays(tmp_path, form) if form == "npy" else write(tmp_path, form)
+    path = write_arrays(tmp_path, form) if form in ("npy", "svmlight") else write(tmp_path, form)
     expected = run(capsys, "train", path, *options)
     out = () if form == "npy" else ("--out", tmp_path / "run")
     found = run(capsys, "train", path, *options, "--stream", *out)

@@ -10,7 +10,7 @@ import handgrad
 from handgrad.app import fitting, progress, sampling, tables
 from handgrad.app.cli import main
 from handgrad.app.screen import make_screen
-from handgrad.data import streaming
+from handgrad.data import streaming, streaming_columns
 from test_app import fails
 from test_streaming_tables import ROLES, write, write_arrays
 
@@ -21,8 +21,8 @@ APART = {"stream", "arguments", "seconds", "versions", "iterations", "message", 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """In a block; and no check of the gradient, which compiles for seconds."""
-    monkeypatch.setattr(streaming, "LEAST_ROWS", 40)
-    monkeypatch.setattr(streaming, "ROWS_AT_ONCE", 0)
+    monkeypatch.setattr(streaming_columns, "LEAST_ROWS", 40)
+    monkeypatch.setattr(streaming_columns, "ROWS_AT_ONCE", 0)
     monkeypatch.setattr(fitting, "check_at", lambda *_: handgrad.GradientReport((), True, ""))
 
 
@@ -60,10 +60,12 @@ def without(metrics, names=APART):
             marks=pytest.mark.slow,
         ),
         pytest.param("npy", ("--l2", "0.1"), marks=pytest.mark.slow),
+        ("svmlight", ("--l2", "0.1")),
     ],
 )
 def test_a_run_of_a_file_says_what_one_in_memory_says(form, options, tmp_path, capsys):
-    path = write_arrays(tmp_path, form) if form == "npy" else write(tmp_path, form, missing="--missing" in options)
+    is_array = form in ("npy", "svmlight")
+    path = write_arrays(tmp_path, form) if is_array else write(tmp_path, form, missing="--missing" in options)
     expected = run_fit(capsys, path, *options)
     found = run_fit(capsys, path, *options, "--stream", "--out", tmp_path / "run")
     assert found["stream"] is True

@@ -72,13 +72,15 @@ CASES = [
     ("npy", ("--stream",), 4, 1),
     ("npy", (), 2, 2),
     ("npz", ("--stream",), 2, 1),
+    ("svmlight", ("--stream",), 2, 1),
+    ("svmlight.gz", (), 3, 2),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "options", "count", "devices"), CASES)
 def test_processes_say_what_one_says_that_has_all_rows(here, capsys, form, options, count, devices):
-    if form.startswith("np"):
+    if form.startswith(("np", "svm")):
         path, how, roles = write_arrays(here, form), ("--l2", "0.01"), {}
     else:
         path, how, roles = write(here, form, missing="--missing" in options), OPTIONS, ROLES

@@ -40,7 +40,7 @@ LAYERS = [
     ["head"],
     ["formulas", "compiled", "lowering"],
     ["data", "arguments"],
-    ["progress", "launching"],
+    ["progress", "launching", "mapped", "sparse_streams"],
     ["files", "frames", "precision", "processes", "settings", "shapes", "showing", "streams"],
 ]
 

@@ -10,7 +10,8 @@ import together
 from handgrad import launching, processes
 from handgrad.data.moments import blocks_of, measure
 
-KINDS = "sharded", "share", "stream", "stream without weight", "stream of one"
+SPARSE = "sparse share", "sparse stream", "sparse stream without weight", "sparse stream of one"
+KINDS = "sharded", "share", "stream", "stream without weight", "stream of one", *SPARSE
 
 
 # --- Rows in memory and streamed --------------------------------------------------------------------------------------
@@ -50,14 +51,24 @@ def assert_all_refuse(found):
     """What is wrong on process 1 is refused on each, in words that say where."""
     for number, own in enumerate(found):
         said = {name.removeprefix("refused/"): str(words) for name, words in own.items() if name.startswith("refused/")}
-        assert said.keys() == {"features", "dtypes", "weights", "labels", "not finite", "nothing"}
-        for name in ("features", "dtypes", "weights"):
+        assert said.keys() == {
+            "features",
+            "dtypes",
+            "weights",
+            "labels",
+            "not finite",
+            "nothing",
+            "sparse ones",
+            "sparse, not finite",
+        }
+        for name in ("features", "dtypes", "weights", "sparse ones"):
             assert "must be the same on every process" in said[name]
             assert "on process 0 and " in said[name]
             assert said[name].endswith("on process 1.")
         assert "labels must be integers in [0, " in said["labels"]
         assert said["labels"].startswith("process 1: ") == (number != 1)
-        assert ("another process has a NaN" in said["not finite"]) == (number != 1)
+        for name in ("not finite", "sparse, not finite"):
+            assert ("another process has a NaN" in said[name]) == (number != 1)
         assert "got a source without" in said["nothing"]
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from handgrad.data import ranges, stream_table
 from handgrad.data.sources import find_source
-from test_streaming_tables import ARRAYS, COLUMNED, ROLES, blocks, write, write_arrays  # noqa: F401
+from test_streaming_tables import ARRAYS, COLUMNED, ROLES, SPARSE, blocks, write, write_arrays  # noqa: F401
 
-FORMS = [*COLUMNED, *ARRAYS, "lines"]
+FORMS = [*COLUMNED, *ARRAYS, *SPARSE, "lines"]
 
 
 def write_lines(folder):
@@ -22,7 +22,7 @@ def write_lines(folder):
 def numbers_or_words(block):
     """The rows of a block of a table."""
     if block.columns is None:
-        return block.X.copy()
+        return block.X.toarray() if block.is_sparse else block.X.copy()
     return np.stack(
         [
             np.array([*own.words, ""])[own.values] if own.words else own.values.astype(str)
@@ -40,7 +40,7 @@ def test_a_pass_over_some_rows_has_them_and_no_others(form, tmp_path, monkeypatc
         monkeypatch.setattr(f"{module}.STEP", 7)
     if form == "lines":
         table = stream_table(write_lines(tmp_path), target="kind")
-    elif form in ARRAYS:
+    elif form in (*ARRAYS, *SPARSE):
         table = stream_table(write_arrays(tmp_path, form))
     else:
         table = stream_table(write(tmp_path, form), **ROLES)

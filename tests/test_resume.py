@@ -21,6 +21,7 @@ from handgrad.app.progress import Watch
 from handgrad.files import new_run
 from test_app import fails
 from test_app_program import write_flowers
+from test_streaming_tables import write, write_arrays
 
 COMMANDS = {
     "fit": ["fit", "flowers.csv", "--target", "species", "--drop", "nr", "--out", "run", "--checkpoint-every", "3"],
@@ -255,6 +256,39 @@ def test_a_run_killed_at_thirty_moments_ends_as_if_it_had_not_been(here, whole, 
             if any((here / "run").glob("*")):  # else it was killed before its first second was over
                 arguments = [name, "--resume", "run"]
         assert result(here / "run") == whole[name]
+
+
+ROLES = ("--target", "kind", "--weight", "weight", "--group", "clinic", "--id", "number")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fit", "data.svmlight", "--stream", "--folds", "3"),
+        ("fit", "x.npy", "--stream", "--l2", "1e-5", "--class-weight", "balanced"),
+        ("fit", "table.csv", *ROLES, "--stream", "--class-weight", "balanced"),
+        ("train", "data.svmlight", "--stream", "--epochs", "25", "--batch-size", "16", "--class-weight", "balanced"),
+        ("train", "table.csv", *ROLES, "--hidden", "16", "--optimizer", "adam", "--patience", "8", "--epochs", "60"),
+    ],
+)
+def test_runs_of_all_kinds_that_are_killed_end_as_if_they_had_not_been(here, arguments):
+    for form in ("svmlight", "npy"):
+        write_arrays(here, form, num_rows=2000)
+    write(here, "csv")
+    arguments = [*arguments, "--checkpoint-every", "1", "--out"]
+    start = time.monotonic()
+    subprocess.run([sys.executable, resuming.__file__, *arguments, "whole"], cwd=here, check=True, capture_output=True)
+    took, kills = time.monotonic() - start, 0
+    now = [*arguments, "run"]
+    while kills < 4 and kill(here, now, random_moments(kills, took if kills else 1, at_work=False)):
+        kills += 1
+        if any((here / "run").glob("*")):  # else it was killed before its first second was over
+            now = [arguments[0], "--resume", "run"]
+    subprocess.run([sys.executable, resuming.__file__, *now], cwd=here, check=True, capture_output=True)
+    (model, metrics), (expected, others) = result(here / "run"), result(here / "whole")
+    assert model == expected
+    assert metrics == {**others, "arguments": metrics["arguments"]}
 
 
 # --- What is said -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import handgrad
 import kinds
 import oracles_fit
 from handgrad.rows import dense, host, locate, to_csr
+from handgrad.rows import parts as rows_parts
 from handgrad.rows import sparse as rows_of_zeros
 from handgrad.rows.blocks import DenseBlock, product
 from handgrad.rows.dense import DenseRows
@@ -165,12 +166,16 @@ def test_rows_that_several_devices_hold_count_once(spec):
 
 @pytest.mark.parametrize("num_rows", [1, 7, 20])
 def test_sparse_rows_count_once_in_blocks_and_tiles(monkeypatch, num_rows):
-    for module, name, few in ((host, "SPARSE_ROWS", 7), (rows_of_zeros, "TILE_ROWS", 3), (rows_of_zeros, "SHARED", 0)):
+    for module, name, few in (
+        (rows_parts, "SPARSE_ROWS", 7),
+        (rows_of_zeros, "TILE_ROWS", 3),
+        (rows_of_zeros, "SHARED", 0),
+    ):
         monkeypatch.setattr(module, name, few)
     monkeypatch.setattr(rows_of_zeros, "TILE_DENSITY", 0)
     X = numbers(num_rows, 40, 1, 1)[0].astype(np.float32)
     rows = HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(40), 1.0, 1.0, np.dtype(np.float32))
-    assert len(rows._sparse) == {1: 1, 7: 1, 20: 3}[num_rows]
+    assert len(list(rows._sparse())) == {1: 1, 7: 1, 20: 3}[num_rows]
     check_sums(rows, X, 0, np.arange(2.0 * num_rows).reshape(num_rows, 2))
 
 
@@ -441,7 +446,7 @@ def test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32(shift, 
     W, b, X64 = (np.asarray(array, np.float64) for array in (*result.params, X))
     np.testing.assert_allclose(result.loss, oracles_fit.objective(W, b, X64, np.eye(3)[t], l2)[0], rtol=1e-6)
     rows = HostRows(locate("test", given), X.mean(axis=0, dtype=np.float64), 1.0, 1.0, np.dtype(np.float32))
-    assert (rows._sparse[0][1].tiles[0].dtype == np.float64) == (shift > 0)
+    assert (next(iter(rows._sparse()))[1].tiles[0].dtype == np.float64) == (shift > 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -2,9 +2,11 @@
 
 import sys
 import threading
+import traceback
 import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
@@ -253,14 +255,39 @@ def test_a_source_that_is_shuffled_or_drawn_anew_in_a_later_pass_is_refused(chan
     function(Restless(X, lambda X: X), t, **how)
 
 
+@pytest.mark.parametrize("change", [lambda t, w: (t[::-1], w), lambda t, w: (t, w + 1)])
+def test_a_source_whose_targets_differ_in_a_later_pass_is_refused(change):
+    X, t, w = problem()
+
+    class Source:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield X, *((t, w) if self.passes < 3 else change(t, w))
+
+    t[0] = (t[-1] + 1) % 3
+    with pytest.raises(ValueError, match=r"the same rows in each pass, in one order; row \d+ is another one"):
+        handgrad.fit(Source(), None, l2=0.1)
+
+
 @pytest.mark.parametrize(
     ("blocks", "targets", "error", "words"),
     [
         ([], [0], ValueError, "got a source without"),
         ([np.ones((2, 3)), np.ones((2, 4))], [0, 1, 0, 1], ValueError, "blocks must be alike"),
         ([np.ones((2, 3)), np.ones((2, 3), np.float32)], [0, 1, 0, 1], ValueError, "blocks must be alike"),
-        ([np.ones(3)], [0], TypeError, "blocks must be X,"),
-        ([scipy.sparse.csr_array(np.eye(3))], [0, 1, 0], TypeError, r"got a csr_array.*Sparse rows are not streamed"),
+        ([np.ones(3)], [0], TypeError, r"blocks must be X,.*; got a ndarray of shape \(3,\) and float64"),
+        ([None], [0], TypeError, "blocks must be X,.*; got a NoneType"),
+        ([{"X": np.ones((2, 3))}], [0], TypeError, "blocks must be X,.*; got a dict"),
+        ([(np.ones((2, 3)), [0, 1], [1, 1], [1, 1])], None, TypeError, "blocks must be X,.*; got a tuple of 4"),
+        ([np.ma.masked_array(np.ones((2, 3)), True)], [0, 1], TypeError, "X must be an array without a mask"),
+        (
+            [(np.ones((2, 3)), np.ma.masked_array([0, 1], True))],
+            None,
+            TypeError,
+            "targets must be .* without a mask",
+        ),
         ([np.array([["a"]])], [0], TypeError, "must be numbers|blocks must be X,"),
         ([(np.ones((2, 3)), np.array([0]))], None, ValueError, "must have its 2 rows; got 1"),
         ([(np.ones((2, 3)), np.array([0, 1])), np.ones((2, 3))], None, ValueError, "with each of a source's blocks"),
@@ -278,6 +305,59 @@ def test_sources_that_do_not_fit_are_refused(blocks, targets, error, words):
 
     with pytest.raises(error, match=words):
         handgrad.fit(Source(), None if targets is None else np.array(targets), l2=0.1)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda X, t: (X.tolist(), t.tolist()),
+        lambda X, t: [X, t],
+        lambda X, t: (X.astype(">f4"), t.astype(">i8")),
+        lambda X, t: (jnp.asarray(X, jnp.bfloat16), jnp.asarray(t)),
+        lambda X, t: (X.astype(jnp.bfloat16), t),
+        lambda X, t: (scipy.sparse.csr_array(X), t),
+        lambda X, t: (X.astype(np.float16), t),
+    ],
+)
+def test_blocks_are_of_any_arrays_that_hold_numbers(of):
+    X, t, _ = problem()
+    X = X.round()
+
+    class Source:
+        def __iter__(self):
+            for start in range(0, 300, 70):
+                yield of(X[start : start + 70], t[start : start + 70])
+
+    np.testing.assert_allclose(handgrad.fit(Source(), None, l2=0.1).loss, handgrad.fit(X, t, l2=0.1).loss, rtol=1e-5)
+
+
+class MineError(Exception):
+    """An error of the user's own."""
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2, 4])
+@pytest.mark.parametrize("function", [handgrad.fit, handgrad.train])
+def test_what_a_source_raises_arrives_as_it_is(passes, function):
+    X, t, _ = problem()
+    error = MineError("no more of it")
+
+    class Source:
+        begun = 0
+
+        def __iter__(self):
+            self.begun += 1
+            yield X[:100], t[:100]
+            if self.begun > passes:
+                raise error
+            yield X[100:], t[100:]
+
+    before = threading.active_count()
+    how = {"l2": 0.1} if function is handgrad.fit else {"learning_rate": 0.1, "epochs": 6}
+    with pytest.raises(MineError, match="no more of it") as raised:
+        function(Source(), None, **how)
+    assert raised.value is error
+    assert "in __iter__" in "".join(traceback.format_exception(raised.value))
+    assert threading.active_count() <= before + 1
 
 
 def test_what_can_be_gone_over_once_is_refused():

@@ -231,7 +231,7 @@ MUTANTS = [
     Mutant(
         "a column of the data written under the name of the model's answer",
         "app/predicting.py",
-        '{"class", *map(str, model.class_names)} & {*table.ids}',
+        '{answer, *map(str, model.class_names)} & {*table.ids}',
         "set[str]()",
         "test_app_program.py::test_what_is_passed_through_is_not_taken_for_what_the_model_says",
     ),

@@ -131,16 +131,16 @@ MUTANTS = [
     ),
     Mutant(
         "sparse features far from 0 in float32",
-        "rows/host.py",
-        "own = np.dtype(np.float64) if is_far(part, centre) else self.dtype",
-        "own = self.dtype",
+        "rows/parts.py",
+        "own = np.dtype(wide if is_far(part, centre) else dtype)",
+        "own = np.dtype(dtype)",
         "test_rows.py::test_sparse_data_of_any_size_and_far_from_zero_are_fitted_in_float32[20000.0-1.0]",
     ),
     Mutant(
         "the loss of sparse features far from 0 in float64",
         "rows/parts.py",
-        "own = np.longdouble if is_far(part, mean / scale) else np.float64",
-        "own = np.float64",
+        "scale, one, np.float64, np.longdouble)",
+        "scale, one, np.float64, np.float64)",
         "test_certificate.py::test_sparse_data_far_from_zero_have_an_exact_loss_and_a_true_gap",
     ),
     Mutant(

@@ -278,9 +278,9 @@ MUTANTS = [
     ),
     Mutant(
         "the row of a sparse value that is not finite misnamed",
-        "solvers/data.py",
-        'np.searchsorted(part.X.indptr, wrong, side="right") - 1',
-        "wrong % len(of_rows)",
+        "rows/sparse.py",
+        "np.bincount(tile.indices[~np.isfinite(tile.data)],",
+        "np.bincount(tile.indices[::-1][~np.isfinite(tile.data)],",
         "test_rows.py::test_the_row_that_is_not_finite_is_named[nan]",
     ),
     Mutant(

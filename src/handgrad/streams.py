@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Fill = Callable[[np.ndarray], int]  # puts the next rows into an array; how many there were, fewer only at the end
+Item = TypeVar("Item")
 
 PIECE_VALUES = 2**17  # that are scaled at once: 1 MB of float64, which stays in the cache
 
@@ -58,18 +59,21 @@ class Stream:
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """The rows, so many at a time, while the next ones are read; a block is the caller's until the next."""
-        if self.offset is None:
-            yield from self.stored_blocks(rows)
-            return
-        scaled, start = np.empty((rows, self.shape[1]), self.dtype), 0
+        scaled, start = None if self.offset is None else np.empty((rows, self.shape[1]), self.dtype), 0
         for block in self.stored_blocks(rows):
-            into = scaled[: len(block)]
-            scale_rows(block, *self.about(), into)
-            if self.refuse is not None and not np.isfinite(np.add.reduce(into, axis=None, dtype=np.float64)):
-                row, column = np.argwhere(~np.isfinite(into))[0]
-                self.refuse(start + int(row), int(column))
-            yield into
+            yield self.of_stored(block, start + np.arange(len(block)), scaled)
             start += len(block)
+
+    def of_stored(self, stored: np.ndarray, numbers: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+        """Rows of what is stored with these numbers; where they are scaled the first of an array, or a new one."""
+        if self.offset is None:
+            return stored
+        into = np.empty(stored.shape, self.dtype) if into is None else into[: len(stored)]
+        scale_rows(stored, *self.about(), into)
+        if self.refuse is not None and not np.isfinite(np.add.reduce(into, axis=None, dtype=np.float64)):
+            row, column = np.argwhere(~np.isfinite(into))[0]
+            self.refuse(int(numbers[row]), int(column))
+        return into
 
     def in_memory(self) -> np.ndarray:
         """All of the rows."""
@@ -153,13 +157,27 @@ def same_rows(function: str, num_rows: int, fill: Fill) -> Fill:
         count = fill(array)
         seen += count
         if seen > num_rows or (count < len(array) and seen != num_rows):
-            raise ValueError(
-                f"{function}: a source must give the same rows in each pass; got {num_rows} in the first and "
-                f"{'more' if seen > num_rows else seen} in a later one."
-            )
+            raise other_rows(function, num_rows, seen)
         return count
 
     return fill_same
+
+
+def other_rows(function: str, num_rows: int, seen: int) -> ValueError:
+    """What is raised where a later pass has other rows than the first."""
+    return ValueError(
+        f"{function}: a source must give the same rows in each pass; got {num_rows} in the first and "
+        f"{'more' if seen > num_rows else seen} in a later one."
+    )
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each of which is made while the one before is used."""
+    with ThreadPoolExecutor(1) as maker:
+        future = maker.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = maker.submit(next, items, None)
+            yield item
 
 
 def chosen(fill: Fill, rows: np.ndarray, num_features: int, dtype: np.dtype) -> Fill:

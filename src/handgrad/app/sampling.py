@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from handgrad.data import Encoding, Part, Parts, Split, Table, encode
-from handgrad.data.streaming import read_rows
+from handgrad.data.filed import read_rows
 
 MOST_SAMPLED = 20_000  # rows trained on, and as many that test
 MOST_VALUES = 2**25

@@ -18,6 +18,8 @@ from handgrad.data.sources import require_memory
 from handgrad.data.streaming import needs_streaming
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.shapes import Float
+from handgrad.sparse_streams import SparseStream
+from handgrad.sparse_streams import dense as dense_stream
 from handgrad.streams import Stream
 
 
@@ -70,8 +72,10 @@ def read_again(
 
 
 def dense(part: Part) -> Part:
-    """The part with all its zeros: gradient descent takes them so. One that stays in its file has them."""
-    if isinstance(part.X, (np.ndarray, Stream, processes.Share)):
+    """The part with all its zeros: gradient descent takes them so."""
+    if isinstance(part.X, Stream | SparseStream):
+        return part._replace(X=dense_stream(part.X))
+    if isinstance(part.X, (np.ndarray, processes.Share)):
         return part
     require_memory("the dense features", 4 * part.X.shape[0] * part.X.shape[1])
     return part._replace(X=part.X.toarray())

@@ -36,9 +36,7 @@ def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_
       ValueError: with all that is wrong.
     """
     problems: list[Problem] = []
-    X, image_shape = as_features(data.name, data.X)
-    if not isinstance(X, np.ndarray) and num_inputs is not None and X.shape[1] < num_inputs:
-        X.resize(X.shape[0], num_inputs)
+    X, image_shape = as_features(data.name, data.X, num_inputs)
     lacking = look_at_values(X, problems)
     found = None
     if data.y is not None:
@@ -70,8 +68,8 @@ def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_
     return table
 
 
-def as_features(name: str, X: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """X (N, P), and the shape of an image where a row is one."""
+def as_features(name: str, X: Any, num_inputs: int | None = None) -> tuple[Any, tuple[int, ...] | None]:
+    """X (N, P), and the shape of an image where a row is one; sparse rows may have fewer columns than a model takes."""
     if np.dtype(X.dtype).kind not in "fiub":
         raise ValueError(f"{name}: the features must be real numbers; got {X.dtype}.")
     if X.ndim not in (2, 3, 4) or (X.ndim == 4 and not {X.shape[1], X.shape[3]} & {*COLOURS}):
@@ -83,6 +81,7 @@ def as_features(name: str, X: Any) -> tuple[Any, tuple[int, ...] | None]:
     if X.dtype == bool:
         X = X.view(np.uint8) if isinstance(X, np.ndarray) else X.astype(np.uint8)
     if not isinstance(X, np.ndarray):
+        X.resize(X.shape[0], max(X.shape[1], num_inputs or 0))
         return X, None
     if X.ndim == 4 and X.shape[1] in COLOURS and X.shape[3] not in COLOURS[:2]:
         X = np.moveaxis(X, 1, 3)  # channels first, as PyTorch has them

@@ -40,6 +40,7 @@ class Stored(NamedTuple):
     # Its rows in blocks, each good until the next, from one on up to another, or to the end if None.
     cut: Callable[[int, int | None], Iterator[np.ndarray]] | None = None
     fill: Callable[[int, int | None], Fill] | None = None  # begins such a pass, which puts the next rows into an array
+    map: Callable[[], np.memmap] | None = None  # where it lies in the file as it is, row by row
 
 
 def stored_arrays(source: Source) -> Mapping[str, Stored]:
@@ -53,7 +54,7 @@ def stored_arrays(source: Source) -> Mapping[str, Stored]:
     if source.format == "safetensors":
         return _of_safetensors(source)
     if source.format == "npy":
-        return {"": Stored((), lambda: _opened(source, _read_npy), *_passes(source, None))}
+        return {"": Stored((), lambda: _opened(source, _read_npy), *_passes(source, None), lambda: _map(source))}
     return {"": Stored((), lambda: _opened(source, _read_idx))}
 
 
@@ -212,9 +213,9 @@ def _reading(source: Source, member: str | None, first: int, last: int | None) -
     """Gives shape and dtype; then, for each array that it is sent, how many rows there were for it."""
     with contextlib.ExitStack() as stack:
         file: Any = stack.enter_context(open(source.path, "rb", buffering=0 if member is None else -1))
-        if member is not None:
-            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(member))
         with _guarded(source):
+            if member is not None:
+                file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(member))
             shape, is_fortran, dtype = _read_header(file)
         if is_fortran and len(shape) > 1:
             raise ValueError(
@@ -241,6 +242,13 @@ def _reading(source: Source, member: str | None, first: int, last: int | None) -
                         raise ValueError(f"{source.name}: is damaged or cut short.")
                     filled += count
             array = yield len(block)
+
+
+def _map(source: Source) -> np.memmap:
+    """An .npy file's array, mapped, after a pass over it that has held its header against it."""
+    with open(source.path, "rb") as file, _guarded(source):
+        shape, _, dtype = _read_header(file)
+        return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
 def _of_npz(source: Source) -> dict[str, Stored]:

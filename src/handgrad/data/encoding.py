@@ -16,6 +16,7 @@ from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, say_absent
 from handgrad.data.problems import say
 from handgrad.data.tables import Column, Filed, Kind, Table
+from handgrad.sparse_streams import SparseStream, of_sparse_blocks
 from handgrad.streams import Stream, of_blocks
 
 LOOKED_AT = 4096  # rows
@@ -171,11 +172,11 @@ def _encode_blocks(encoding: Encoding, table: Table) -> Encoded:
     return Encoded(processes.Share(X, own.start, table.num_rows) if processes.is_shared() else X, None, ())
 
 
-def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream:
+def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream | SparseStream:
     """X of some rows."""
     shape = len(rows), len(encoding.offset)
 
-    def blocks() -> Iterator[np.ndarray]:
+    def blocks() -> Iterator[Any]:
         start = int(rows[0]) if len(rows) else 0
         for block in file.begin(rows):
             try:
@@ -186,6 +187,8 @@ def stream_rows(encoding: Encoding, file: Filed, rows: np.ndarray) -> Stream:
                 ) from None
             start += block.num_rows
 
+    if file.is_sparse and not encoding.offset.any():
+        return of_sparse_blocks("encode", shape, np.dtype(np.float32), blocks)
     return _as_stored(encoding, file, rows, shape) or of_blocks("encode", shape, np.dtype(np.float32), blocks)
 
 
@@ -206,12 +209,13 @@ def _as_stored(encoding: Encoding, file: Filed, rows: np.ndarray, shape: tuple[i
         names = [each.name for each in encoding.inputs]
     begin = functools.partial(file.numbers.begin, names, rows)
     about: dict[str, Any] = {"stored": file.numbers.dtype, "offset": encoding.offset, "scale": encoding.scale}
+    pages = file.numbers.pages(rows)
 
     def refuse(row: int, column: int) -> None:
         what = f"column {column + 1} of the features" if names is None else f"column {names[column]!r}"
         _refuse_large(what, row)
 
-    return Stream(shape, np.dtype(np.float32), begin, **about, refuse=refuse)
+    return Stream(shape, np.dtype(np.float32), begin, **about, refuse=refuse, pages=pages)
 
 
 def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[Column]:

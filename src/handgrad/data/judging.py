@@ -60,7 +60,7 @@ def read_in_blocks(
       FileNotFoundError, ValueError: as `read_table`; those of a block as the blocks are gone over.
     """
     roles = Roles(target if is_labelled else None, (), (), weight, tuple(ids), None, None)
-    with open_data(source, as_format(separator, decimal, quote, text_encoding)) as data:
+    with open_data(source, as_format(separator, decimal, quote, text_encoding), in_blocks=True) as data:
         if not isinstance(data, arrow.Columns):
             stored = choose(data, roles, labels, features, is_labelled=is_labelled, load=lambda array: array)
             yield _of_arrays(stored, roles, missing, encoding)
@@ -130,12 +130,12 @@ def _of_arrays(arrays: Any, roles: Roles, missing: Missing | None, encoding: Enc
     def blocks() -> Iterator[Table]:
         start = 0
         for block in pass_over(arrays.name, arrays.X.cut(0, None)):
-            X, image_shape = as_features(arrays.name, block)
+            X, image_shape = as_features(arrays.name, block, len(encoding.fill))
             wrong: list[Problem] = []
             look_at_values(X, wrong)
             _require(arrays.name, wrong, start)
             yield Table(X, image_shape=image_shape)
-            start += len(X)
+            start += X.shape[0]
 
     return InBlocks(beside, blocks())
 

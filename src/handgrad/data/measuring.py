@@ -115,11 +115,8 @@ class _Seen(NamedTuple):
 def _look(table: Table, rows: np.ndarray | None) -> _Seen:
     """In memory."""
     columns = table.columns
-    if columns is None and not isinstance(table.X, np.ndarray):
-        largest = abs(table.X if rows is None else table.X[rows]).max(axis=0)
-        largest = np.asarray(largest.todense() if hasattr(largest, "todense") else largest, np.float64).ravel()
-        zeros = np.zeros(len(largest))
-        return _Seen(None, Moments(zeros, zeros, zeros, largest, zeros, largest), {}, lambda _: np.nan)
+    if table.is_sparse:
+        return _of_largest(_largest(table.X if rows is None else table.X[rows]))
     numbers = table.X if columns is None else [column.values for column in columns.values() if column.kind != "text"]
     moments = measure(blocks_of(numbers, rows), table.X.shape[1] if columns is None else len(numbers))
 
@@ -136,6 +133,16 @@ def _look(table: Table, rows: np.ndarray | None) -> _Seen:
     return _Seen(kinds, moments, {name: _count(column, rows) for name, column in texts.items()}, fill)
 
 
+def _largest(X: Any) -> np.ndarray:
+    """The largest magnitude of each sparse feature."""
+    return abs(X).max(axis=0).toarray().astype(np.float64).ravel()
+
+
+def _of_largest(largest: np.ndarray) -> _Seen:
+    zeros = np.zeros(len(largest))
+    return _Seen(None, Moments(zeros, zeros, zeros, largest, zeros, largest), {}, lambda _: np.nan)
+
+
 def _count(column: Column, rows: np.ndarray | None) -> _Words:
     codes = column.values if rows is None else column.values[rows]
     counts = np.bincount(codes[codes >= 0], minlength=len(column.words))
@@ -149,6 +156,11 @@ def _read(table: Table, rows: np.ndarray | None) -> _Seen:
     begin, kinds = table.file.begin, table.file.kinds
     rows = np.arange(table.num_rows) if rows is None else rows
     rows = rows[processes.share(len(rows))]
+    if table.is_sparse:
+        largest = np.zeros(table.file.num_inputs)
+        for block in begin(rows):
+            np.maximum(largest, _largest(block.X), out=largest)
+        return _of_largest(processes.gather(largest).max(axis=0))
     words = {name: _Words({}, 0) for name, kind in (kinds or {}).items() if kind == "text"}
     num_numbers = table.file.num_inputs - len(words)
     is_tallied = table.missing in ("median", "most-frequent")
@@ -236,7 +248,7 @@ def _of_array(table: Table, seen: _Seen) -> Encoding:
     moments, num_inputs = seen.moments, len(seen.moments.mean)
     indicated = np.zeros(num_inputs, bool)
     fill = np.full(num_inputs, np.nan)
-    if table.file is None and not isinstance(table.X, np.ndarray):
+    if table.is_sparse:
         offset, scale = np.zeros(num_inputs), 1 / np.where(moments.high > 0, moments.high, 1)
     else:
         if not moments.count.all():

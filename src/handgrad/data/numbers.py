@@ -10,7 +10,8 @@ from handgrad.data.array_tables import Arrays, as_features
 from handgrad.data.assembly import Plan
 from handgrad.data.naming import printable
 from handgrad.data.tables import Numbers
-from handgrad.streams import Fill, chosen, filling, same_rows
+from handgrad.mapped import filling_from, pages_of, part_of, sameness_of, watched
+from handgrad.streams import Fill, Pages, chosen, filling, same_rows
 
 Watch = Callable[[int, int], Any]
 
@@ -51,6 +52,9 @@ def numbers_of_array(arrays: Arrays, num_rows: int, watch: Watch) -> Numbers | N
     X = as_features(arrays.name, read)[0]
     if not (np.may_share_memory(X, read) and X.dtype.isnative):
         return None
+    mapped = None if arrays.X.map is None else arrays.X.map()
+    if mapped is not None and len(mapped) == num_rows:
+        return _of_map(arrays.name, as_features(arrays.name, mapped)[0], watch)
 
     def begin(_: Sequence[str] | None, rows: np.ndarray) -> Fill:
         def fill(first: int, last: int) -> Fill:
@@ -60,6 +64,31 @@ def numbers_of_array(arrays: Arrays, num_rows: int, watch: Watch) -> Numbers | N
         return _of_rows(fill, rows, X.shape[1], X.dtype, watch)
 
     return Numbers(X.dtype, begin)
+
+
+def _of_map(name: str, X: np.memmap, watch: Watch) -> Numbers:
+    """An array that is mapped: nothing of it is copied but where rows are chosen."""
+    is_same = sameness_of(X)
+    every = pages_of(X)
+
+    def said(rows: np.ndarray) -> Pages:
+        def look(start: int, end: int) -> None:
+            if not is_same():
+                raise ValueError(f"{name}: has changed since it was first read.")
+            if start < end:
+                watch(end - int(rows[0]), int(rows[-1]) + 1 - int(rows[0]))
+
+        return watched(every, look)
+
+    def begin(_: Sequence[str] | None, rows: np.ndarray) -> Fill:
+        return filling_from(said(rows), rows)
+
+    def pages(rows: np.ndarray) -> Pages | None:
+        if not len(rows) or rows[-1] + 1 - rows[0] != len(rows):
+            return None
+        return part_of(said(rows), int(rows[0]), int(rows[-1]) + 1)
+
+    return Numbers(X.dtype, begin, pages)
 
 
 def _of_rows(

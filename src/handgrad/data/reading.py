@@ -171,8 +171,8 @@ class _Arrays(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_data(source: Any, format_: delimited.Format) -> Iterator[arrow.Columns | _Arrays]:
-    """What can be read of a file or of an object."""
+def open_data(source: Any, format_: delimited.Format, *, in_blocks: bool = False) -> Iterator[arrow.Columns | _Arrays]:
+    """What can be read of a file or of an object, its features in blocks where they are not to be in memory."""
     if not isinstance(source, (str, os.PathLike)):
         yield _from_object(source)
         return
@@ -183,8 +183,8 @@ def open_data(source: Any, format_: delimited.Format) -> Iterator[arrow.Columns 
         elif found.format in ("parquet", "arrow"):
             yield arrow.from_file(found)
         elif found.format == "svmlight":
-            X, y = svmlight.read(found)
-            yield _Arrays(found.name, {"X": X, "y": y}, None)
+            read = svmlight.stored(found) if in_blocks else dict(zip("Xy", svmlight.read(found), strict=True))
+            yield _Arrays(found.name, read, None)
         else:
             yield _Arrays(found.name, arrays.stored_arrays(found), found)
 

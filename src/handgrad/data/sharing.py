@@ -9,6 +9,7 @@ import numpy as np
 from handgrad import processes
 from handgrad.data.encoding import Encoding, stream_rows
 from handgrad.data.tables import Table
+from handgrad.sparse_streams import dense
 from handgrad.streams import Stream, of_blocks
 
 DEALT_BYTES = 2**26  # of rows of which each process has a share
@@ -56,7 +57,7 @@ def encode_dealt(encoding: Encoding, table: Table) -> Stream:
 
     def blocks() -> Iterator[np.ndarray]:
         for rows in np.split(own, np.searchsorted(own, range(period, num_rows, period))):
-            yield from stream_rows(encoding, file, rows).blocks(max(1, READ_BYTES // (4 * num_features)))
+            yield from dense(stream_rows(encoding, file, rows)).blocks(max(1, READ_BYTES // (4 * num_features)))
 
     if file.is_held:
         X = of_blocks("encode", shape, np.dtype(np.float32), blocks).in_memory()

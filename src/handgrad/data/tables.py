@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from handgrad.streams import Fill
+from handgrad.streams import Fill, Pages
 
 ClassName = bool | int | float | str
 Kind = Literal["number", "boolean", "date", "text"]
@@ -53,10 +53,12 @@ class Numbers(NamedTuple):
       dtype: that holds all of them.
       begin: begins a pass over the columns of these names, or over an array, whose columns have none: over the rows
         whose indices, ascending, are given. Of the file what is from the first to the last of them is read.
+      pages: of an array that is mapped these rows, where they lie together; else None.
     """
 
     dtype: np.dtype
     begin: Callable[[Sequence[str] | None, np.ndarray], Fill]
+    pages: Callable[[np.ndarray], Pages | None] = lambda _: None
 
 
 class Filed(NamedTuple):
@@ -69,6 +71,7 @@ class Filed(NamedTuple):
       kinds: of the columns, by name; None of an array.
       num_inputs: columns, those of an array too.
       numbers: the same rows, where nothing need be done to them but to read; else None.
+      is_sparse: whether X is SciPy's CSR.
       is_held: whether what is encoded of them is kept in memory, of several processes the share of each.
     """
 
@@ -77,14 +80,17 @@ class Filed(NamedTuple):
     kinds: Mapping[str, Kind] | None
     num_inputs: int
     numbers: Numbers | None = None
+    is_sparse: bool = False
     is_held: bool = False
 
     def take(self, rows: np.ndarray) -> "Filed":
         """Some of the rows, ascending."""
         numbers = self.numbers
         if numbers is not None:
-            every = numbers.begin
-            numbers = numbers._replace(begin=lambda names, own: every(names, rows[own]))
+            every, pages = numbers.begin, numbers.pages
+            numbers = numbers._replace(
+                begin=lambda names, own: every(names, rows[own]), pages=lambda own: pages(rows[own])
+            )
         return self._replace(
             begin=lambda own: self.begin(rows[own]),
             keys=self.keys[rows],
@@ -139,6 +145,11 @@ class Table(NamedTuple):
         if self.weights is None or not self.weights.size:
             return self.weights
         return np.ldexp(self.weights, -int(np.frexp(self.weights.max())[1]))
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the features are sparse."""
+        return self.file.is_sparse if self.file is not None else hasattr(self.X, "indptr")
 
     @property
     def num_rows(self) -> int:

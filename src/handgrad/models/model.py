@@ -18,6 +18,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.network import Network, layers_of
 from handgrad.processes import Share
+from handgrad.sparse_streams import SparseStream, dense
 from handgrad.streams import Stream
 
 # Every number of rows would be a program of its own: rows are taken in blocks whose number is a power of two, the last
@@ -142,7 +143,8 @@ def probabilities(params: Any, X: Any) -> np.ndarray:
     with jax.enable_x64(dtype == np.float64):
         wide = jax.tree.map(jnp.asarray, wide)
         start = 0
-        for block in X.blocks(size) if isinstance(X, Stream) else (X[i : i + size] for i in range(0, num_rows, size)):
+        is_streamed = isinstance(X, Stream | SparseStream)
+        for block in dense(X).blocks(size) if is_streamed else (X[i : i + size] for i in range(0, num_rows, size)):
             block = np.asarray(block if isinstance(block, np.ndarray) else block.toarray(), dtype)
             full = np.zeros((min(size, 2 ** (num_rows - start - 1).bit_length()), block.shape[1]), dtype)
             full[: len(block)] = block

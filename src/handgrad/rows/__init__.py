@@ -17,6 +17,7 @@ from handgrad.rows.streamed import centre_as_summed as centre_as_summed
 from handgrad.rows.streams import blocks_of_source as blocks_of_source
 from handgrad.rows.streams import is_source as is_source
 from handgrad.rows.streams import open_source as open_source
+from handgrad.sparse_streams import SparseStream as SparseStream
 from handgrad.streams import Stream as Stream
 
 Rows = DenseRows | HostRows | StreamedRows
@@ -24,6 +25,6 @@ Rows = DenseRows | HostRows | StreamedRows
 
 def place(parts: Parts, num_classes: int, *about: Any) -> Rows:
     """The rows about a centre and at a scale, for the sums of a solver."""
-    if parts.is_streamed:
+    if parts.is_streamed and not parts.is_sparse:
         return StreamedRows(parts, *about)
     return (HostRows if parts.is_sparse or are_few(parts, num_classes) else DenseRows)(parts, *about)

@@ -43,6 +43,12 @@ class Block(Protocol):
     def row_squares(self) -> Any:
         """‖x'‖² of each row's features (n,)."""
 
+    def limits(self) -> tuple[Any, Any]:
+        """The least and the largest of each feature of x (P,), where it is about 0."""
+
+    def are_finite(self) -> Any:
+        """Whether each row's features are (n,)."""
+
     def dense(self) -> Any:
         """X' (n, P) as it is when every number of it is written down."""
 
@@ -147,6 +153,12 @@ class DenseBlock(NamedTuple):
     def take(self, rows: Any) -> "DenseBlock":
         """Some of the rows, by number."""
         return self._replace(X=self.X[rows], XT=None)
+
+    def limits(self) -> tuple[Any, Any]:
+        return self.X.min(axis=0), self.X.max(axis=0)
+
+    def are_finite(self) -> Any:
+        return library(self.X).isfinite(self.X).all(axis=1)
 
     def dense(self) -> Any:
         return self.X

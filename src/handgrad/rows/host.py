@@ -3,18 +3,16 @@ ones, for which to call a compiled program takes longer than what it does.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from handgrad.rows.blocks import Block, DenseBlock
-from handgrad.rows.parts import Parts, is_far
-from handgrad.rows.sparse import SparseBlock, in_dtype
+from handgrad.rows.parts import Parts, sparse_blocks
 from handgrad.shapes import Float
 
-SPARSE_ROWS = 2**17  # of a block
 BLOCK_BYTES = 2**20  # of a dense block, and of what has columns for its rows: they stay in the cache
 FEW = 2**19  # numbers in X, or in the logits
 
@@ -28,21 +26,14 @@ class HostRows:
         self.parts, self.shape, self.dtype = parts, parts.shape, np.dtype(dtype)
         part = parts.parts[0]
         self._dense: DenseBlock | None = None
-        self._sparse: list[tuple[slice, SparseBlock]] = []
+        self._sparse: Callable[[], Iterable[tuple[slice, Block]]] = list
         if not parts.is_sparse:
             X = (np.asarray(part.X).astype(self.dtype) - centre.astype(self.dtype)) * self.dtype.type(scale)
             self._dense = DenseBlock(X, self.dtype.type(one), np.ascontiguousarray(X.T))
             return
-        # Wider where a centre that is algebra would lose too much.
-        own = np.dtype(np.float64) if is_far(part, centre) else self.dtype
-        about = np.asarray(centre * scale, own), own.type(one)
-        tiles = [in_dtype(tile, own, scale) for tile in part.tiles]
-        together, start = max(1, SPARSE_ROWS // tiles[0].shape[1]), 0
-        for first in range(0, len(tiles), together):
-            block = SparseBlock(tuple(tiles[first : first + together]), *about)
-            stop = start + sum(tile.shape[1] for tile in block.tiles)
-            self._sparse.append((slice(start, stop), block))
-            start = stop
+        begin = functools.partial(sparse_blocks, part, centre, scale, one, self.dtype, np.float64)
+        held = None if parts.is_streamed else list(begin())
+        self._sparse = begin if held is None else lambda: held
 
     def place(self, by_row: np.ndarray) -> np.ndarray:
         """An array with an entry for each row, as it is."""
@@ -54,11 +45,12 @@ class HostRows:
         """As `DenseRows.sum`, in NumPy's arrays."""
         shared = jax.tree.map(np.asarray, shared)
         sums = (of(block, *(array[rows] for array in by_row), shared, static) for rows, block in self._blocks(columns))
-        return functools.reduce(lambda a, b: jax.tree.map(np.add, a, b), sums)
+        found = functools.reduce(lambda a, b: jax.tree.map(np.add, a, b), sums)
+        return found if self.parts.num_processes == 1 else self.parts.sum(found)
 
     def _blocks(self, columns: int) -> Iterator[tuple[slice, Block]]:
         """Dense ones are so small that they, and what has so many columns, stay in the cache."""
-        yield from self._sparse
+        yield from self._sparse()
         if self._dense is not None:
             size = max(1, BLOCK_BYTES // self.dtype.itemsize // max(self.shape[1], columns))
             for start in range(0, self.shape[0], size):

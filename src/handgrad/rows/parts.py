@@ -15,9 +15,11 @@ from handgrad.processes import Share
 from handgrad.rows.blocks import Block, DenseBlock
 from handgrad.rows.sparse import SparseBlock, cut, in_dtype
 from handgrad.shapes import Float
-from handgrad.streams import Stream, scale_rows
+from handgrad.sparse_streams import SparseStream
+from handgrad.streams import Stream, ahead, scale_rows
 
 BLOCK_BYTES = 2**22  # of a block of rows in float64, which stays in the cache
+SPARSE_ROWS = 2**17  # of a block
 EPS = float(np.finfo(np.float64).eps)
 FAR = 100  # deviations from 0, beyond which a sparse product loses to the centre what a feature is about it
 
@@ -26,7 +28,7 @@ class Part(NamedTuple):
     """Rows on one device."""
 
     rows: slice  # of X
-    X: Any  # NumPy's array, JAX's on one device, SciPy's in CSR form, or a stream
+    X: Any  # NumPy's array, JAX's on one device, SciPy's in CSR form, or a stream of dense or sparse rows
     device: Any  # None for sparse rows, which are multiplied on the host
     tiles: tuple[Any, ...] = ()  # of sparse rows
 
@@ -54,13 +56,15 @@ class Parts(NamedTuple):
     @property
     def is_streamed(self) -> bool:
         """Whether the rows are read anew for each pass."""
-        return isinstance(self.parts[0].X, Stream)
+        return isinstance(self.parts[0].X, Stream | SparseStream)
 
     @property
     def num_entries(self) -> float:
         """How many numbers X has for each process, not counting the zeros that are not stored."""
         if self.is_sparse:
-            return sum(part.X.nnz for part in self.parts)
+            X = self.parts[0].X
+            entries = X.entries.number.sum() if isinstance(X, SparseStream) else X.nnz
+            return float(self.sum(np.array(entries))) / self.num_processes
         return self.shape[0] * self.shape[1] / self.num_processes
 
     def slices(self) -> Iterator[slice]:
@@ -97,10 +101,9 @@ class Parts(NamedTuple):
         P = self.shape[1]
         for rows, part in zip(self.slices(), self.parts, strict=True):
             if self.is_sparse:
-                mean = np.zeros(P) if centre is None else centre * scale
+                about = np.zeros(P) if centre is None else centre
                 # What is given and returned is float64 in any case.
-                own = np.longdouble if is_far(part, mean / scale) else np.float64
-                yield rows, SparseBlock(tuple(in_dtype(X, own, scale) for X in part.tiles), mean.astype(own), one)
+                yield from sparse_blocks(part, about, scale, one, np.float64, np.longdouble)
                 continue
             start = rows.start
             if isinstance(part.X, Stream):
@@ -121,6 +124,25 @@ class Parts(NamedTuple):
                 start += len(X)
 
 
+def sparse_blocks(
+    part: Part, centre: Float[np.ndarray, " P"], scale: float, one: float, dtype: Any, wide: Any
+) -> Iterator[tuple[slice, SparseBlock]]:
+    """Sparse rows in a dtype, or in a wide one where a centre that is algebra would lose too much."""
+    own = np.dtype(wide if is_far(part, centre) else dtype)
+    about = np.asarray(centre * scale, own), own.type(one)
+    if isinstance(part.X, SparseStream):
+        together = ahead(map(cut, part.X.chunks()))
+    else:
+        count = max(1, SPARSE_ROWS // max(1, part.tiles[0].shape[1]))
+        together = (part.tiles[first : first + count] for first in range(0, len(part.tiles), count))
+    start = 0
+    for tiles in together:
+        block = SparseBlock(tuple(in_dtype(tile, own, scale) for tile in tiles), *about)
+        stop = start + sum(tile.shape[1] for tile in tiles)
+        yield slice(start, stop), block
+        start = stop
+
+
 def _cut(X: Any, size: int) -> Iterator[np.ndarray]:
     """The rows, so many at a time."""
     return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))
@@ -130,16 +152,18 @@ def locate(function: str, X: Any, mesh: Any = None) -> Parts:
     """Where the rows of X lie. With a mesh, an array on the host is dealt out over its devices, row after row."""
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
         raise TypeError(f"{function}: mesh must be a jax.sharding.Mesh, with devices; got {type(mesh).__name__}.")
-    if arguments.is_sparse(X):
-        if mesh is not None:
-            raise ValueError(f"{function}: mesh is for dense data; sparse X is multiplied on the host. Leave it out.")
-        csr = to_csr(function, X)
-        part = Part(slice(0, X.shape[0]), csr, None, cut(csr))
-        return Parts((part,), csr.shape, np.dtype(csr.dtype), True, 1, ())
     shape, dtype = tuple(X.shape), np.dtype(X.dtype)
-    if isinstance(X, Stream) and processes.count() > 1:
+    if isinstance(X, Stream | SparseStream) and processes.count() > 1:
         numbers = processes.gather(np.array(shape[0]))
         X = Share(X, int(numbers[: processes.index()].sum()), int(numbers.sum()))
+    own, start, count = (X.X, X.start, processes.count()) if isinstance(X, Share) else (X, 0, 1)
+    if isinstance(own, SparseStream) or arguments.is_sparse(own):
+        if mesh is not None:
+            raise ValueError(f"{function}: mesh is for dense data; sparse X is multiplied on the host. Leave it out.")
+        own = own if isinstance(own, SparseStream) else to_csr(function, own)
+        tiles = () if isinstance(own, SparseStream) else cut(own)
+        part = Part(slice(start, start + own.shape[0]), own, None, tiles)
+        return Parts((part,), tuple(X.shape), dtype, True, count, ())
     if isinstance(X, Share):
         return _of_share(function, X, jax.devices() if mesh is None else list(mesh.devices.ravel()))
     if isinstance(X, Stream):
@@ -236,12 +260,18 @@ def _stored(values: Any) -> np.ndarray:
 
 def is_far(part: Part, centre: Float[np.ndarray, " P"]) -> bool:
     """Whether a feature of sparse rows that varies, such as a year, is far from 0."""
+    if not centre.any():
+        return False
     # Each zero adds μ² to the squares about μ, so that such a feature has next to none.
-    entries = sum(np.diff(tile.indptr) for tile in part.tiles)
+    is_streamed = isinstance(part.X, SparseStream)
+    entries = part.X.entries.number if is_streamed else sum(np.diff(tile.indptr) for tile in part.tiles)
     full = np.flatnonzero((entries > (1 - FAR**-2) * part.num_rows) & (centre != 0))
+    if is_streamed:
+        relative = part.X.entries.deviations(centre, full) / np.abs(centre[full])
+        return bool(np.any((relative > 4 * EPS) & (relative < 1 / FAR)))
     values = (np.concatenate([tile.data[slice(*tile.indptr[p : p + 2])] for tile in part.tiles]) for p in full)
-    relative = [of_feature / centre[p] - 1 for p, of_feature in zip(full, values, strict=True)]
-    return any(4 * EPS < np.sqrt(np.mean(x**2)) < 1 / FAR for x in relative)
+    off = [of_feature / centre[p] - 1 for p, of_feature in zip(full, values, strict=True)]
+    return any(4 * EPS < np.sqrt(np.mean(x**2)) < 1 / FAR for x in off)
 
 
 def _default_device() -> Any:

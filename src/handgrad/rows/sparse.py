@@ -89,6 +89,17 @@ class SparseBlock(NamedTuple):
         squares = [_squared(tile).T @ ones - 2 * (tile.T @ self.centre) for tile in self.tiles]
         return np.maximum(np.concatenate(squares) + self.centre @ self.centre, 0)
 
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        tiles = [tile for tile in self.tiles if tile.shape[1]]
+        if not tiles:  # of a process without rows
+            return np.full(len(self.centre), np.inf), np.full(len(self.centre), -np.inf)
+        least, most = zip(*((tile.min(axis=1).toarray(), tile.max(axis=1).toarray()) for tile in tiles), strict=True)
+        return np.min(least, axis=0).ravel(), np.max(most, axis=0).ravel()
+
+    def are_finite(self) -> np.ndarray:
+        finite = [np.bincount(tile.indices[~np.isfinite(tile.data)], minlength=tile.shape[1]) for tile in self.tiles]
+        return np.concatenate(finite) == 0
+
     def dense(self) -> np.ndarray:
         return np.concatenate([tile.T.toarray() for tile in self.tiles]) - self.centre
 

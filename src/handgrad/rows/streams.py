@@ -3,21 +3,25 @@
 A source is whatever begins anew each time it is gone over: an object whose `__iter__` gives blocks, or one with `reset`
 and `next`, which gives None or raises StopIteration at the end. Its blocks may have any number of rows; they are
 copied, so that it may use one buffer for all of them. It must give the same rows in one order in each pass: their
-number is held against that of the first, and so are a few of them. What it raises arrives as it is.
+number is held against that of the first, and so are a few of them, with their targets. What it raises arrives as it is.
+Sparse blocks are those of a stream of sparse rows.
 """
 
-import mmap
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from handgrad import processes
+from handgrad import arguments, processes
 from handgrad.frames import as_array, as_data, as_targets
-from handgrad.streams import Fill, Pages, Stream, of_blocks, scale_rows
+from handgrad.mapped import of_mapped
+from handgrad.rows.parts import to_csr
+from handgrad.sparse_streams import SparseStream, of_sparse_blocks
+from handgrad.streams import Fill, Stream, of_blocks, scale_rows
 
 ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
-POPULATE = 22  # MADV_POPULATE_READ, from Linux 5.14 on
 BLOCK_VALUES = 2**22  # of a block of a stream that is gone over once
 LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
 FORMS = "X, (X, targets) or (X, targets, weights)"
@@ -25,16 +29,18 @@ FORMS = "X, (X, targets) or (X, targets, weights)"
 
 def is_source(X: Any) -> bool:
     """Whether X is gone over block by block: no array, no list of rows, no frame."""
-    if isinstance(X, Stream) or (hasattr(X, "reset") and hasattr(X, "next")):
+    if isinstance(X, Stream | SparseStream) or (hasattr(X, "reset") and hasattr(X, "next")):
         return True
     is_array = any(hasattr(X, name) for name in ("ndim", "__array__", "dtypes", "keys"))
     return hasattr(X, "__iter__") and not is_array and not isinstance(X, (list, tuple, str, bytes, set, frozenset))
 
 
-def blocks_of_source(function: str, X: Any) -> Iterator[np.ndarray]:
+def blocks_of_source(function: str, X: Any) -> Iterator[Any]:
     """The blocks of X alone, from one pass over a source; each is good until the next."""
     if isinstance(X, Stream):
         return X.blocks(max(1, BLOCK_VALUES // X.shape[1]))
+    if isinstance(X, SparseStream):
+        return X.chunks()
     return (block.X for block in _blocks_of(function, X))
 
 
@@ -49,16 +55,16 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
     """
     if isinstance(X, np.memmap) and X.ndim == 2 and X.nbytes >= LEAST_MAPPED and X.dtype.isnative:
         return of_mapped(X), targets, weights
-    if isinstance(X, Stream) or not is_source(X):
+    if isinstance(X, Stream | SparseStream) or not is_source(X):
         return X, targets, weights
     num_rows, first = 0, None
     found: list[tuple[Any, ...]] = []
-    known: list[np.ndarray] = []
+    known: list[bytes] = []
     with processes.together():
         for block in _blocks_of(function, X):
             first = first or block
-            known += [block.X[row].copy() for row in _looked_at(num_rows, len(block.X))]
-            num_rows += len(block.X)
+            known += [_bytes_of(block, row) for row in _looked_at(num_rows, block.num_rows)]
+            num_rows += block.num_rows
             found.append(tuple(None if own is None else own.copy() for own in block[1:]))
     first = _alike_over_processes(function, first)
     if first is None or not first.X.shape[1]:
@@ -75,8 +81,10 @@ def open_source(function: str, X: Any, targets: Any, weights: Any) -> tuple[Any,
         raise ValueError(f"{function}: targets must be given, or come with the blocks of X, as (X, targets).")
     if found[0][1] is not None:
         weights = np.concatenate([each for _, each in found])
+    of = of_blocks if isinstance(first.X, np.ndarray) else of_sparse_blocks
     shape = num_rows, first.X.shape[1]
-    return of_blocks(function, shape, first.X.dtype, lambda: _same_again(function, X, known)), targets, weights
+    again = functools.partial(_same_again, function, X, known, _form(first.X))
+    return of(function, shape, first.X.dtype, again), targets, weights
 
 
 def _looked_at(start: int, count: int) -> list[int]:
@@ -85,18 +93,35 @@ def _looked_at(start: int, count: int) -> list[int]:
     return [number - start for number in numbers if start <= number < start + count]
 
 
-def _same_again(function: str, source: Any, known: list[np.ndarray]) -> Iterator[np.ndarray]:
+def _bytes_of(block: "_Read", row: int) -> bytes:
+    """What a row is known by, its target and its weight too."""
+    X, *beside = block
+    of_X = [X[row]]
+    if not isinstance(X, np.ndarray):
+        entries = slice(*X.indptr[row : row + 2])
+        of_X = [X.indices[entries], X.data[entries]]
+    return b"".join(own.tobytes() for own in (*of_X, *(each[row] for each in beside if each is not None)))
+
+
+def _same_again(function: str, source: Any, known: list[bytes], form: tuple[Any, str]) -> Iterator[Any]:
     """A later pass, held to have the rows of the first where these are known."""
     start, rest = 0, iter(known)
     for block in _blocks_of(function, source):
-        for row in _looked_at(start, len(block.X)):
-            if block.X[row].tobytes() != next(rest, block.X[row]).tobytes():
+        if _form(block.X) != form:
+            (columns,), dtype = _form(block.X)
+            raise ValueError(
+                f"{function}: a source must give the same rows in each pass; got {columns} columns of {dtype} in a "
+                f"later pass, and {form[0][0]} of {form[1]} in the first."
+            )
+        for row in _looked_at(start, block.num_rows):
+            own = _bytes_of(block, row)
+            if own != next(rest, own):
                 raise ValueError(
                     f"{function}: a source must give the same rows in each pass, in one order; row {start + row} is "
                     "another one in a later pass than in the first. Shuffle or draw once, before."
                 )
         yield block.X
-        start += len(block.X)
+        start += block.num_rows
 
 
 def _alike_over_processes(function: str, first: "_Read | None") -> "_Read | None":
@@ -109,7 +134,7 @@ def _alike_over_processes(function: str, first: "_Read | None") -> "_Read | None
         else first._replace(X=first.X[:0], targets=_none_of(first.targets), weights=_none_of(first.weights))
     )
     every = processes.gather_values(none)
-    alike = None if first is None else tuple(own is not None and (own.shape[1:], str(own.dtype)) for own in first)
+    alike = None if first is None else tuple(own is not None and _form(own) for own in first)
     processes.require_alike(function, {"the columns and dtypes of X, targets and weights": alike})
     return first or next(filter(None, every), None)
 
@@ -119,32 +144,54 @@ def _none_of(by_row: Any) -> Any:
 
 
 class _Read(NamedTuple):
-    X: np.ndarray
+    X: Any  # NumPy's array, or SciPy's in CSR form
     targets: Any
     weights: Any
+
+    @property
+    def num_rows(self) -> int:
+        return self.X.shape[0]
 
 
 def _blocks_of(function: str, source: Any) -> Iterator[_Read]:
     """One pass over a source's blocks, those without rows left out."""
     first: _Read | None = None
     for given in _pass_over(function, source):
-        is_tuple = isinstance(given, (tuple, list)) and 1 < len(given) <= 3 and hasattr(given[0], "shape")
-        X, targets, weights = (*given, None)[:3] if is_tuple else (given, None, None)
-        X = np.asarray(as_data(function, X)) if not hasattr(X, "tocsr") else X
-        if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "fiu":
-            kind = f"{type(X).__name__} of shape {getattr(X, 'shape', '?')}"
-            advice = " Sparse rows are not streamed: give all in one array of scipy.sparse, or dense blocks."
-            raise TypeError(
-                f"{function}: a source's blocks must be {FORMS}, X dense numbers (n, P); got a {kind}."
-                f"{advice if hasattr(X, 'tocsr') else ''}"
-            )
+        X, targets, weights = _parts_of(function, given)
+        for name, own in (("X", X), ("targets", targets), ("weights", weights)):
+            if isinstance(own, np.ma.MaskedArray):
+                arguments.check_plain(function, name, own)
+        X = _numbers_of(function, X)
         targets = None if targets is None else np.asarray(as_targets(function, targets))
         weights = None if weights is None else np.asarray(as_array(function, weights, "weights"))
         block = _Read(X, targets, weights)
         first = first or block
         _require_alike(function, block, first)
-        if len(X):
+        if block.num_rows:
             yield block
+
+
+def _parts_of(function: str, given: Any) -> tuple[Any, Any, Any]:
+    """X, targets and weights of a block; a list may be one of rows, if it is not of arrays."""
+    if not (isinstance(given, tuple) or (isinstance(given, list) and given and hasattr(given[0], "shape"))):
+        return given, None, None
+    if not 1 <= len(given) <= 3:
+        raise TypeError(f"{function}: a source's blocks must be {FORMS}; got a {type(given).__name__} of {len(given)}.")
+    return (*given, None, None)[:3]
+
+
+def _numbers_of(function: str, given: Any) -> Any:
+    """X of a block, dense in an order of bytes and a dtype that NumPy computes with, or in CSR form."""
+    is_sparse = arguments.is_sparse(given)
+    X = given if is_sparse else np.asarray(as_data(function, given))
+    if X.dtype == jax.numpy.bfloat16:  # whose numbers are all in float32
+        X = X.astype(np.float32)
+    if len(X.shape) != 2 or X.dtype.kind not in "fiu":
+        got = f"{type(given).__name__} of shape {X.shape} and {X.dtype}" if X.shape else type(given).__name__
+        raise TypeError(f"{function}: a source's blocks must be {FORMS}, X numbers (n, P); got a {got}.")
+    if is_sparse:
+        return to_csr(function, X)
+    return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
 
 
 def _require_alike(function: str, block: _Read, first: _Read) -> None:
@@ -153,13 +200,17 @@ def _require_alike(function: str, block: _Read, first: _Read) -> None:
             raise ValueError(f"{function}: {name} must come with each of a source's blocks, or with none.")
         if own is None:
             continue
-        if len(own) != len(block.X):
-            raise ValueError(f"{function}: a block's {name} must have its {len(block.X)} rows; got {len(own)}.")
-        if own.shape[1:] != of_first.shape[1:] or own.dtype != of_first.dtype:
+        if own.shape[0] != block.num_rows:
+            raise ValueError(f"{function}: a block's {name} must have its {block.num_rows} rows; got {len(own)}.")
+        if _form(own) != _form(of_first):
             raise ValueError(
-                f"{function}: a source's blocks must be alike; got {name} {of_first.shape} of {of_first.dtype} and "
-                f"{own.shape} of {own.dtype}."
+                f"{function}: a source's blocks must be alike; got {name} {of_first.shape} of {_form(of_first)[1]} and "
+                f"{own.shape} of {_form(own)[1]}."
             )
+
+
+def _form(array: Any) -> tuple[Any, str]:
+    return array.shape[1:], f"{'' if isinstance(array, np.ndarray) else 'sparse '}{array.dtype}"
 
 
 def _pass_over(function: str, source: Any) -> Iterator[Any]:
@@ -181,46 +232,6 @@ def _pass_over(function: str, source: Any) -> Iterator[Any]:
             "__iter__ begins anew, or one with reset() and next()."
         )
     yield from blocks
-
-
-def of_mapped(X: np.memmap) -> Stream:
-    """A stream of a memory map, which does not fill the memory with its pages: those that were read are let go."""
-    held: Any = getattr(X, "_mmap", None)
-    if X.mode == "c" or not hasattr(held, "madvise"):  # what a copy on write has written is in no file
-        held = None
-    start_of_map = 0 if held is None else np.frombuffer(held, np.uint8).ctypes.data
-
-    def advise(advice: int, start: int, end: int) -> None:
-        if held is not None and start < end:
-            low, high = (place - start_of_map for place in np.lib.array_utils.byte_bounds(X[start:end]))
-            low -= low % mmap.PAGESIZE
-            held.madvise(advice, low, min(high, len(held)) - low)
-
-    def bring(start: int, end: int) -> None:
-        try:
-            advise(POPULATE, start, end)
-        except OSError:  # not of every system; a number of each page does it too
-            bytes_ = X[start:end].reshape(-1).view(np.uint8)
-            bytes_[:: mmap.PAGESIZE].max(initial=0)
-
-    def let_go(start: int, end: int) -> None:
-        advise(mmap.MADV_DONTNEED, start, end)
-
-    def begin() -> Fill:
-        start = 0
-
-        def fill(array: np.ndarray) -> int:
-            nonlocal start
-            rows = X[start : start + len(array)]
-            array[: len(rows)] = rows
-            let_go(start, start + len(rows))
-            start += len(rows)
-            return len(rows)
-
-        return fill
-
-    pages = Pages(np.asarray(X), bring, let_go) if X.flags.c_contiguous else None
-    return Stream(X.shape, X.dtype, begin, pages=pages)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -19,7 +19,7 @@ from handgrad.formulas import Params
 from handgrad.formulas.by_row import one_hot
 from handgrad.frames import as_array, as_data, as_targets
 from handgrad.processes import Share
-from handgrad.rows import Parts, Rows, Stream, centre_as_summed, locate, open_source, place, to_csr
+from handgrad.rows import Parts, Rows, SparseStream, Stream, centre_as_summed, locate, open_source, place, to_csr
 from handgrad.rows.blocks import Block
 from handgrad.rows.sparse import SparseBlock
 from handgrad.settings import as_float, check_flag, is_integer
@@ -121,7 +121,8 @@ def check_data(function: str, argument: str, X: Any) -> Any:
         if len(X.shape) != 2 or 0 in X.shape:
             raise ValueError(f"{function}: {argument} must have shape (N, P), none of them 0; got {tuple(X.shape)}.")
         X = to_csr(function, X)
-    looked_at = np.zeros((1, 1), X.dtype) if arguments.is_sparse(X) or isinstance(X, Stream | Share) else X
+    is_array = not (arguments.is_sparse(X) or isinstance(X, Stream | SparseStream | Share))
+    looked_at = X if is_array else np.zeros((1, 1), X.dtype)
     arguments.check_array(function, argument, looked_at, "(N, P)", kind="number")
     kind = np.dtype(X.dtype)
     if kind.kind in "iu" and kind.itemsize > 2:
@@ -241,7 +242,7 @@ def _centre_and_scale(
     if not parts.sum(weights.sum()) > 0:
         weights = np.ones_like(weights)
     for rows, block in parts.blocks():
-        least, most = _limits(block)
+        least, most = block.limits()
         low, high = np.minimum(low, least), np.maximum(high, most)
         if isinstance(block, SparseBlock):
             sums += block.transposed_times(weights[None, None, rows])[0, :-1, 0]
@@ -260,7 +261,8 @@ def _centre_and_scale(
             f"{function}: X must be within {np.finfo(dtype).max:.3g}, the range of {dtype}, in which the fit computes; "
             f"got {largest.max():.3g}. Divide the features, or use float64 (jax.enable_x64)."
         )
-    if parts.is_streamed and fit_intercept:  # without one 0 is no centre, which might be another number
+    is_dense_stream = parts.is_streamed and not parts.is_sparse
+    if is_dense_stream and fit_intercept:  # without one 0 is no centre, which might be another number
         centre = centre_as_summed(parts.parts[0].X, centre, dtype)
     elif _fits(parts.dtype, dtype):
         centre = centre.astype(dtype).astype(np.float64)
@@ -271,28 +273,15 @@ def _centre_and_scale(
     return centre, 1.0 if usual else float(np.ldexp(1.0, -int(np.frexp(min(size, 2.0**1000))[1])))
 
 
-def _limits(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest of each feature."""
-    if not isinstance(block, SparseBlock):
-        X = block.dense()
-        return X.min(axis=0), X.max(axis=0)
-    least, most = zip(*((tile.min(axis=1).toarray(), tile.max(axis=1).toarray()) for tile in block.tiles), strict=True)
-    return np.min(least, axis=0).ravel(), np.max(most, axis=0).ravel()
-
-
 def check_finite(function: str, argument: str, parts: Parts) -> None:
     """Check that this process's rows have no NaN and no infinity."""
     of_rows = np.zeros((parts.shape[0], 1))
-    if parts.is_streamed:
+    if parts.is_streamed or parts.is_sparse:
         for rows, block in parts.blocks():
-            of_rows[rows, 0] = np.where(np.isfinite(block.dense()).all(axis=1), 0, np.nan)
+            of_rows[rows, 0] = np.where(block.are_finite(), 0, np.nan)
         return arguments.check_finite(function, argument, of_rows)
     for part in parts.parts:
-        if parts.is_sparse:
-            wrong = np.flatnonzero(~np.isfinite(part.X.data))
-            of_rows[np.searchsorted(part.X.indptr, wrong, side="right") - 1] = np.nan
-        else:
-            of_rows[part.rows, 0] = np.where(np.isfinite(np.asarray(part.X)).all(axis=1), 0, np.nan)
+        of_rows[part.rows, 0] = np.where(np.isfinite(np.asarray(part.X)).all(axis=1), 0, np.nan)
     return arguments.check_finite(function, argument, of_rows)
 
 

@@ -58,13 +58,13 @@ def fit(
         they are never made dense. Sharded by rows over devices, or over processes that all call `fit`: the rows stay
         where they are. Dense data of few rows are fitted by NumPy, for which nothing is compiled. Streamed: a source,
         which begins anew each time it is gone over, an object whose `__iter__` gives blocks, or one with `reset` and
-        `next`, which gives None at the end; a block is X (n, P), (X, targets) or (X, targets, weights), of any number
-        of rows, and is copied. The rows must be the same in each pass, in one order, or the fit is refused. Each
-        iteration is one pass over it, read while what was read before is summed; in memory are a few blocks, and what
-        is known row by row. So are memory maps of 64 MB or more, and what `handgrad.data.encode` makes of a table
-        that `handgrad.data.stream_table` leaves in its file. Where `jax.distributed` has several processes, what is
-        streamed from a source or a map is the rows of its process, with their own targets and weights, and there may be
-        none: all call `fit`, and have the answer for the rows of all.
+        `next`, which gives None at the end; a block is X (n, P), dense or sparse, (X, targets) or (X, targets,
+        weights), of any number of rows, and is copied. The rows must be the same in each pass, in one order, or the fit
+        is refused. Each iteration is one pass over it, read while what was read before is summed; in memory are a few
+        blocks, and what is known row by row. So are memory maps of 64 MB or more, and what `handgrad.data.encode` makes
+        of a table that `handgrad.data.stream_table` leaves in its file. Where `jax.distributed` has several processes,
+        what is streamed from a source or a map is the rows of its process, with their own targets and weights, and
+        there may be none: all call `fit`, and have the answer for the rows of all.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C); None where they come with the blocks.
       l2: the penalty. 0 is allowed; there is no certificate then, and ‖∇F‖ ≤ tol · ‖∇F(0)‖, about the
         features' mean, ends the fit.

@@ -19,7 +19,7 @@ from handgrad.frames import as_array, as_data, as_held_out, as_targets
 from handgrad.initialization import init_params
 from handgrad.precision import wide_dtype
 from handgrad.progress import shown
-from handgrad.rows import Stream, open_source
+from handgrad.rows import SparseStream, Stream, open_source
 from handgrad.settings import is_true, show
 from handgrad.solvers.batches import evaluate, run_epoch
 from handgrad.solvers.data import weigh_classes
@@ -61,7 +61,7 @@ def train(
     Args:
       X: data, shape (N, P), floating; kept on the device whole. Of float64, where JAX has it not enabled, float32 is
         kept, so a mean that is large beside the deviation is to be taken off before. Lists and data frames of pandas
-        or polars are taken too, here as for targets, weights and validation. Or a source, as for `fit`.
+        or polars are taken too, here as for targets, weights and validation. Or a source of dense blocks, as for `fit`.
       targets: labels (N,) of integer dtype in [0, C), or distributions (N, C); None where they come with the blocks of
         a source.
       optimizer: an optax transformation, which carries its own learning rate; the update above if None.
@@ -304,6 +304,11 @@ def _judge(params, validation):
 
 def _stand_in(X):
     """A stream, and in its place an array of its shape and dtype, which takes no memory; None and X for an array."""
+    if isinstance(X, SparseStream):
+        raise TypeError(
+            f"train: X must be dense; got a source of sparse blocks, of {X.shape[1]:,} columns. Give each block's "
+            ".toarray(); handgrad.fit, fit_path and SoftmaxRegression take sparse blocks as they are."
+        )
     if not isinstance(X, Stream):
         return None, X
     return X, np.broadcast_to(np.zeros((), jax.dtypes.canonicalize_dtype(X.dtype)), X.shape)

@@ -212,7 +212,8 @@ def _together(stream: Stream, key: jax.Array, size: int) -> Iterator[tuple[np.nd
     order = order[order < num_rows]
     for start in range(0, num_rows, size):
         rows = order[start : start + size]
-        yield rows, pages.rows[rows]
+        pages.bring(0, 0)  # which looks whether the file is what it was
+        yield rows, stream.of_stored(pages.rows[rows], rows)
         pages.let_go(0, num_rows)
 
 
