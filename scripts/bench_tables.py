@@ -73,7 +73,7 @@ def by_handgrad(path):
 
     table = read_table(path, target=NAME)
     inputs, P = tuple(Input(name, "number") for name in table.columns), len(table.columns)
-    as_it_is = Encoding(inputs, None, (), None, np.full(P, np.nan), np.zeros(P, bool), np.zeros(P), np.ones(P))
+    as_it_is = Encoding(inputs, None, (), None, None, np.full(P, np.nan), np.zeros(P, bool), np.zeros(P), np.ones(P))
     return encode(as_it_is, table).X, table.labels
 
 

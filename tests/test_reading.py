@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from handgrad.data import encode, fit_encoding, read_features, read_table, stream_table
+from handgrad.data.description import from_description, to_description
+from handgrad.data.judging import read_in_blocks
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -412,6 +414,23 @@ def test_images_in_colour(shape, image_shape):
 
 SVMLIGHT = "1 1:0.5 3:2 # a comment\n-1 qid:7 2:1\n\n# only a comment\n1 3:1e-3\n-1 1:7\n"
 DENSE = [[0.5, 0, 2], [0, 1, 0], [0, 0, 1e-3], [7, 0, 0]]
+
+
+def test_indices_begin_where_those_that_were_trained_on_do(tmp_path):
+    rest = write(tmp_path / "rest.svmlight", "1 1:7\n0 2:3\n")  # the first column is not in it
+    for name, text, expected in (
+        ("zero", "0 0:1 2:5\n1 1:2\n", [[0, 7, 0], [0, 0, 3]]),
+        ("one", "0 1:1 3:5\n1 2:2\n", [[7, 0, 0], [0, 3, 0]]),
+    ):
+        encoding = fit_encoding(read_table(write(tmp_path / f"{name}.svmlight", 2 * text)))
+        encoding = from_description(*to_description(encoding))
+        X = encode(encoding, read_features(rest, encoding)).X.toarray()
+        np.testing.assert_allclose(X / encoding.scale, expected, rtol=1e-6)
+        with read_in_blocks(rest, encoding, is_labelled=True) as found:
+            blocks = [encode(encoding, block).X.toarray() for block in found.blocks]
+        np.testing.assert_allclose(np.concatenate(blocks) / encoding.scale, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"zero.svmlight: has an index 0, and in what the model was trained on"):
+        read_features(tmp_path / "zero.svmlight", encoding)
 
 
 def test_svmlight_stays_sparse(tmp_path):

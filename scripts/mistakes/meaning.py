@@ -231,7 +231,7 @@ MUTANTS = [
     Mutant(
         "a column of the data written under the name of the model's answer",
         "app/predicting.py",
-        '{answer, *map(str, model.class_names)} & {*table.ids}',
+        "{answer, *map(str, model.class_names)} & {*table.ids}",
         "set[str]()",
         "test_app_program.py::test_what_is_passed_through_is_not_taken_for_what_the_model_says",
     ),
@@ -248,5 +248,12 @@ MUTANTS = [
         "and not weights[part].any():",
         "and False:",
         "test_splitting.py::test_a_part_whose_rows_all_weigh_nothing_is_refused",
+    ),
+    Mutant(
+        "indices counted from 1 though the model's begin at 0",
+        "data/reading.py",
+        "read(found, encoding and encoding.first_index)",
+        "read(found)",
+        "test_reading.py::test_indices_begin_where_those_that_were_trained_on_do",
     ),
 ]

@@ -27,6 +27,7 @@ class Arrays(NamedTuple):
     y: Any
     others: dict[str, np.ndarray]
     notes: tuple[str, ...]
+    first_index: int | None = None  # as in `Table`
 
 
 def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_inputs: int | None = None) -> Table:
@@ -52,6 +53,7 @@ def assemble_arrays(data: Arrays, roles: Roles, missing: Missing | None, *, num_
         labels=found and found.labels,
         class_names=found.names if found else (),
         image_shape=image_shape,
+        first_index=data.first_index,
         missing=missing,
         notes=data.notes,
         **beside_of(roles, others, problems, Columns(data.name, (), lambda *_: ({}, []))),

@@ -17,6 +17,7 @@ def to_description(encoding: Encoding) -> tuple[dict[str, Any], dict[str, np.nda
         "missing": encoding.missing,
         "left_out": list(encoding.left_out),
         "image_shape": encoding.image_shape and list(encoding.image_shape),
+        "first_index": encoding.first_index,
     }
     arrays = {
         "fill": encoding.fill,
@@ -53,6 +54,7 @@ def _rebuild(description: Any, arrays: Mapping[str, np.ndarray]) -> Encoding:
         missing=description["missing"],
         left_out=tuple(left_out),
         image_shape=None if shape is None else tuple(operator.index(size) for size in shape),
+        first_index=description["first_index"],
         fill=_numbers(arrays["fill"]),
         has_indicator=_numbers(indicators).astype(bool),
         offset=_numbers(arrays["offset"]),
@@ -86,6 +88,7 @@ def _faults(encoding: Encoding) -> dict[str, bool]:
         or not offset.size == scale.size == num_features + int(has.sum()),
         "has an image of another size.": encoding.image_shape is not None
         and int(np.prod(encoding.image_shape, dtype=object)) != num_features,
+        "has a first index that is none.": encoding.first_index not in (None, 0, 1),
         "has an offset or a scale that is no number.": not (np.isfinite(offset).all() and np.isfinite(scale).all()),
         "has a scale that is not positive.": bool((scale <= 0).any()),
         "fills by an infinite number.": bool(np.isinf(fill).any()),

@@ -42,7 +42,7 @@ class Encoding(NamedTuple):
       inputs: the columns, in the order of their features; None where the data are an array.
       missing: as in `Table`.
       left_out: columns that a table may have and that are no inputs.
-      image_shape: as in `Table`.
+      image_shape, first_index: as in `Table`.
       fill: for each input what stands for a missing value, of a text an index into its words; NaN where nothing does.
       has_indicator: for each input whether a feature says that its value is missing.
       offset, scale: of the features, (P,), float64.
@@ -60,6 +60,7 @@ class Encoding(NamedTuple):
     missing: str | None
     left_out: tuple[str, ...]
     image_shape: tuple[int, ...] | None
+    first_index: int | None
     fill: np.ndarray
     has_indicator: np.ndarray
     offset: np.ndarray

@@ -77,7 +77,10 @@ def read_rows(table: Table, rows: np.ndarray) -> Table:
         ids={name: values[rows] for name, values in table.ids.items()},
         groups=None if table.groups is None else table.groups[rows],
         times=None if table.times is None else table.times[rows],
-        **{name: getattr(table, name) for name in ("class_names", "target", "missing", "left_out", "notes")},
+        **{
+            name: getattr(table, name)
+            for name in ("class_names", "target", "missing", "left_out", "notes", "first_index")
+        },
     )
 
 

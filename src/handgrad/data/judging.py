@@ -60,7 +60,7 @@ def read_in_blocks(
       FileNotFoundError, ValueError: as `read_table`; those of a block as the blocks are gone over.
     """
     roles = Roles(target if is_labelled else None, (), (), weight, tuple(ids), None, None)
-    with open_data(source, as_format(separator, decimal, quote, text_encoding), in_blocks=True) as data:
+    with open_data(source, as_format(separator, decimal, quote, text_encoding), encoding, in_blocks=True) as data:
         if not isinstance(data, arrow.Columns):
             stored = choose(data, roles, labels, features, is_labelled=is_labelled, load=lambda array: array)
             yield _of_arrays(stored, roles, missing, encoding)

@@ -86,7 +86,7 @@ def read_table(
     roles = Roles(target, tuple(drop), tuple(keep), weight, tuple(ids), group, time)
     if missing not in (None, *MISSING):
         raise ValueError(f"read_table: missing must be one of {', '.join(MISSING)}; got {missing!r}.")
-    with open_data(source, as_format(separator, decimal, quote, text_encoding)) as data:
+    with open_data(source, as_format(separator, decimal, quote, text_encoding), encoding) as data:
         if not isinstance(data, arrow.Columns):
             arrays_ = choose(data, roles, labels, features)
             return assemble_arrays(arrays_, roles, missing, num_inputs=_num_inputs(encoding))
@@ -131,7 +131,7 @@ def read_features(
       (['colour', 'size'], None)
     """
     roles = Roles(None, (), (), None, tuple(ids), None, None)
-    with open_data(source, as_format(separator, decimal, quote, text_encoding)) as data:
+    with open_data(source, as_format(separator, decimal, quote, text_encoding), encoding) as data:
         if isinstance(data, arrow.Columns):
             with returning_memory():
                 return assemble(data, roles, None, encoding, needs_classes=False, ignored=target)
@@ -168,10 +168,13 @@ class _Arrays(NamedTuple):
     name: str
     arrays: Mapping[str, Any]
     source: Source | None
+    first_index: int | None = None  # as in `Table`
 
 
 @contextlib.contextmanager
-def open_data(source: Any, format_: delimited.Format, *, in_blocks: bool = False) -> Iterator[arrow.Columns | _Arrays]:
+def open_data(
+    source: Any, format_: delimited.Format, encoding: Encoding | None = None, *, in_blocks: bool = False
+) -> Iterator[arrow.Columns | _Arrays]:
     """What can be read of a file or of an object, its features in blocks where they are not to be in memory."""
     if not isinstance(source, (str, os.PathLike)):
         yield _from_object(source)
@@ -183,8 +186,9 @@ def open_data(source: Any, format_: delimited.Format, *, in_blocks: bool = False
         elif found.format in ("parquet", "arrow"):
             yield arrow.from_file(found)
         elif found.format == "svmlight":
-            read = svmlight.stored(found) if in_blocks else dict(zip("Xy", svmlight.read(found), strict=True))
-            yield _Arrays(found.name, read, None)
+            read = svmlight.stored if in_blocks else svmlight.read
+            own, first = read(found, encoding and encoding.first_index)
+            yield _Arrays(found.name, own, None, first)
         else:
             yield _Arrays(found.name, arrays.stored_arrays(found), found)
 
@@ -268,6 +272,7 @@ def choose(
         y=found,
         others={name: np.asarray(_load(data.arrays[name])) for name in beside},
         notes=(f"features from {x}; arrays left out: {join(others)}.",) if others and is_labelled else (),
+        first_index=data.first_index,
     )
 
 

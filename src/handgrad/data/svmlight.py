@@ -40,8 +40,10 @@ class _Shape(NamedTuple):
     first: int  # index, 0 or 1
 
 
-def read(source: Source) -> tuple[Any, np.ndarray]:
-    """X as SciPy's CSR (N, P), and y (N,), float64. Indices begin at 1, or at 0 where one is 0.
+def read(source: Source, first: int | None = None) -> tuple[Mapping[str, Any], int]:
+    """X as SciPy's CSR (N, P), and y (N,), float64; and the index that indices begin at.
+
+    That is `first`, or where that is None 1, or 0 where an index is 0.
 
     Raises:
       ValueError: a line is not such a one; the message names it.
@@ -53,15 +55,16 @@ def read(source: Source) -> tuple[Any, np.ndarray]:
         blocks.append(block)
         num_values += len(block.values)
         require_memory(source.name, num_values * _BYTES_A_VALUE)
-    limits = np.array([_limits(block) for block in blocks])
+    limits = np.array([_limits(block) for block in blocks]).reshape(-1, 2)
     whole = _Block(_START, *(np.concatenate(each) for each in list(zip(*blocks, strict=True))[1:])) if blocks else None
     if whole is None or not len(whole.y):
         raise ValueError(f"{source.name}: has no rows.")
-    return _as_csr(whole, _shape_of(source, *limits.T)), whole.y
+    shape = _shape_of(source, limits, first)
+    return {"X": _as_csr(whole, shape), "y": whole.y}, shape.first
 
 
-def stored(source: Source) -> Mapping[str, Any]:
-    """X (N, P) as what is read in blocks, and y (N,), of which one pass tells the shape.
+def stored(source: Source, first: int | None = None) -> tuple[Mapping[str, Any], int]:
+    """As `read`, with X as what is read in blocks, of which one pass tells the shape.
 
     Raises:
       ValueError: as `read`.
@@ -78,7 +81,7 @@ def stored(source: Source) -> Mapping[str, Any]:
         require_memory(source.name, 8 * num_rows)
     if not num_rows:
         raise ValueError(f"{source.name}: has no rows.")
-    shape = _shape_of(source, *np.array(limits).T)
+    shape = _shape_of(source, np.array(limits), first)
 
     def cut(first: int, last: int | None) -> Iterator[Any]:
         at = int(np.searchsorted([place.row for place in places], first, side="right")) - 1
@@ -92,7 +95,8 @@ def stored(source: Source) -> Mapping[str, Any]:
             X = _as_csr(block, shape)
             yield X[max(0, first - start) : None if last is None else last - start]
 
-    return {"X": Stored((num_rows, shape.num_features), lambda: read(source)[0], cut), "y": np.concatenate(y)}
+    X = Stored((num_rows, shape.num_features), lambda: read(source, shape.first)[0]["X"], cut)
+    return {"X": X, "y": np.concatenate(y)}, shape.first
 
 
 _START = _Place(0, 0, 0)
@@ -124,12 +128,15 @@ def _limits(block: _Block) -> tuple[int, int]:
     return int(block.indices.min(initial=1)), int(block.indices.max(initial=0))
 
 
-def _shape_of(source: Source, least: np.ndarray, largest: np.ndarray) -> _Shape:
-    first = int(least.min(initial=1))
-    num_features = max(1, int(largest.max(initial=0)) - first + 1)
+def _shape_of(source: Source, limits: np.ndarray, first: int | None) -> _Shape:
+    found, largest = int(limits[:, 0].min(initial=1)), int(limits[:, 1].max(initial=0))
+    if first is not None and found < first:
+        raise ValueError(f"{source.name}: has an index 0, and in what the model was trained on the first is 1.")
+    first = found if first is None else first
+    num_features = max(1, largest - first + 1)
     require_memory(source.name, num_features * _BYTES_A_FEATURE)
     if num_features > _MOST_FEATURES:
-        raise ValueError(f"{source.name}: has an index {largest.max():,}, and most are {_MOST_FEATURES:,}.")
+        raise ValueError(f"{source.name}: has an index {largest:,}, and most are {_MOST_FEATURES:,}.")
     return _Shape(num_features, first)
 
 

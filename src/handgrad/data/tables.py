@@ -115,6 +115,7 @@ class Table(NamedTuple):
       times: (N,), float64: when each row was; later ones must not be trained on.
       left_out: names of columns that were there and are no features.
       notes: what was found out or decided in reading, a sentence each.
+      first_index: what the first column is called in an .svmlight file, 0 or 1; None of other data.
       file: features that are read anew for each pass over them, as `stream_table` has it; else None.
 
     Example:
@@ -137,6 +138,7 @@ class Table(NamedTuple):
     times: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    first_index: int | None = None
     file: Filed | None = None
 
     @property

@@ -36,6 +36,7 @@ FORMS: dict[int, dict[str, Any]] = {
             "missing": str | None,
             "left_out": [str],
             "image_shape": Optional([int]),
+            "first_index": int | None,
         },
         "versions": {"handgrad": str, "jax": str},
         "sha256": str,

@@ -211,6 +211,7 @@ def plain_encoding(num_features: int, names: Sequence[str] | None) -> Encoding:
         missing=None,
         left_out=(),
         image_shape=None,
+        first_index=None,
         fill=np.full(num_features, np.nan),
         has_indicator=np.zeros(num_features, bool),
         offset=np.zeros(num_features),
@@ -282,6 +283,7 @@ def _encoding_of(version: int, description: dict[str, Any], arrays: dict[str, np
             "missing": None,
             "left_out": [],
             "image_shape": description["image_shape"],
+            "first_index": None,
         }
         arrays = arrays | {"fill": np.full(size, np.nan), "has_indicator": np.zeros(size, np.uint8)}
     elif set(arrays) != {"fill", "has_indicator", "offset", "scale"}:
