@@ -263,10 +263,10 @@ def test_leading_axes_are_rows():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
-def test_narrow_inputs_are_summed_in_float32(narrow, recompute):
-    # 64 blocks: summed in bfloat16, dL/dW would lose a part in 256 with each.
-    X, W, t, *_ = oracles_head.problem(512, 8, 16)
+@pytest.mark.parametrize(("narrow", "P"), [("bfloat16", 8), ("bfloat16", 256), ("float16", 8)])
+def test_narrow_inputs_are_summed_in_float32(narrow, P, recompute):
+    # 64 blocks: summed in bfloat16, dL/dW would lose a part in 256 with each. Of 256 features D is kept instead.
+    X, W, t, *_ = oracles_head.problem(512, P, 16)
     X, W = (jnp.asarray(array, narrow) for array in (X, W))
     value, gradients = jax.value_and_grad(
         lambda X, W: head(X, W, t, recompute=recompute, block_size=8, **PLAIN), argnums=(0, 1)
@@ -325,10 +325,10 @@ def test_every_label_ignored_gives_zero_and_gradients_zero(reduction, recompute)
         assert not np.any(gradient)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_rows_that_do_not_count_may_hold_anything(recompute):
+@pytest.mark.parametrize(("dtype", "recompute"), [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_rows_that_do_not_count_may_hold_anything(dtype, recompute):
     X, W, t, _, w, _ = cast("float32", *oracles_head.problem(6, 4, 5))
-    w = w.at[2].set(0)
+    X, W, w = X.astype(dtype), W.astype(dtype), w.at[2].set(0)
     of = functools.partial(linear_cross_entropy, recompute=recompute, block_size=2)
     expected = jax.value_and_grad(of, argnums=(0, 1))(X, W, t, weights=w)
     for rubbish in (np.nan, np.inf, 1e38):

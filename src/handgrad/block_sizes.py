@@ -17,25 +17,34 @@ LEAST_ROWS = 512
 CLASS_BYTES = 2**23
 # By classes, in half precision: on accelerators products are faster, and reading dL/dX for each block is not.
 LEAST_CLASSES = 2048
-# Where dL/dW has to be summed in float32 beside a narrow W, and neither that nor all rows in one block is less than
-# this, None goes by classes.
-MOST_BYTES = 2**30
+# What has to be held beside a narrow W, of more than which None goes by classes.
+MOST_BYTES = 2**32
 
 
 def goes_by_classes(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> bool:
-    """Where it is asked for, or where it is not said and one block of all rows is too much: if it takes less memory."""
+    """Where it is asked for, or where it is not said and what would be held is too much: if it takes less memory."""
     N, P, C = sizes(settings, arrays)
     if settings.recompute is False or settings.block_size is not None:
         return bool(settings.recompute)
-    rows = rows_in_block(settings, moving, arrays)
-    # Of a block logits and D; and a sum of gradients with what is added to it.
-    by_rows = 6 * rows * C + (8 * P * C if rows < N else 0)
-    if settings.recompute is None and (rows < N or not _is_narrow(arrays.W) or by_rows <= MOST_BYTES):
+    rows = rows_in_block(settings, arrays)
+    keeps = keeps_logit_gradient(moving, arrays, rows)
+    held = 0 if rows == N else 2 * N * C if keeps else 4 * P * C
+    if settings.recompute is None and (held <= MOST_BYTES or not _is_narrow(arrays.W)):
         return False
+    # Of a block logits and D; and what a sum of gradients is added to.
+    by_rows = 6 * rows * C + held + (0 if keeps or rows == N else 4 * P * C)
     return 6 * N * classes_in_block(settings, arrays) + 12 * N * P < by_rows
 
 
-def rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> int:
+def keeps_logit_gradient(moving: tuple[str, ...], arrays: Arrays, rows: int) -> bool:
+    """Whether D of all rows is held, rounded, and multiplied at once: where that is less than dL/dW in float32."""
+    N, P = arrays.X.shape
+    # Of float16 dL/dW is in float32 either way.
+    rounded = _is_narrow(arrays.W) and bool(jnp.finfo(arrays.W.dtype).maxexp > 16)
+    return "W" in moving and rounded and rows < N <= 2 * P
+
+
+def rows_in_block(settings: Settings, arrays: Arrays) -> int:
     """As few blocks as the bytes of their logits allow, all of about one size."""
     N, P, C = sizes(settings, arrays)
     if settings.block_size is not None and not settings.recompute:
@@ -44,11 +53,9 @@ def rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -
     rows = max(BLOCK_BYTES // (4 * C), LEAST_ROWS) // heads
     if _is_narrow(arrays.W):
         # On accelerators products are faster, and reading and writing dL/dW for each block is not. Up to a quarter of
-        # P, float32 logits still find room where the rounded dL/dW will be: (4096, 4096, 128256) compiled for an H100
+        # P, float32 logits still find room where the rounded dL/dW will be: (16384, 4096, 128256) compiled for an H100
         # takes 2.24 GB beside 512 rows a block, 2.37 beside 1024 and 4.75 beside 2048; for a TPU v5e 2.11, 2.12, 3.17.
         rows = max(rows, P // 4)
-        if "W" in moving and 4 * P + 6 * rows >= 6 * N:
-            return N  # the plain form's memory, which float32 for dL/dW would exceed
     return math.ceil(N / _blocks(N, rows))
 
 

@@ -83,10 +83,10 @@ def linear_cross_entropy(
       softcap: κ, from 1e-30 to 1e30; logits z become κ tanh(z/κ).
       ignore_index: a label whose rows do not count, whatever is in their X.
       reduction: "mean", "sum" (Σ wℓ), or "none" (wℓ by row, whose gradients take a product more).
-      recompute: the schedule; True goes by classes wherever that takes less memory, as with large C. None goes by rows.
-        But where W is narrower than float32, its gradient, summed over blocks of rows in float32, takes 4·P·C bytes:
-        where one block's 6·N·C are less, it takes all rows in one, as the plain form does, and where these are more
-        than a gigabyte, it goes by classes.
+      recompute: the schedule; True goes by classes wherever that takes less memory, as with large C; None goes by rows.
+        By rows the gradient of a W narrower than float32, summed over blocks in float32, takes 4·P·C bytes; in bfloat16
+        dL/dZ of all rows, 2·N·C, is kept in place of that where it is less. Where what is held is more than 4 GiB, None
+        goes by classes.
       transposed: W is (C, P), as the embeddings that a head shares are; so is its gradient, and neither is ever copied.
       block_size: rows in a block, or classes where recompute=True. None chooses.
       class_axis: an axis of an enclosing `jax.shard_map` along which W, bias, class_weights, and targets if they are
