@@ -371,6 +371,19 @@ def test_logits_of_ten_thousand_and_masked_classes_stay_finite(recompute):
     assert not any(np.any(gradient) for gradient in gradients)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_logits_whose_squares_are_infinite_have_a_finite_loss(recompute):
+    X, W, t = jnp.array([[1e30, 0.0]], jnp.float32), jnp.eye(2, 3, dtype=jnp.float32), jnp.array([1])
+
+    def of(X, W, **settings):
+        return linear_cross_entropy(X, W, t, recompute=recompute, block_size=1, **settings)
+
+    value, gradients = jax.value_and_grad(of, argnums=(0, 1))(X, W)
+    np.testing.assert_allclose(value, 1e30, rtol=1e-6)
+    chex.assert_trees_all_close(gradients, (jnp.array([[1.0, -1.0]]), jnp.array([[1e30, -1e30, 0.0], [0.0] * 3])))
+    assert of(X, W, z_loss=1e-4) == np.inf
+
+
 # --- Blocks, and the formulas --------------------------------------------------------------------------------------
 
 
