@@ -333,6 +333,15 @@ def test_classes_may_lie_along_an_axis_of_vmap(x64):
     assert_close(jax.vmap(of, axis_name="model")(parts), jnp.full(4, linear_cross_entropy(X, W, t)), "float64")
 
 
+def test_an_exported_program_needs_nobody_who_could_be_asked(x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", AxisType.Auto, False)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    gradient = jax.jit(jax.value_and_grad(linear_cross_entropy, argnums=(0, 1)))
+    read = jax.export.deserialize(jax.export.export(gradient)(*placed).serialize())
+    assert_close(jax.jit(read.call)(*placed), gradient(X, W, t), "float64")
+
+
 # --- Compilers that do not ask how to partition, as those of TPUs -----------------------------------------------------
 
 

@@ -6,11 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from handgrad.head import Arrays, Settings, class_dimension
+from handgrad.precision import wide_dtype
 
 # A block by rows has as many as fill BLOCK_BYTES with float32 logits, and no fewer than LEAST_ROWS. In float32 on 2
 # cores, at (N, P, C) = (2048, 512, 32768), (4096, 256, 8192) and (8192, 512, 1024), from 256 to 1024 rows take the same
 # time to within 10 %; 128 rows take a sixth more, since each block reads and writes dL/dW once, and all rows at once a
-# third more, since the logits leave the caches.
+# third more, since the logits leave the caches. Without dL/dW 256 rows take up to 6 % longer than 512,
+# and where memory is to be saved, half of it.
 BLOCK_BYTES = 2**22
 LEAST_ROWS = 512
 # By classes each block reads and writes dL/dX once: with twice the bytes it takes 3 % less time, with four times 4 %.
@@ -26,14 +28,15 @@ def goes_by_classes(settings: Settings, moving: tuple[str, ...], arrays: Arrays)
     N, P, C = sizes(settings, arrays)
     if settings.recompute is False or settings.block_size is not None:
         return bool(settings.recompute)
-    rows = rows_in_block(settings, arrays)
-    keeps = keeps_logit_gradient(moving, arrays, rows)
-    held = 0 if rows == N else 2 * N * C if keeps else 4 * P * C
+    rows = rows_in_block(settings, moving, arrays)
+    adds, keeps = rows < N and "W" in moving, keeps_logit_gradient(moving, arrays, rows)
+    held = 2 * N * C if keeps else 4 * P * C if adds else 0
     if settings.recompute is None and (held <= MOST_BYTES or not _is_narrow(arrays.W)):
         return False
-    # Of a block logits and D; and what a sum of gradients is added to.
-    by_rows = 6 * rows * C + held + (0 if keeps or rows == N else 4 * P * C)
-    return 6 * N * classes_in_block(settings, arrays) + 12 * N * P < by_rows
+    # Of a block logits and D; and what is added to a sum.
+    element = jnp.dtype(wide_dtype(arrays.X.dtype)).itemsize + arrays.X.dtype.itemsize
+    by_rows = element * rows * C + held + (4 * P * C if adds and not keeps else 0)
+    return element * N * classes_in_block(settings, arrays) + 12 * N * P < by_rows
 
 
 def keeps_logit_gradient(moving: tuple[str, ...], arrays: Arrays, rows: int) -> bool:
@@ -44,13 +47,14 @@ def keeps_logit_gradient(moving: tuple[str, ...], arrays: Arrays, rows: int) -> 
     return "W" in moving and rounded and rows < N <= 2 * P
 
 
-def rows_in_block(settings: Settings, arrays: Arrays) -> int:
+def rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> int:
     """As few blocks as the bytes of their logits allow, all of about one size."""
     N, P, C = sizes(settings, arrays)
     if settings.block_size is not None and not settings.recompute:
         return min(settings.block_size, N)
     heads = 1 if arrays.teacher_X is None else 2
-    rows = max(BLOCK_BYTES // (4 * C), LEAST_ROWS) // heads
+    least = LEAST_ROWS // 2 if settings.recompute and "W" not in moving else LEAST_ROWS
+    rows = max(BLOCK_BYTES // (4 * C), least) // heads
     if _is_narrow(arrays.W):
         # On accelerators products are faster, and reading and writing dL/dW for each block is not. Up to a quarter of
         # P, float32 logits still find room where the rounded dL/dW will be: (16384, 4096, 128256) compiled for an H100
