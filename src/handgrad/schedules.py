@@ -9,7 +9,7 @@ But where W is narrow and N ≤ 2P, D rounded takes less than that sum: it is ke
 
 *By classes*: all rows with a block of classes. First log-sum-exp and its like, block after block; then the logits
 again, D, and the block's dL/dW, which is complete and rounded at once, while dL/dX is summed. Four products, and hardly
-any memory: no dL/dW in float32 beside a narrow W.
+any memory: neither dL/dW in float32 nor D of all rows beside a narrow W.
 """
 
 from collections.abc import Callable
