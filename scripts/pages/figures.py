@@ -192,9 +192,9 @@ def _fit_compiled(found: dict[str, Any]) -> dict[str, Table]:
         if isinstance(part, dict)
     ]
     caption = (
-        "The programs of `fit`: the megabytes that the largest of them needs beside X, and in how many seconds of a processor "
-        "they compile, first without those of each class's own block of the Hessian, which a fit takes up after "
-        "P/4 iterations."
+        "The programs of `fit`: the megabytes that the largest of them needs beside X, and in how many seconds of a "
+        "processor they compile, first without those of each class's own block of the Hessian, which a fit takes up "
+        "after P/4 iterations."
     )
     columns = ["device", "N, P, C", "X", "MB beside X", "seconds", "with blocks"]
     return {"memory": Table(caption, columns, rows)}
