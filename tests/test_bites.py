@@ -8,6 +8,7 @@ import pytest
 import handgrad
 import oracles
 from handgrad import Params, fit, fit_path, formulas
+from handgrad.data import load_digits
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.rows import host
 from handgrad.solvers import sweeps
@@ -65,7 +66,7 @@ def test_a_path_goes_on_from_the_nearest_penalty():
 
 @pytest.mark.usefixtures("x64")
 def test_few_rows_take_the_steps_that_compiled_programs_take(monkeypatch):
-    """NumPy's lanes and those on a device: one source, but for pairs that are written in place and not put in order."""
+    """NumPy's lanes turn one after another, those on a device together."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 4)) * np.geomspace(1, 30, 4)
     t = np.argmax(X @ rng.normal(size=(4, 3)) / 4 + rng.gumbel(size=(200, 3)), axis=1)
@@ -79,6 +80,24 @@ def test_few_rows_take_the_steps_that_compiled_programs_take(monkeypatch):
     assert len(runs[0]) > 10  # more than are remembered
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-6)
     np.testing.assert_allclose(runs[0], runs[2], rtol=1e-6)
+
+
+def test_the_blocks_are_first_made_after_half_as_many_iterations(monkeypatch):
+    made, seen = [], []
+    invert = sweeps.invert_blocks
+    monkeypatch.setattr(sweeps, "invert_blocks", lambda *moments: made.append(len(seen)) or invert(*moments))
+    table = load_digits()
+    fit(table.X.astype(np.float32), table.labels, l2=1e-4, callback=lambda *progress: seen.append(progress))
+    assert made[:3] == [7, 23, 39]  # of 64 features each 16
+
+
+@pytest.mark.parametrize("l2", [3.2e-6, 1.8e-6])
+def test_a_loss_of_little_is_not_taken_to_rise_by_its_rounding(l2):
+    """In float32 that of a row is known to 1e-7, and here their mean is 2e-4."""
+    table = load_digits()
+    found = fit(table.X.astype(np.float32), table.labels, l2=l2)
+    assert found.converged
+    assert found.passes < 1.3 * found.iterations
 
 
 def test_of_few_lanes_on_a_cpu_the_sums_alone_are_compiled(monkeypatch):

@@ -13,7 +13,8 @@ from handgrad.formulas.by_row import exact_losses, exact_residual, softmax
 from handgrad.solvers import bias, certificate, sums
 from handgrad.solvers.bias import minimise_bias
 from handgrad.solvers.certificate import certify
-from handgrad.solvers.data import as_given, make_folds, prepare
+from handgrad.solvers.data import as_given, prepare
+from handgrad.solvers.folds import make_folds
 from oracles_fit import exact_objective, lowest, problem
 
 SHAPES = [(1, 2), (2, 2), (2, 3), (3, 3)]  # P and C; the number of rows is free, since few are padded to more

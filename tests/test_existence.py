@@ -10,7 +10,8 @@ from scipy.optimize import linprog
 
 from handgrad import fit
 from handgrad.solvers import existence
-from handgrad.solvers.data import make_folds, prepare
+from handgrad.solvers.data import prepare
+from handgrad.solvers.folds import make_folds
 from oracles_fit import problem, separable
 
 

@@ -11,8 +11,9 @@ import pytest
 
 import handgrad
 import oracles
-from handgrad.solvers.data import make_folds, prepare
+from handgrad.solvers.data import prepare
 from handgrad.solvers.fit import fit_in_silence
+from handgrad.solvers.folds import make_folds
 from handgrad.solvers.path import solve_folds
 
 DECAY = optax.cosine_decay_schedule(0.5, 40)

@@ -26,7 +26,7 @@ MUTANTS = [
     ),
     Mutant(
         "classes counted in the dtype of the weights",
-        "solvers/data.py",
+        "solvers/folds.py",
         "of_classes.astype(np.float64))",
         "of_classes)",
         "test_processes.py::test_processes_have_one_answer_and_its_certificate_is_true_of_all_rows",

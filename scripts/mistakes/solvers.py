@@ -34,8 +34,15 @@ MUTANTS = [
     Mutant(
         "G's diagonal left as it was at first",
         "solvers/lbfgs.py",
-        "(trial, gradient, g), (state.V,",
-        "(trial, gradient, jnp.where(state.g > 0, state.g, g)), (state.V,",
+        "gradient=gradient, g=g, SY=SY)",
+        "gradient=gradient, g=jnp.where(state.g > 0, state.g, g), SY=SY)",
+        "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
+    ),
+    Mutant(
+        "no curvature of the classes on the host",
+        "solvers/lbfgs.py",
+        "preconditioner(curvature, g[lane],",
+        "preconditioner(curvature, np.ones_like(g[lane]),",
         "test_bites.py::test_the_curvature_of_the_classes_is_renewed",
     ),
     Mutant(
@@ -103,7 +110,7 @@ MUTANTS = [
     ),
     Mutant(
         "weights that vanish in float32 accepted",
-        "solvers/data.py",
+        "solvers/folds.py",
         "    if lost.any():\n        row, fold",
         "    if False:\n        row, fold",
         "test_certificate.py::test_weights_that_would_vanish_are_refused",
@@ -158,10 +165,31 @@ MUTANTS = [
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(
+        "a loss known to a part of itself",
+        "solvers/search.py",
+        "eps * (8 * abs(loss) + 1)",
+        "eps * 8 * abs(loss)",
+        "test_bites.py::test_a_loss_of_little_is_not_taken_to_rise_by_its_rounding[3.2e-06]",
+    ),
+    Mutant(
+        "the products of NumPy's newest pair in place of its row",
+        "solvers/lbfgs.py",
+        "SY[:, slot] = product(S, y)",
+        "SY[slot] = product(S, y)",
+        "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
+    ),
+    Mutant(
+        "blocks made no sooner than they are renewed",
+        "solvers/sweeps.py",
+        "self.age = self.period - max(LEAST, self.period // 2)",
+        "self.age = 0",
+        "test_bites.py::test_the_blocks_are_first_made_after_half_as_many_iterations",
+    ),
+    Mutant(
         "NumPy's pairs taken in the order of their slots",
         "solvers/lbfgs.py",
-        "place, age_there = (slots[None], age) if on_host else (age, slots[None])",
-        "place, age_there = (slots[None], slots[None]) if on_host else (age, slots[None])",
+        "slots = np.arange(max(0, pairs[k] - memory), pairs[k]) % memory",
+        "slots = np.arange(min(memory, pairs[k]))",
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(

@@ -33,9 +33,10 @@ from handgrad.scikit import (
     with_callbacks,
 )
 from handgrad.settings import show
-from handgrad.solvers.data import make_folds, numbers, prepare
+from handgrad.solvers.data import numbers, prepare
 from handgrad.solvers.driver import begin_at
 from handgrad.solvers.fit import as_result, fit_in_silence
+from handgrad.solvers.folds import make_folds
 from handgrad.solvers.held_out import mean_scores, prepare_scores
 from handgrad.solvers.path import solve_folds
 from handgrad.solvers.results import FitResult

@@ -10,7 +10,8 @@ from handgrad.app.runs import Choice
 from handgrad.data import Part, Table, split_rows, table_keys
 from handgrad.formulas import Params
 from handgrad.rows import Parts, locate
-from handgrad.solvers.data import Data, Folds, make_folds, prepare
+from handgrad.solvers.data import Data, prepare
+from handgrad.solvers.folds import Folds, make_folds
 from handgrad.solvers.held_out import mean_scores, prepare_scores
 from handgrad.solvers.path import solve_folds
 from handgrad.solvers.state import FitState, Keep

@@ -18,12 +18,12 @@ def losses(xp: Any, Z: Float[Any, "C n"], targets: Any) -> tuple[Float[Any, " n"
       Z: logits (C, n).
       targets: labels (n,), or distributions (n, C) whose rows sum to 1.
     """
-    maximum = xp.max(Z, axis=0, keepdims=True)
-    exponentials = xp.exp(Z - maximum)
+    shifted = Z - xp.max(Z, axis=0, keepdims=True)
+    exponentials = xp.exp(shifted)
     total = xp.sum(exponentials, axis=0, keepdims=True)
-    # Σ T (m − Z) + log Σ exp(Z − m): no difference of large numbers where the target's logit is the largest.
-    below = xp.sum(one_hot(xp, targets, len(Z), Z.dtype) * (maximum - Z), axis=0)
-    return below + xp.log(total[0]), exponentials / total
+    # −Σ T (Z − m) + log Σ exp(Z − m): no difference of large numbers where the target's logit is the largest.
+    of_target = xp.sum(one_hot(xp, targets, len(Z), Z.dtype) * shifted, axis=0)
+    return xp.log(total[0]) - of_target, exponentials / total
 
 
 def residual(xp: Any, Y: Float[Any, "C n"], targets: Any) -> Float[Any, "C n"]:

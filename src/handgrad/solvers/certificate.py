@@ -36,7 +36,8 @@ import numpy as np
 from handgrad.formulas.by_row import exact_losses, exact_residual, rise, softmax
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.bias import Minimum, minimise_bias
-from handgrad.solvers.data import Data, Folds, as_given, times_centre
+from handgrad.solvers.data import Data, as_given, times_centre
+from handgrad.solvers.folds import Folds
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.sums import pieces
 

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from handgrad.formulas import Params
 from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.certificate import Certified, certify
-from handgrad.solvers.data import Data, Folds, start_at
+from handgrad.solvers.data import Data
+from handgrad.solvers.folds import Folds, start_at
 from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, STOPPED, Problems
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.state import FitState, Keep, SolverState, copied

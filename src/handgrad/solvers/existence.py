@@ -26,7 +26,8 @@ import numpy as np
 
 from handgrad.formulas.by_row import exact_losses, softmax
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.data import Data, Folds
+from handgrad.solvers.data import Data
+from handgrad.solvers.folds import Folds
 
 EPS = float(np.finfo(np.float64).eps)
 NEWTON_STEPS = 30

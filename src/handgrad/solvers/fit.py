@@ -12,9 +12,10 @@ from handgrad.formulas import Params
 from handgrad.progress import share_of_gap, shown
 from handgrad.settings import check_callback, show
 from handgrad.solvers.certificate import certify
-from handgrad.solvers.data import Data, make_folds, prepare
+from handgrad.solvers.data import Data, prepare
 from handgrad.solvers.driver import Answers, begin_at, is_done, solve_certified
 from handgrad.solvers.existence import Verdict, check_affordable, decide
+from handgrad.solvers.folds import make_folds
 from handgrad.solvers.inference import target_sums
 from handgrad.solvers.lanes import CONVERGED, ITERATIONS, PRECISION, STOPPED
 from handgrad.solvers.results import Ending, FitResult, describe

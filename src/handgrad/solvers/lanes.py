@@ -50,7 +50,7 @@ class Lanes(NamedTuple):
     step: Float[Any, "K P1 C"]  # the direction in the basis of V
     S: Float[Any, "K m D"]  # the last steps s and changes y of the gradient, each in the slot that was oldest
     Y: Float[Any, "K m D"]
-    SY: Float[Any, "K m m"]  # s_i·y_j
+    SY: Float[Any, "K m m"]  # s_i·y_j, where j is no older than i
     pairs: Int[Any, " K"]  # how many there have been
 
 

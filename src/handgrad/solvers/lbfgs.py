@@ -9,7 +9,8 @@ D its diagonal, the two loops of L-BFGS are two triangular systems:
 M⁻¹ is the preconditioner of `kronecker`, times s·y / y·M⁻¹y of the newest pair, which corrects its scale (a fifth fewer
 iterations). Gradients, S and Y are kept in the eigenbasis of A, where M is all but diagonal.
 
-Each step is a small compiled program, or the same function of NumPy's arrays where the lanes are those.
+Each step is a small compiled program. Where the lanes are NumPy's arrays they turn one after another, since calls are
+then what takes the time.
 
 References: Nocedal and Wright, *Numerical Optimization* (2006), algorithm 7.4; Byrd, Nocedal and Schnabel,
 *Representations of quasi-Newton matrices* (1994).
@@ -33,7 +34,7 @@ from handgrad.solvers.sums import Sums
 
 
 def _program(function: Callable[..., Any], donate: int | tuple[int, ...] = ()) -> Any:
-    """The function compiled, or as it is for NumPy's arrays, which it may write to where it has them donated."""
+    """The function compiled, or as it is for NumPy's arrays."""
     compiled = jax.jit(function, donate_argnums=donate)
 
     @functools.wraps(function)
@@ -76,12 +77,12 @@ def programs(state: Lanes, curvature: Curvature, device: Any) -> list[tuple[Any,
     filled = jax.ShapeDtypeStruct(pairs.shape, bool, sharding=there)
     matrices = jax.ShapeDtypeStruct(state.SY.shape, V.dtype, sharding=there)
     preconditioned = jax.ShapeDtypeStruct((2, *V.shape), V.dtype, sharding=there)
-    newest = jax.ShapeDtypeStruct((len(state.S), state.S.shape[2]), V.dtype, sharding=there)
+    y = jax.ShapeDtypeStruct((len(state.S), state.S.shape[2]), V.dtype, sharding=there)
     chosen = jax.ShapeDtypeStruct(state.pairs.shape, bool)
     steps = jax.ShapeDtypeStruct(strength.shape, V.dtype)
     return [
         (_remember, (state, V, chosen, steps)),
-        (_first_loop, (state, V, V, state.g, chosen, (newest, newest), filled)),
+        (_first_loop, (state, V, V, state.g, chosen, y, filled)),
         (_second_loop, (state, curvature.Q, (matrices, matrices), pairs, V, preconditioned, chosen, steps)),
         (assess, (state, V, Sums(strength, V, state.g), curvature.Q)),
         (_precondition, (curvature, state.g, state.penalty, state.present, (V, V))),
@@ -132,9 +133,11 @@ def advance(
 
     `taken` is the part of the step that leads to the trial, 0 where a lane begins there; `alpha` is the next one.
     """
+    if library(trial) is np:
+        return _advance_on_host(state, trial, gradient, g, curvature, accepted, taken, alpha)
     # Several programs, since only that of the preconditioner is another when it is.
-    state, filled, newest = _remember(state, gradient, accepted, taken)
-    state, in_time, a, vectors = _first_loop(state, trial, gradient, g, accepted, newest, filled)
+    state, filled, y = _remember(state, gradient, accepted, taken)
+    state, in_time, a, vectors = _first_loop(state, trial, gradient, g, accepted, y, filled)
     preconditioned = _precondition(curvature, state.g, state.penalty, state.present, vectors)
     return _second_loop(state, curvature.Q, in_time, a, vectors[1], preconditioned, accepted, alpha)
 
@@ -156,8 +159,8 @@ def _trial(state: Lanes, alpha: Array) -> Array:
 
 
 @functools.partial(_program, donate=0)
-def _remember(state: Lanes, gradient: Array, accepted: Array, taken: Array) -> tuple[Lanes, Any, tuple[Array, Array]]:
-    """The newest pair in place of the oldest, where it has positive curvature; which slot that is; and the pair.
+def _remember(state: Lanes, gradient: Array, accepted: Array, taken: Array) -> tuple[Lanes, Any, Any]:
+    """The newest pair in place of the oldest, where it has positive curvature; which slot that is; and its y.
 
     A program of its own: one that also multiplies S and Y copies them first, 100 ms for 2.6 million parameters.
     """
@@ -168,52 +171,45 @@ def _remember(state: Lanes, gradient: Array, accepted: Array, taken: Array) -> t
     slot = state.pairs % memory
     S, Y = (_written(pairs, good, slot, new) for pairs, new in ((state.S, s), (state.Y, y)))
     state = state._replace(S=S, Y=Y, pairs=state.pairs + good.astype(slot.dtype))
-    return state, good[:, None] & (slot[:, None] == np.arange(memory, dtype=np.int32)[None]), (s, y)
+    return state, good[:, None] & (slot[:, None] == np.arange(memory, dtype=np.int32)[None]), y
 
 
-def _written(pairs: Float[Array, "K m D"], good: Array, slot: Array, new: Float[Array, "K D"]) -> Float[Array, "K m D"]:
+def _written(pairs: Any, good: Array, slot: Array, new: Float[Array, "K D"]) -> Float[Any, "K m D"]:
     """The pairs with a new one in its slot, in the lanes where it is good."""
-    if isinstance(pairs, np.ndarray):
-        for k in np.flatnonzero(good):
-            pairs[k, slot[k]] = new[k]
-        return pairs
     lane = jnp.arange(len(slot), dtype=jnp.int32)
     return pairs.at[lane, jnp.where(good, slot, pairs.shape[1])].set(new, mode="drop")  # beyond them nothing is written
 
 
 @functools.partial(_program, donate=0)
-def _first_loop(state: Lanes, trial: Array, gradient: Array, g: Array, accepted: Array, newest: Any, filled: Array):
+def _first_loop(state: Lanes, trial: Array, gradient: Array, g: Array, accepted: Array, y: Array, filled: Array):
     """The lanes at their trials, a of R a = Sᵀ∇, and what is to be preconditioned: ∇ − Y a, and the newest y."""
-    (s, y), K, xp = newest, len(state.S), library(trial)
-    SY = xp.where(filled[:, None], _times(state.S, y)[..., None], state.SY)
-    SY = xp.where(filled[..., None], _times(state.Y, s)[:, None], SY)
+    K = len(state.S)
+    SY = jnp.where(filled[:, None], _times(state.S, y)[..., None], state.SY)
     V, gradient, g = map(functools.partial(_where, accepted), (trial, gradient, g), (state.V, state.gradient, state.g))
     state = state._replace(V=V, gradient=gradient, g=g, SY=SY)
     flat = state.gradient.reshape(K, -1)
     order, R = in_time = _in_time(state)
     a = _solved(R, _times(order, _times(state.S, flat)))
     rest = flat - _combined(_times(order.mT, a), state.Y)
-    lane, slot = _newest_slot(state)
-    vectors = rest, state.Y[0, slot[0]][None] if xp is np and K == 1 else state.Y[lane, slot]  # the former is a view
+    vectors = rest, state.Y[_newest_slot(state)]
     return state, in_time, a, tuple(vector.reshape(state.gradient.shape) for vector in vectors)
 
 
 @_program
 def _precondition(curvature: Curvature, g: Array, penalty: L2, present: Array, vectors: tuple[Array, Array]) -> Any:
-    of_lanes = preconditioner(curvature, g, penalty.curvature(), present)
-    return [*map(of_lanes, vectors)] if library(g) is np else jax.vmap(of_lanes)(jnp.stack(vectors))
+    return jax.vmap(preconditioner(curvature, g, penalty.curvature(), present))(jnp.stack(vectors))
 
 
 @functools.partial(_program, donate=0)
 def _second_loop(state, Q, in_time, a, newest, preconditioned, accepted, alpha):
     """The directions, and the trials along them."""
-    shape, K, xp = state.gradient.shape, len(a), library(a)
+    shape, K = state.gradient.shape, len(a)
     order, R = in_time
     r, of_newest = preconditioned[0].reshape(K, -1), preconditioned[1]
     lane, slot = _newest_slot(state)
-    yMy = xp.where(state.pairs > 0, inner(newest, of_newest), 0)
-    r = xp.where(yMy > 0, state.SY[lane, slot, slot] * reciprocal(yMy), 1)[:, None] * r
-    diagonal = xp.diagonal(R, axis1=1, axis2=2)
+    yMy = jnp.where(state.pairs > 0, inner(newest, of_newest), 0)
+    r = jnp.where(yMy > 0, state.SY[lane, slot, slot] * reciprocal(yMy), 1)[:, None] * r
+    diagonal = jnp.diagonal(R, axis1=1, axis2=2)
     delta = _solved(R, diagonal * a - _times(order, _times(state.Y, r)), transpose=True)
     direction = -(r + _combined(_times(order.mT, delta), state.S)).reshape(shape)
     direction = _where(accepted, direction, state.direction)
@@ -227,19 +223,15 @@ def _newest_slot(state: Lanes) -> tuple[Any, Any]:
 
 
 def _in_time(state: Lanes) -> tuple[Float[Array, "K m m"], Float[Array, "K m m"]]:
-    """R, in an order of the slots, and the matrix that puts them in it and takes 0 from those that are empty.
-
-    In a compiled program the oldest pair comes first, so that R is a triangle. NumPy solves with a triangle in any
-    order, and leaves the slots where they are. R has 1 on its diagonal where a slot is empty.
+    """The matrix that puts the slots in time, the oldest first, and takes 0 from those that are empty; and R, with 1 on
+    its diagonal where a slot is empty.
     """
-    memory, on_host = state.SY.shape[1], library(state.SY) is np
+    memory = state.SY.shape[1]
     slots, first = np.arange(memory, dtype=np.int32), memory - state.pairs[:, None]  # the age of the oldest pair
     age = (slots[None] - state.pairs[:, None]) % memory
-    place, age_there = (slots[None], age) if on_host else (age, slots[None])
-    order = ((place[:, None] == slots[None, :, None]) & (age >= first)[:, None]).astype(state.SY.dtype)
-    SY = product(product(order, state.SY), order.mT)
-    R = SY * (age_there[:, :, None] <= age_there[:, None]).astype(SY.dtype)
-    return order, R + (age_there < first)[..., None].astype(SY.dtype) * np.eye(memory, dtype=SY.dtype)[None]
+    order = ((age[:, None] == slots[None, :, None]) & (age >= first)[:, None]).astype(state.SY.dtype)
+    R = jnp.triu(product(product(order, state.SY), order.mT))
+    return order, R + (slots[None] < first)[..., None].astype(R.dtype) * np.eye(memory, dtype=R.dtype)[None]
 
 
 def _times(matrices: Float[Array, "K m D"], vectors: Float[Array, "K D"]) -> Float[Array, "K m"]:
@@ -251,15 +243,64 @@ def _combined(coefficients: Float[Array, "K m"], rows: Float[Array, "K m D"]) ->
     return product(coefficients[:, None], rows)[:, 0]
 
 
-def _solved(R: Float[Any, "K m m"], right: Float[Any, "K m"], *, transpose: bool = False) -> Float[Any, "K m"]:
+def _solved(R: Float[Array, "K m m"], right: Float[Array, "K m"], *, transpose: bool = False) -> Float[Array, "K m"]:
     """R⁻¹ or R⁻ᵀ times the right side."""
-    if library(R) is np:
-        try:
-            return np.linalg.solve(R.mT if transpose else R, right[..., None])[..., 0]
-        except np.linalg.LinAlgError:  # s·y is 0 where it was not when the pair was taken
-            return np.full_like(right, np.nan)
     solve = jax.lax.linalg.triangular_solve
     return solve(R, right[..., None], left_side=True, lower=False, transpose_a=transpose)[..., 0]
+
+
+def _advance_on_host(
+    state: Lanes,
+    trial: Any,
+    gradient: Any,
+    g: Any,
+    curvature: Curvature,
+    accepted: Bool[np.ndarray, " K"],
+    taken: Float[np.ndarray, " K"],
+    alpha: Float[np.ndarray, " K"],
+) -> tuple[Lanes, Any, Any]:
+    """`advance` in NumPy's arrays, of which those of the pairs are written to."""
+    direction, pairs = state.direction.copy(), state.pairs.copy()
+    for k in np.flatnonzero(accepted):
+        s, y = taken[k] * direction[k].reshape(-1), (gradient[k] - state.gradient[k]).reshape(-1)
+        S, Y, SY, memory = state.S[k], state.Y[k], state.SY[k], state.S.shape[1]
+        if s @ y > 0:
+            slot = pairs[k] % memory
+            S[slot], Y[slot] = s, y
+            SY[:, slot] = product(S, y)
+            pairs[k] += 1
+        lane = slice(k, k + 1)
+        precondition = preconditioner(curvature, g[lane], state.penalty.curvature()[lane], state.present[lane])
+        slots = np.arange(max(0, pairs[k] - memory), pairs[k]) % memory  # in time
+        direction[k] = _direction(S, Y, SY, slots, gradient[k], precondition)
+    V, gradient, g = map(functools.partial(_where, accepted), (trial, gradient, g), (state.V, state.gradient, state.g))
+    state = state._replace(V=V, gradient=gradient, g=g, direction=direction, pairs=pairs)
+    state = state._replace(step=rotate_back(curvature.Q, direction))
+    return state, _trial(state, alpha), inner(gradient, direction)
+
+
+def _direction(S, Y, SY, slots, gradient, precondition):
+    """The direction of one lane, whose pairs are in these slots, the oldest first."""
+    if not len(slots):
+        return -precondition(gradient[None])[0]
+    solve, R = _triangular(SY.dtype), SY[slots[:, None], slots].T  # of which the lower triangle counts
+    newest, in_slots = slots[-1], np.zeros(len(S), S.dtype)
+    flat = gradient.reshape(-1)
+    in_slots[slots] = a = solve(R, product(S, flat)[slots], lower=1, trans=1)
+    vectors = np.stack([flat - product(in_slots[None], Y)[0], Y[newest]])
+    r, of_newest = precondition(vectors.reshape(2, *gradient.shape)).reshape(2, -1)
+    yMy = Y[newest] @ of_newest
+    if yMy > 0:
+        r *= SY[newest, newest] / yMy
+    in_slots[slots] = solve(R, R.diagonal() * a - product(Y, r)[slots], lower=1)
+    return -(r + product(in_slots[None], S)[0]).reshape(gradient.shape)
+
+
+@functools.cache
+def _triangular(dtype: np.dtype) -> Any:
+    from scipy.linalg import get_blas_funcs
+
+    return get_blas_funcs("trsv", dtype=dtype)
 
 
 def _where(chosen: Bool[Array, " K"], new: Array, old: Array) -> Any:

@@ -14,9 +14,10 @@ from handgrad.progress import shown
 from handgrad.rows import Parts, locate, open_source
 from handgrad.settings import is_integer
 from handgrad.shapes import Float
-from handgrad.solvers.data import Data, Folds, check_data, check_finite, make_folds, normalised, numbers, prepare
+from handgrad.solvers.data import Data, check_data, check_finite, normalised, numbers, prepare
 from handgrad.solvers.driver import Answers, solve_certified
 from handgrad.solvers.fit import check_settings
+from handgrad.solvers.folds import Folds, make_folds
 from handgrad.solvers.held_out import mean_scores, prepare_scores
 from handgrad.solvers.results import PathResult
 from handgrad.solvers.state import FitState, Keep

@@ -33,7 +33,7 @@ class Line:
 
     def accepts(self, loss: float, slope: float, eps: float) -> bool:
         """Whether the trial is taken; where it is not, `alpha` is the next one."""
-        risen = not loss <= self.loss + 8 * eps * abs(self.loss)
+        risen = not loss <= self.loss + noise(self.loss, eps)
         if 0.9 * self.slope <= slope <= -0.5 * self.slope and not risen:
             return True
         self.rejected += 1
@@ -88,6 +88,11 @@ class Line:
     def following(self) -> float:
         """The first trial of the line after this one, the trial here having been taken."""
         return 1.0 if self.alpha > SHORT else GROWTH * self.alpha
+
+
+def noise(loss: float, eps: float) -> float:
+    """By how much rounding may change a loss: each row's, log(1 + …), is known to a part of 1, however small it is."""
+    return eps * (8 * abs(loss) + 1)
 
 
 def _crossing(left: float, left_slope: float, right: float, right_slope: float) -> float:

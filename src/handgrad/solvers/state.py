@@ -9,7 +9,7 @@ import numpy as np
 
 from handgrad.shapes import Float, Int
 from handgrad.solvers.lanes import ITERATIONS, PRECISION, RUNNING, Lanes, Solutions
-from handgrad.solvers.search import Line
+from handgrad.solvers.search import Line, noise
 
 PATIENCE = 40  # iterations without progress before the memory is dropped
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
@@ -35,7 +35,7 @@ class Lane:
         accepted = math.isfinite(loss) if self.line is None else self.line.accepts(loss, slope, eps)
         if accepted:
             self.iterations += self.line is not None
-            progress = loss < self.loss * (1 - 4 * eps) or measure < 0.8 * self.best
+            progress = loss < self.loss - noise(loss, eps) or measure < 0.8 * self.best
             self.stalled = 0 if progress else self.stalled + 1
             self.loss, self.measure, self.best = loss, measure, min(self.best, measure)
         self.stuck = self.stalled >= PATIENCE or (not accepted and (self.line is None or self.line.is_lost))
