@@ -194,7 +194,7 @@ def _fit_compiled(found: dict[str, Any]) -> dict[str, Table]:
     caption = (
         "The programs of `fit`: the megabytes that the largest of them needs beside X, and in how many seconds of a "
         "processor they compile, first without those of each class's own block of the Hessian, which a fit takes up "
-        "after P/4 iterations."
+        "after P/8 iterations."
     )
     columns = ["device", "N, P, C", "X", "MB beside X", "seconds", "with blocks"]
     return {"memory": Table(caption, columns, rows)}
