@@ -13,6 +13,8 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import handgrad
+from handgrad import block_sizes
+from handgrad.head import Arrays, Settings
 from measure import collectives
 
 SHAPES = [(4096, 4096, 128256), (16384, 4096, 128256), (8192, 2304, 256000), (32768, 4096, 128256), (4096, 1000, 1000)]
@@ -33,36 +35,33 @@ def plain(X, W, t):
 
 
 def products(X, W, _):
-    """The three products alone, of as many rows at a time as the head takes, dL/dW summed in float32 as there."""
-    size = head_rows(X, W)
+    """The three products alone, of as many rows at a time as the head takes, and dL/dW made up as there."""
+    settings = Settings(W.shape[1], (("loss", 1.0),), (), False, False, False, None, None)
+    arrays, moving = Arrays(X, W, None, None, None), ("W", "X")
+    size = block_sizes.rows_in_block(settings, moving, arrays)
+    keeps = block_sizes.keeps_logit_gradient(moving, arrays, size)
     product = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
 
     def block(start, rows):
         x = lax.dynamic_slice_in_dim(X, start, rows)
         D = product(x, W, (((1,), (0,)), ((), ()))).astype(X.dtype)
-        return product(x, D, (((0,), (0,)), ((), ()))), product(D, W, (((1,), (1,)), ((), ()))).astype(X.dtype)
+        dX = product(D, W, (((1,), (1,)), ((), ()))).astype(X.dtype)
+        return (0.0, (dX, D)) if keeps else (product(x, D, (((0,), (0,)), ((), ()))), (dX,))
+
+    def place(whole, parts, start):
+        return [lax.dynamic_update_slice_in_dim(a, part, start, 0) for a, part in zip(whole, parts, strict=True)]
 
     def step(found, start):
-        dW, dX = found
-        more, rows = block(start, size)
-        return (dW + more, lax.dynamic_update_slice_in_dim(dX, rows, start, 0)), None
+        (dW, rows), (more, parts) = found, block(start, size)
+        return (dW + more, place(rows, parts, start)), None
 
     further = (len(X) - 1) // size
     first = len(X) - further * size
-    dW, rows = block(0, first)
-    dX = lax.dynamic_update_slice_in_dim(jnp.zeros_like(X), rows, 0, 0)
+    dW, parts = block(0, first)
+    rows = place([jnp.zeros((len(X), part.shape[1]), part.dtype) for part in parts], parts, 0)
     starts = first + size * jnp.arange(further, dtype=jnp.int32)
-    (dW, dX), _ = lax.scan(step, (dW, dX), starts)
-    return dX, dW.astype(W.dtype)
-
-
-def head_rows(X, W):
-    """Rows in a block of the head."""
-    from handgrad.block_sizes import rows_in_block
-    from handgrad.head import Arrays, Settings
-
-    settings = Settings(W.shape[1], (("loss", 1.0),), (), False, False, False, None, None)
-    return rows_in_block(settings, ("W", "X"), Arrays(X, W, None, None, None))
+    (dW, (dX, *D)), _ = lax.scan(step, (dW, rows), starts)
+    return dX, product(X, *D, (((0,), (0,)), ((), ()))).astype(W.dtype) if keeps else dW.astype(W.dtype)
 
 
 def forms():

@@ -263,10 +263,10 @@ def test_leading_axes_are_rows():
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
-def test_narrow_inputs_are_summed_in_float32(narrow, recompute):
-    # 64 blocks: summed in bfloat16, dL/dW would lose a part in 256 with each.
-    X, W, t, *_ = oracles_head.problem(512, 8, 16)
+@pytest.mark.parametrize(("narrow", "P"), [("bfloat16", 8), ("bfloat16", 256), ("float16", 8)])
+def test_narrow_inputs_are_summed_in_float32(narrow, P, recompute):
+    # 64 blocks: summed in bfloat16, dL/dW would lose a part in 256 with each. Of 256 features D is kept instead.
+    X, W, t, *_ = oracles_head.problem(512, P, 16)
     X, W = (jnp.asarray(array, narrow) for array in (X, W))
     value, gradients = jax.value_and_grad(
         lambda X, W: head(X, W, t, recompute=recompute, block_size=8, **PLAIN), argnums=(0, 1)
@@ -325,10 +325,10 @@ def test_every_label_ignored_gives_zero_and_gradients_zero(reduction, recompute)
         assert not np.any(gradient)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_rows_that_do_not_count_may_hold_anything(recompute):
+@pytest.mark.parametrize(("dtype", "recompute"), [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_rows_that_do_not_count_may_hold_anything(dtype, recompute):
     X, W, t, _, w, _ = cast("float32", *oracles_head.problem(6, 4, 5))
-    w = w.at[2].set(0)
+    X, W, w = X.astype(dtype), W.astype(dtype), w.at[2].set(0)
     of = functools.partial(linear_cross_entropy, recompute=recompute, block_size=2)
     expected = jax.value_and_grad(of, argnums=(0, 1))(X, W, t, weights=w)
     for rubbish in (np.nan, np.inf, 1e38):
@@ -369,6 +369,19 @@ def test_logits_of_ten_thousand_and_masked_classes_stay_finite(recompute):
     )(X, W)
     assert value == 0
     assert not any(np.any(gradient) for gradient in gradients)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_logits_whose_squares_are_infinite_have_a_finite_loss(recompute):
+    X, W, t = jnp.array([[1e30, 0.0]], jnp.float32), jnp.eye(2, 3, dtype=jnp.float32), jnp.array([1])
+
+    def of(X, W, **settings):
+        return linear_cross_entropy(X, W, t, recompute=recompute, block_size=1, **settings)
+
+    value, gradients = jax.value_and_grad(of, argnums=(0, 1))(X, W)
+    np.testing.assert_allclose(value, 1e30, rtol=1e-6)
+    chex.assert_trees_all_close(gradients, (jnp.array([[1.0, -1.0]]), jnp.array([[1e30, -1e30, 0.0], [0.0] * 3])))
+    assert of(X, W, z_loss=1e-4) == np.inf
 
 
 # --- Blocks, and the formulas --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What the compiled program of linear_cross_entropy holds: its products, its buffers, its bytes."""
 
+import functools
 import re
 
 import jax
@@ -48,6 +49,55 @@ def test_no_copy_of_narrow_weights_in_float32():
     # XLA's CPU widens narrow products itself, so it is the program as handed to the compiler that is read.
     assert "tensor<64x4096xf32>" in text  # dL/dW is summed in it
     assert not re.search(r"stablehlo\.convert %arg\d+ : \(tensor<64x4096xbf16>\) -> tensor<64x4096xf32>", text)
+
+
+@pytest.mark.parametrize(
+    ("N", "dtype", "held"),
+    [(1024, "bfloat16", "D"), (1025, "bfloat16", "dW"), (1024, "float16", "dW"), (1024, "float32", "dW")],
+)
+def test_beside_narrow_weights_the_lesser_of_two_arrays_is_held(N, dtype, held):
+    P, C = 512, 4096
+    shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((N, P), (P, C)))
+    gradient = jax.jit(jax.grad(linear_cross_entropy, argnums=(0, 1)))
+    text = gradient.lower(*shapes, jax.ShapeDtypeStruct((N,), "int32")).as_text()
+    arrays = {"D": rf"tensor<{N}x{C}x", "dW": rf"stablehlo.add .* tensor<{P}x{C}xf32>"}
+    assert {name for name, array in arrays.items() if re.search(array, text)} == {held}
+
+
+@pytest.mark.parametrize(
+    ("moving", "recompute", "block"),
+    [
+        ((0, 1), False, "512x8192"),
+        ((0,), False, "512x8192"),
+        ((0, 1), True, "4096x512"),
+        ((1,), True, "4096x512"),
+        ((0,), True, "256x8192"),  # a block of fewer rows takes no more than one of classes, and a product less
+    ],
+)
+def test_recompute_takes_the_order_that_takes_less_memory(moving, recompute, block):
+    shapes = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in problem(4096, 128, 8192))
+    loss = functools.partial(linear_cross_entropy, recompute=recompute)
+    text = jax.jit(jax.grad(loss, argnums=moving)).lower(*shapes).as_text()
+    assert {each for each in ("512x8192", "256x8192", "4096x512") if f"tensor<{each}xf32>" in text} == {block}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "recompute", "by_rows"),
+    [
+        ((16384, 4096, 128256), "bfloat16", None, True),
+        ((16384, 8192, 262144), "bfloat16", None, False),
+        ((16384, 8192, 262144), "bfloat16", False, True),
+        ((8192, 16384, 524288), "bfloat16", None, False),
+        ((16384, 8192, 262144), "float32", None, True),
+    ],
+    ids=str,
+)
+def test_what_would_hold_more_than_four_gibibytes_goes_by_classes(shape, dtype, recompute, by_rows):
+    N, P, C = shape
+    gradient = jax.jit(jax.grad(functools.partial(linear_cross_entropy, recompute=recompute), argnums=(0, 1)))
+    arrays = (jax.ShapeDtypeStruct(array, dtype) for array in ((N, P), (P, C)))
+    text = gradient.lower(*arrays, jax.ShapeDtypeStruct((N,), "int32")).as_text()
+    assert (re.search(rf"dot_general .* -> tensor<\d+x{C}x", text) is not None) == by_rows
 
 
 @pytest.mark.parametrize("shape", [(2048, 512, 32768), (4096, 256, 8192)])

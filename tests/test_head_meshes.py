@@ -96,9 +96,10 @@ def test_value_gradients_and_statistics_are_those_of_one_device(layout, kind, se
     placed = [jax.device_put(array, place) for array, place in zip(given, places, strict=True)]
     (value, prediction), gradients = results(*placed)
     assert_close(((value, prediction), gradients), results(*given), "float64", factor=20)
+    belonging = zip(gradients, (placed[0], placed[1], placed[3], placed[4]), strict=True)
+    for gradient, array in list(belonging)[: 4 if kind == AxisType.Explicit else 2]:
+        assert gradient.sharding.is_equivalent_to(array.sharding, array.ndim)
     if kind == AxisType.Explicit:
-        for gradient, array in zip(gradients, (placed[0], placed[1], placed[3], placed[4]), strict=True):
-            assert gradient.sharding.is_equivalent_to(array.sharding, array.ndim)
         assert prediction.sharding.is_equivalent_to(by_row, prediction.ndim)
 
 
@@ -331,6 +332,15 @@ def test_classes_may_lie_along_an_axis_of_vmap(x64):
 
     parts = jnp.stack(jnp.split(W, 4, axis=1))
     assert_close(jax.vmap(of, axis_name="model")(parts), jnp.full(4, linear_cross_entropy(X, W, t)), "float64")
+
+
+def test_an_exported_program_needs_nobody_who_could_be_asked(x64):
+    X, W, t, *_ = cast("float64", *problem(False))
+    by_row, of_X, of_W, _ = laid_out("fully sharded and tensor", AxisType.Auto, False)
+    placed = jax.device_put(X, of_X), jax.device_put(W, of_W), jax.device_put(t, by_row)
+    gradient = jax.jit(jax.value_and_grad(linear_cross_entropy, argnums=(0, 1)))
+    read = jax.export.deserialize(jax.export.export(gradient)(*placed).serialize())
+    assert_close(jax.jit(read.call)(*placed), gradient(X, W, t), "float64")
 
 
 # --- Compilers that do not ask how to partition, as those of TPUs -----------------------------------------------------

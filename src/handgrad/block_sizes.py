@@ -6,33 +6,45 @@ from typing import Any
 import jax.numpy as jnp
 
 from handgrad.head import Arrays, Settings, class_dimension
+from handgrad.precision import wide_dtype
 
 # A block by rows has as many as fill BLOCK_BYTES with float32 logits, and no fewer than LEAST_ROWS. In float32 on 2
 # cores, at (N, P, C) = (2048, 512, 32768), (4096, 256, 8192) and (8192, 512, 1024), from 256 to 1024 rows take the same
 # time to within 10 %; 128 rows take a sixth more, since each block reads and writes dL/dW once, and all rows at once a
-# third more, since the logits leave the caches.
+# third more, since the logits leave the caches. Without dL/dW 256 rows take up to 6 % longer than 512,
+# and where memory is to be saved, half of it.
 BLOCK_BYTES = 2**22
 LEAST_ROWS = 512
 # By classes each block reads and writes dL/dX once: with twice the bytes it takes 3 % less time, with four times 4 %.
 CLASS_BYTES = 2**23
 # By classes, in half precision: on accelerators products are faster, and reading dL/dX for each block is not.
 LEAST_CLASSES = 2048
-# Where dL/dW has to be summed in float32 beside a narrow W, and neither that nor all rows in one block is less than
-# this, None goes by classes.
-MOST_BYTES = 2**30
+# What has to be held beside a narrow W, of more than which None goes by classes.
+MOST_BYTES = 2**32
 
 
 def goes_by_classes(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> bool:
-    """Where it is asked for, or where it is not said and one block of all rows is too much: if it takes less memory."""
+    """Where it is asked for, or where it is not said and what would be held is too much: if it takes less memory."""
     N, P, C = sizes(settings, arrays)
     if settings.recompute is False or settings.block_size is not None:
         return bool(settings.recompute)
     rows = rows_in_block(settings, moving, arrays)
-    # Of a block logits and D; and a sum of gradients with what is added to it.
-    by_rows = 6 * rows * C + (8 * P * C if rows < N else 0)
-    if settings.recompute is None and (rows < N or not _is_narrow(arrays.W) or by_rows <= MOST_BYTES):
+    adds, keeps = rows < N and "W" in moving, keeps_logit_gradient(moving, arrays, rows)
+    held = 2 * N * C if keeps else 4 * P * C if adds else 0
+    if settings.recompute is None and (held <= MOST_BYTES or not _is_narrow(arrays.W)):
         return False
-    return 6 * N * classes_in_block(settings, arrays) + 12 * N * P < by_rows
+    # Of a block logits and D; and what is added to a sum.
+    element = jnp.dtype(wide_dtype(arrays.X.dtype)).itemsize + arrays.X.dtype.itemsize
+    by_rows = element * rows * C + held + (4 * P * C if adds and not keeps else 0)
+    return element * N * classes_in_block(settings, arrays) + 12 * N * P < by_rows
+
+
+def keeps_logit_gradient(moving: tuple[str, ...], arrays: Arrays, rows: int) -> bool:
+    """Whether D of all rows is held, rounded, and multiplied at once: where that is less than dL/dW in float32."""
+    N, P = arrays.X.shape
+    # Of float16 dL/dW is in float32 either way.
+    rounded = _is_narrow(arrays.W) and bool(jnp.finfo(arrays.W.dtype).maxexp > 16)
+    return "W" in moving and rounded and rows < N <= 2 * P
 
 
 def rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> int:
@@ -41,14 +53,13 @@ def rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -
     if settings.block_size is not None and not settings.recompute:
         return min(settings.block_size, N)
     heads = 1 if arrays.teacher_X is None else 2
-    rows = max(BLOCK_BYTES // (4 * C), LEAST_ROWS) // heads
+    least = LEAST_ROWS // 2 if settings.recompute and "W" not in moving else LEAST_ROWS
+    rows = max(BLOCK_BYTES // (4 * C), least) // heads
     if _is_narrow(arrays.W):
         # On accelerators products are faster, and reading and writing dL/dW for each block is not. Up to a quarter of
-        # P, float32 logits still find room where the rounded dL/dW will be: (4096, 4096, 128256) compiled for an H100
+        # P, float32 logits still find room where the rounded dL/dW will be: (16384, 4096, 128256) compiled for an H100
         # takes 2.24 GB beside 512 rows a block, 2.37 beside 1024 and 4.75 beside 2048; for a TPU v5e 2.11, 2.12, 3.17.
         rows = max(rows, P // 4)
-        if "W" in moving and 4 * P + 6 * rows >= 6 * N:
-            return N  # the plain form's memory, which float32 for dL/dW would exceed
     return math.ceil(N / _blocks(N, rows))
 
 

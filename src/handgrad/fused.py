@@ -68,8 +68,8 @@ def linear_cross_entropy(
     It is differentiable in X, W, bias and weights, in reverse and forward mode and again, and under `jit`, `vmap`,
     `jax.checkpoint`, `scan` and `shard_map`. What is not differentiated costs nothing. Under `jit` with arrays that
     lie over a mesh, its axes auto or explicit, rows stay where they are, each device takes its rows and its classes,
-    and gradients lie as those of `softmax(X @ W + b)` would; but the derivative of a derivative, and what is under
-    `vmap`, is left to the compiler.
+    and gradients lie as what they belong to, as autodiff's do where types say it; but the derivative of a derivative,
+    and what is under `vmap`, is left to the compiler.
 
     Args:
       X: data, shape (..., P), floating. The leading axes together are the N rows.
@@ -83,10 +83,10 @@ def linear_cross_entropy(
       softcap: κ, from 1e-30 to 1e30; logits z become κ tanh(z/κ).
       ignore_index: a label whose rows do not count, whatever is in their X.
       reduction: "mean", "sum" (Σ wℓ), or "none" (wℓ by row, whose gradients take a product more).
-      recompute: the schedule; True goes by classes wherever that takes less memory, as with large C. None goes by rows.
-        But where W is narrower than float32, its gradient, summed over blocks of rows in float32, takes 4·P·C bytes:
-        where one block's 6·N·C are less, it takes all rows in one, as the plain form does, and where these are more
-        than a gigabyte, it goes by classes.
+      recompute: the schedule; True goes by classes wherever that takes less memory, as with large C; None goes by rows.
+        By rows the gradient of a W narrower than float32, summed over blocks in float32, takes 4·P·C bytes; in bfloat16
+        dL/dZ of all rows, 2·N·C, is kept in place of that where it is less. Where what is held is more than 4 GiB, None
+        goes by classes.
       transposed: W is (C, P), as the embeddings that a head shares are; so is its gradient, and neither is ever copied.
       block_size: rows in a block, or classes where recompute=True. None chooses.
       class_axis: an axis of an enclosing `jax.shard_map` along which W, bias, class_weights, and targets if they are

@@ -1,13 +1,15 @@
-r"""The two orders in which the head's tiles are taken, with no array of N×C elements in either.
+r"""The two orders in which the head's tiles are taken, with no N×C logits in either.
 
 *By rows*: a block of rows with all its classes. What is known of a block's rows is known at once, and so is
 D = dL/dZ while its logits are there. Three products; dL/dW is summed over the blocks, in float32 or wider.
 
     dL/dX = DWᵀ        dL/dW = XᵀD        dL/db = 1ᵀD
 
+But where W is narrow and N ≤ 2P, D rounded takes less than that sum: it is kept, and dL/dW is one product at the end.
+
 *By classes*: all rows with a block of classes. First log-sum-exp and its like, block after block; then the logits
 again, D, and the block's dL/dW, which is complete and rounded at once, while dL/dX is summed. Four products, and hardly
-any memory: no dL/dW in float32 beside a narrow W.
+any memory: neither dL/dW in float32 nor D of all rows beside a narrow W.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from handgrad import tile as tiles
-from handgrad.block_sizes import classes_in_block, goes_by_classes, rows_in_block, sizes
+from handgrad.block_sizes import classes_in_block, goes_by_classes, keeps_logit_gradient, rows_in_block, sizes
 from handgrad.head import (
     BY_CLASS,
     BY_ROW,
@@ -97,9 +99,10 @@ def _by_rows(
     settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
 ) -> tuple[ByName, ByName]:
     size = rows_in_block(settings, moving, arrays)
+    keeps = keeps_logit_gradient(moving, arrays, size)
     # Rounded at once, where there is nothing to be added.
-    many = size < len(arrays.X)
-    dtype = wide_dtype(arrays.X.dtype) if many else _gradient_dtype(arrays.W.dtype)
+    adds = size < len(arrays.X) and not keeps
+    dtype = wide_dtype(arrays.X.dtype) if adds else _gradient_dtype(arrays.W.dtype)
 
     def block_gradients(block: Arrays, coefficients: ByName) -> tuple[ByName, ByName]:
         tile, whole, rows = _block(settings, block)
@@ -110,13 +113,17 @@ def _by_rows(
         by_row: ByName = {}
         if "X" in moving:
             by_row["dX"] = _row_gradient(settings, D, block).astype(_gradient_dtype(block.X.dtype))
-        if "W" in moving:
-            sums |= _weight_gradient(settings, D, block, dtype, turned=many)
+        if keeps:
+            by_row["D"] = D.astype(block.X.dtype)
+        elif "W" in moving:
+            sums |= _weight_gradient(settings, D, block, dtype, turned=adds)
         if "b" in moving:
             sums["b"] = jnp.sum(D, axis=0, keepdims=True)
         return sums, rows | by_row
 
     sums, rows = _over_rows(settings, size, block_gradients, arrays, coefficients)
+    if keeps:
+        sums |= _weight_gradient(settings, rows.pop("D"), _without_uncounted(settings, arrays), dtype)
     if "WT" in sums:
         sums["W"] = lax.optimization_barrier(sums.pop("WT")).T
     if "W" in sums:

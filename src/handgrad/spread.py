@@ -119,9 +119,6 @@ def _flat(sweep: Sweep, *leaves: Array) -> list[Array]:
 
 _swept.def_impl(lambda *leaves, program, **_: jaxpr_as_fun(program)(*leaves))
 _swept.def_abstract_eval(lambda *_, program, **__: program.out_avals)
-mlir.register_lowering(
-    _swept, mlir.lower_fun(lambda *leaves, program, **_: jaxpr_as_fun(program)(*leaves), multiple_results=True)
-)
 
 
 def _jvp(primals: Any, tangents: Any, *, sweep: Sweep, **_: Any) -> Any:
@@ -297,9 +294,11 @@ def _over_mesh(sweep: Sweep, *leaves: Array) -> list[Array]:
     return shared(*leaves)
 
 
-def _on_tpu(context: Any, *leaves: Any, sweep: Sweep, program: Any) -> Any:
-    # Compilers of TPUs do not ask as `custom_partitioning` needs it.
-    if sweep.settings.layout is None and not is_for_one_device(context.module_context):
+def _lower(context: Any, *leaves: Any, sweep: Sweep, program: Any, asks: bool) -> Any:
+    module = context.module_context
+    # Who compiles what is exported has nobody to ask.
+    can_ask = asks and not module.lowering_parameters.for_export
+    if not can_ask and sweep.settings.layout is None and not is_for_one_device(module):
         return mlir.lower_fun(lambda *leaves: _flat(_by_the_compiler(sweep, leaves), *leaves))(context, *leaves)
     return mlir.lower_fun(jaxpr_as_fun(program))(context, *leaves)
 
@@ -310,4 +309,6 @@ def _by_the_compiler(sweep: Sweep, leaves: Any) -> Sweep:
     return sweep._replace(settings=schedules.whole_arrays(sweep.settings, arrays._replace(X=rows)))
 
 
-mlir.register_lowering(_swept, _on_tpu, platform="tpu")
+mlir.register_lowering(_swept, partial(_lower, asks=True))
+# Compilers of TPUs do not ask as `custom_partitioning` needs it.
+mlir.register_lowering(_swept, partial(_lower, asks=False), platform="tpu")

@@ -232,7 +232,9 @@ def values(settings: Settings, whole: Whole) -> ByName:
     lse = whole.m.Z + log_total
     rows = {"log_sum_exp": lse}
     if "q" in sums:
-        rows["loss"] = sums["q"] * log_total - sums["qV"] + settings.z_loss * lse**2
+        rows["loss"] = sums["q"] * log_total - sums["qV"]
+        if settings.z_loss:  # lse² is infinite where lse is 1e20
+            rows["loss"] += settings.z_loss * lse**2
         rows["log_probability"] = sums["TV"] - sums["T"] * log_total
     if "EV" in sums:
         rows["entropy"] = log_total - sums["EV"] / sums["E"]
