@@ -110,19 +110,20 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
     with np.errstate(divide="ignore"):
         mean = np.exp(np.mean(np.log(l2)))
     ridge = 8 * blocks.shape[1] * np.finfo(blocks.dtype).eps  # what rounding can hide, in units of the diagonal
+    places = np.arange(blocks.shape[1])
     for c, moment in enumerate(blocks):
         H = moment.astype(np.float64)
-        H[np.arange(len(H) - 1), np.arange(len(H) - 1)] += mean
+        H[places[:-1], places[:-1]] += mean
         diagonal = H.diagonal()
         scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
         H *= scale[:, None] * scale
-        H[np.diag_indices_from(H)] += ridge
-        triangle, failed = lapack.dpotrf(H.T, lower=True, clean=False, overwrite_a=True)
+        H[places, places] += ridge
+        root, failed = lapack.dpotrf(H.T, lower=True, overwrite_a=True)
         if failed:
             return None
-        inverse = np.tril(lapack.dpotri(triangle, lower=True, overwrite_c=True)[0])
-        inverse += np.tril(inverse, -1).T
-        blocks[c] = inverse * scale[:, None] * scale
+        triangle = lapack.dpotri(root, lower=True, overwrite_c=True)[0] * scale[:, None] * scale
+        blocks[c] = triangle + triangle.T
+        blocks[c, places, places] /= 2
     return blocks
 
 
