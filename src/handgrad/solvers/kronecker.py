@@ -32,6 +32,7 @@ from handgrad.shapes import Bool, Float
 
 SMALL_BLOCKS = 2**20  # the elements that the blocks may have at any size of the data
 PART, MANY_ROWS = 4, 2**10
+ALONE = 96  # columns of a block, for more of which LAPACK's threads are worth waking
 
 
 class Curvature(NamedTuple):
@@ -121,6 +122,10 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
         root, failed = lapack.dpotrf(H.T, lower=True, overwrite_a=True)
         if failed:
             return None
+        if len(H) <= ALONE:
+            root = lapack.dtrtri(root, lower=True, overwrite_c=True)[0] * scale
+            blocks[c] = product(root.T, root)
+            continue
         triangle = lapack.dpotri(root, lower=True, overwrite_c=True)[0] * scale[:, None] * scale
         blocks[c] = triangle + triangle.T
         blocks[c, places, places] /= 2
