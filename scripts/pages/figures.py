@@ -245,6 +245,7 @@ def _stream(found: dict[str, Any]) -> dict[str, Table]:
 
 MADE = {
     "head_cpu": ("scripts/bench_head.py", _head),
+    "head_cpu_313": ("scripts/bench_head.py", _head),
     "head_h100": ("scripts/bench_head.py", _head),
     "head_compiled": ("scripts/compile_accelerators.py", _head_compiled),
     "fit_compiled": ("scripts/compile_accelerators.py", _fit_compiled),
