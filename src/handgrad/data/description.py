@@ -88,7 +88,7 @@ def _faults(encoding: Encoding) -> dict[str, bool]:
         or not offset.size == scale.size == num_features + int(has.sum()),
         "has an image of another size.": encoding.image_shape is not None
         and int(np.prod(encoding.image_shape, dtype=object)) != num_features,
-        "has a first index that is none.": encoding.first_index not in (None, 0, 1),
+        "has a first index that is none.": encoding.first_index not in ((None, 0, 1) if inputs is None else (None,)),
         "has an offset or a scale that is no number.": not (np.isfinite(offset).all() and np.isfinite(scale).all()),
         "has a scale that is not positive.": bool((scale <= 0).any()),
         "fills by an infinite number.": bool(np.isinf(fill).any()),
