@@ -281,11 +281,14 @@ def test_runs_of_all_kinds_that_are_killed_end_as_if_they_had_not_been(here, arg
     subprocess.run([sys.executable, resuming.__file__, *arguments, "whole"], cwd=here, check=True, capture_output=True)
     took, kills = time.monotonic() - start, 0
     now = [*arguments, "run"]
-    while kills < 4 and kill(here, now, random_moments(kills, took if kills else 1, at_work=False)):
-        kills += 1
+    is_killed = True
+    while is_killed and kills < 4:
+        is_killed = kill(here, now, random_moments(kills, took if kills else min(1, took / 2), at_work=False))
+        kills += is_killed
         if any((here / "run").glob("*")):  # else it was killed before its first second was over
             now = [arguments[0], "--resume", "run"]
-    subprocess.run([sys.executable, resuming.__file__, *now], cwd=here, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, resuming.__file__, *now], cwd=here, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
     (model, metrics), (expected, others) = result(here / "run"), result(here / "whole")
     assert model == expected
     assert metrics == {**others, "arguments": metrics["arguments"]}
