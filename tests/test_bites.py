@@ -11,7 +11,10 @@ from handgrad import Params, fit, fit_path, formulas
 from handgrad.data import load_digits
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.rows import host
+from handgrad.rows.blocks import DenseBlock
 from handgrad.solvers import sweeps
+from handgrad.solvers.search import Line
+from handgrad.solvers.sums import class_moments
 
 
 def test_gelu_is_exact_to_rounding_in_float32_too():
@@ -89,6 +92,37 @@ def test_the_blocks_are_first_made_after_half_as_many_iterations(monkeypatch):
     table = load_digits()
     fit(table.X.astype(np.float32), table.labels, l2=1e-4, callback=lambda *progress: seen.append(progress))
     assert made[:3] == [7, 23, 39]  # of 64 features each 16
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure(xp):
+    rng = np.random.default_rng(0)
+    X, V, weights = rng.normal(size=(19, 4)), rng.normal(size=(1, 5, 3)), rng.uniform(0.1, 1, 19)
+    augmented = np.append(X, np.ones((19, 1)), axis=1)
+    Y = np.exp(augmented @ V[0])
+    Y /= Y.sum(axis=1, keepdims=True)
+    V, X, weights, share, labels = map(xp.asarray, (V, X, weights[:, None], np.ones(1), np.zeros(19, np.int32)))
+    found = class_moments(DenseBlock(X, 1.0), labels, weights, ((V, share), np.zeros(1, np.int32)), 4)
+    for moment, y in zip(np.asarray(found), Y.T, strict=True):
+        s = np.asarray(weights)[:, 0] * y * (1 - y)
+        chosen = np.argsort(s)[-5:]
+        expected = s.sum() / s[chosen].sum() * np.einsum("n,np,nq->pq", s[chosen], augmented[chosen], augmented[chosen])
+        np.testing.assert_allclose(moment, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_trial_whose_loss_has_risen_by_its_rounding_is_taken(dtype):
+    eps = float(np.finfo(dtype).eps)
+
+    def is_taken(loss, risen):
+        return Line(loss, -1e-9, 1.0).accepts(loss + risen, -1e-11, eps)
+
+    # A row's loss is log(1 + …): what 1 loses to rounding is lost to it, however small the loss.
+    assert is_taken(1e-3, 0.9 * eps)
+    assert is_taken(1e-30, 0.9 * eps)
+    assert not is_taken(1e-3, 1.1 * eps)
+    assert is_taken(100.0, 700 * eps)
+    assert not is_taken(100.0, 900 * eps)
 
 
 @pytest.mark.parametrize("l2", [3.2e-6, 1.8e-6])

@@ -19,7 +19,7 @@ from handgrad.rows.dense import DenseRows
 from handgrad.rows.host import HostRows
 from handgrad.rows.sparse import SparseBlock
 from handgrad.solvers import sums
-from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradient, rounding
+from handgrad.solvers.sums import feature_moment, loss_and_gradient, rounding
 
 # n, P, C, K: each pair of sizes coincides in one, all in another; one row, one feature, one class, one problem.
 SIZES = [(7, 5, 3, 2), (4, 4, 3, 2), (6, 3, 3, 1), (3, 5, 3, 3), (4, 4, 4, 4), (1, 3, 2, 1), (5, 1, 1, 2), (1, 1, 1, 1)]
@@ -212,21 +212,6 @@ def test_products_in_pieces_are_the_products(m, k, n):
     np.testing.assert_allclose(product(*several), np.einsum("jmk,jkn->jmn", *several), atol=1e-10)
     np.testing.assert_allclose(product(a, several[1]), np.einsum("mk,jkn->jmn", a, several[1]), atol=1e-10)
     np.testing.assert_allclose(product(several[0], b[None]), np.einsum("jmk,kn->jmn", several[0], b), atol=1e-10)
-
-
-@pytest.mark.parametrize("xp", [np, jnp])
-def test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure(xp):
-    X, _, V, _, weights = numbers(19, 4, 3, 1)
-    augmented = np.append(X, np.ones((19, 1)), axis=1)
-    Y = np.exp(augmented @ V[0])
-    Y /= Y.sum(axis=1, keepdims=True)
-    V, X, weights, share, labels = map(xp.asarray, (V, X, weights[:, None], np.ones(1), np.zeros(19, np.int32)))
-    found = class_moments(DenseBlock(X, 1.0), labels, weights, ((V, share), np.zeros(1, np.int32)), 4)
-    for moment, y in zip(np.asarray(found), Y.T, strict=True):
-        s = np.asarray(weights)[:, 0] * y * (1 - y)
-        chosen = np.argsort(s)[-5:]
-        expected = s.sum() / s[chosen].sum() * np.einsum("n,np,nq->pq", s[chosen], augmented[chosen], augmented[chosen])
-        np.testing.assert_allclose(moment, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["labels", "distributions"])

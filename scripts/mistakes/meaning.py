@@ -254,6 +254,6 @@ MUTANTS = [
         "data/reading.py",
         "read(found, encoding and encoding.first_index)",
         "read(found)",
-        "test_reading.py::test_indices_begin_where_those_that_were_trained_on_do",
+        "test_svmlight.py::test_indices_begin_where_those_that_were_trained_on_do",
     ),
 ]

@@ -169,14 +169,14 @@ MUTANTS = [
         "solvers/sums.py",
         "some * xp.where(total > 0, xp.sum(scale) / total, 0)",
         "some",
-        "test_rows.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[jax.numpy]",
+        "test_bites.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[jax.numpy]",
     ),
     Mutant(
         "a loss known to a part of itself",
         "solvers/search.py",
         "eps * (8 * abs(loss) + 1)",
         "eps * 8 * abs(loss)",
-        "test_bites.py::test_a_loss_of_little_is_not_taken_to_rise_by_its_rounding[3.2e-06]",
+        "test_bites.py::test_a_trial_whose_loss_has_risen_by_its_rounding_is_taken[float32]",
     ),
     Mutant(
         "the products of NumPy's newest pair in place of its row",

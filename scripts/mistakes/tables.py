@@ -64,7 +64,7 @@ MUTANTS = [
         "data/array_tables.py",
         "X.resize(X.shape[0], max(X.shape[1], num_inputs or 0))",
         "pass",
-        "test_reading.py::test_svmlight_stays_sparse",
+        "test_svmlight.py::test_svmlight_stays_sparse",
     ),
     Mutant(
         "pipes and devices opened",

@@ -41,7 +41,7 @@ MEMORY = 8
 LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
 MEMORY_OF_LARGE = 4
 # The blocks are renewed each P/4 iterations of one lane, or P/2 of all lanes together, and made first after half as
-# many, which takes planted data from 27 iterations to 18 and digits from 21 to 16.
+# many, which takes planted data from 27 readings of X to 18 and digits at C = 0.01 from 21 to 16.
 PAYBACK, OF_MANY, LEAST = 4, 2, 8
 
 
