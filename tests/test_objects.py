@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from handgrad.data import read_table, stream_table
+from handgrad.data import encode, fit_encoding, read_features, read_table, stream_table
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -237,3 +237,11 @@ def test_files_of_types_that_nothing_unites_are_refused_in_a_line(tmp_path):
     ) as e:
         read_table(folder, target="kind")
     assert "\n" not in str(e.value)
+
+
+def test_numbers_where_there_were_texts_are_spelt_whatever_they_are():
+    encoding = fit_encoding(read_table({"a": ["x", "1.5", "inf", "2"] * 4, "kind": ["p", "q"] * 8}, target="kind"))
+    X = encode(encoding, read_features({"a": np.array([1.5, np.inf, 2, -np.inf, 1e300])}, encoding)).X
+    words = [encoding.inputs[0].words.index(word) for word in ("1.5", "inf", "2")]
+    np.testing.assert_array_equal(X[:3, words], np.eye(3))
+    assert not X[3:].any()

@@ -256,4 +256,11 @@ MUTANTS = [
         "read(found)",
         "test_svmlight.py::test_indices_begin_where_those_that_were_trained_on_do",
     ),
+    Mutant(
+        "an infinite number taken for a whole one",
+        "data/words.py",
+        "abs(number) < EXACT and number == int(number)",
+        "number == int(number) and abs(number) < EXACT",
+        "test_objects.py::test_numbers_where_there_were_texts_are_spelt_whatever_they_are",
+    ),
 ]

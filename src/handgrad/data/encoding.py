@@ -203,9 +203,7 @@ def _as_stored(encoding: Encoding, file: Filed, rows: np.ndarray, shape: tuple[i
             return None
     else:
         kinds = file.kinds or {}
-        if any(each.kind == "text" or kinds.get(each.name) not in ("number", "boolean") for each in encoding.inputs):
-            return None
-        if any(_LIKE[each.kind] != _LIKE[kinds[each.name]] for each in encoding.inputs):
+        if any(not {each.kind, kinds.get(each.name)} <= {"number", "boolean"} for each in encoding.inputs):
             return None
         names = [each.name for each in encoding.inputs]
     begin = functools.partial(file.numbers.begin, names, rows)

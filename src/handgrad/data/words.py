@@ -113,7 +113,7 @@ def spell(values: Any) -> Any:
 
 
 def _short(number: float) -> str:
-    return str(int(number)) if number == int(number) and abs(number) < EXACT else repr(number)
+    return str(int(number)) if abs(number) < EXACT and number == int(number) else repr(number)
 
 
 def spread(of_words: np.ndarray, codes: np.ndarray) -> np.ndarray:
