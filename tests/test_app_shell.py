@@ -22,13 +22,13 @@ NAMES = ("да", "нет ±")
 
 
 @pytest.fixture
-def handled():
-    """Signals that the program answers, as when it begins."""
+def handled(monkeypatch):
+    """Signals that the program answers, as when it begins: none received yet, whatever ran before in this process."""
+    monkeypatch.setattr(cli, "received", [])
+    monkeypatch.setattr(cli, "postponed", [])
     before = signal.signal(signal.SIGINT, cli._end)
     yield
     signal.signal(signal.SIGINT, before)
-    cli.received.clear()
-    cli.postponed.clear()
 
 
 @pytest.fixture
