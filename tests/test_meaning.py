@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handgrad.data import encode, fit_encoding, read_features, read_table, stream_table
+from handgrad.data import (
+    encode,
+    fit_encoding,
+    judging,
+    read_features,
+    read_table,
+    stream_table,
+    streaming_columns,
+)
+from handgrad.data.description import from_description, to_description
 
 pa = pytest.importorskip("pyarrow")
 
@@ -34,24 +43,25 @@ def column_of(path, **how):
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("kind", "written", "meant"),
     [
-        (["26/11/2026 17:30", "01/02/2026 00:00"], ["2026-11-26T17:30", "2026-02-01"]),
-        (["11/26/2026 5:30:30.5 PM", "2/1/2026 12:00 am"], ["2026-11-26T17:30:30.5", "2026-02-01"]),
-        (["26-11-2026", "01-02-1969"], ["2026-11-26", "1969-02-01"]),
-        (["11-26-2026", "02-01-1969"], ["2026-11-26", "1969-02-01"]),
+        ("day-first date", ["26/11/2026 17:30", "01/02/2026 00:00"], ["2026-11-26T17:30", "2026-02-01"]),
+        ("month-first date", ["11/26/2026 5:30:30.5 PM", "2/1/2026 12:00 am"], ["2026-11-26T17:30:30.5", "2026-02-01"]),
+        ("day-first date", ["26-11-2026", "01-02-1969"], ["2026-11-26", "1969-02-01"]),
+        ("month-first date", ["11-26-2026", "02-01-1969"], ["2026-11-26", "1969-02-01"]),
         (
+            "date",
             ["2026-11-26", "1.2.1969", "2026/2/1", "2024.02.29"],
             ["2026-11-26", "1969-02-01", "2026-02-01", "2024-02-29"],
         ),
-        (["29.02.2024 23:59:59", "31.12.0999"], ["2024-02-29T23:59:59", "0999-12-31"]),
-        (["26.11.2026 10:00 +0530", "26.11.2026 10:00Z"], ["2026-11-26T04:30", "2026-11-26T10:00"]),
-        (["05/05/2026", "06/06/2026"], ["2026-05-05", "2026-06-06"]),
+        ("date", ["29.02.2024 23:59:59", "31.12.0999"], ["2024-02-29T23:59:59", "0999-12-31"]),
+        ("date", ["26.11.2026 10:00 +0530", "26.11.2026 10:00Z"], ["2026-11-26T04:30", "2026-11-26T10:00"]),
+        ("date", ["05/05/2026", "06/06/2026"], ["2026-05-05", "2026-06-06"]),
     ],
 )
-def test_dates_are_read_as_they_are_written_in_the_world(tmp_path, written, meant):
+def test_dates_are_read_as_they_are_written_in_the_world(tmp_path, kind, written, meant):
     column = column_of(write(tmp_path / "t.csv", written))
-    assert column.kind == "date"
+    assert column.kind == kind
     since = [(datetime.datetime.fromisoformat(each) - EPOCH) / datetime.timedelta(days=1) for each in meant]
     np.testing.assert_allclose(column.values[: len(since)], since, rtol=1e-14)
 
@@ -82,7 +92,10 @@ def test_any_dates_of_one_form_are_those_that_python_reads(form, moments):
         (["2024-02-30", "2024-02-01"], "columns of dates hold what is none: x ('2024-02-30' in row 1, 4 of 8)"),
         (["29.02.2023", "1.3.2023"], "columns of dates hold what is none: x ('29.02.2023' in row 1, 4 of 8)"),
         (["2024-01-01", "2024-01-02", "never"], "columns of dates hold what is none: x ('never' in row 3, 4 of 12)"),
-        (["26/11/2026", "11/27/2026", "12/28/2026"], "columns of dates hold what is none: x ('26/11/2026' in row 1"),
+        (
+            ["26/11/2026", "11/27/2026", "12/28/2026"],
+            "columns of dates as month/day hold what is none: x ('26/11/2026' in row 1",
+        ),
         (["2024-01-01T10:00Z", "2024-01-01T10:00"], "some dates have a time zone and others have none: x"),
         (["03-04-2021", "04-05-2021"], "dates may be day/month or month/day: x ('03-04-2021')"),
         (["1/2/2024 10:00", "1/3/2024 11:00 pm"], "dates may be day/month or month/day: x ('1/2/2024 10:00')"),
@@ -92,6 +105,65 @@ def test_any_dates_of_one_form_are_those_that_python_reads(form, moments):
 def test_what_may_be_another_date_or_none_is_said(tmp_path, written, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         read_table(write(tmp_path / "t.csv", written), target="kind")
+
+
+UNCLEAR = ["03/04/2026", "05.06.2026", "2026-07-08"]
+
+
+@pytest.mark.parametrize(("clear", "first"), [("26/11/2025", 3), ("11/26/2025", 4)])
+@pytest.mark.parametrize("read", [read_table, stream_table])
+def test_which_part_of_a_date_is_the_day_is_as_in_the_rows_trained_on(tmp_path, monkeypatch, read, clear, first):
+    monkeypatch.setattr(streaming_columns, "LEAST_ROWS", 2)
+    monkeypatch.setattr(streaming_columns, "ROWS_AT_ONCE", 0)
+    monkeypatch.setattr(judging, "LEAST_ROWS", 2)
+    monkeypatch.setattr(judging, "BLOCKS_AT_ONCE", 0)
+    table = read(write(tmp_path / "clear.csv", ["01/02/2026"] * 5 + [clear, *["2026-02-01"] * 6]), target="kind")
+    assert table.notes == (f"read as {'day' if first == 3 else 'month'}-first dates: x.",)
+    blocks = [table] if table.file is None else [*table.file.begin(np.arange(48))]
+    assert {block.columns["x"].kind for block in blocks} == {f"{'day' if first == 3 else 'month'}-first date"}
+    encoding = from_description(*to_description(fit_encoding(table)))
+    moments = [datetime.datetime(2026, 7 - first, first), datetime.datetime(2026, 6, 5), datetime.datetime(2026, 7, 8)]
+    expected = [(moment - EPOCH).days for moment in moments] * 4
+    others = write(tmp_path / "unclear.csv", UNCLEAR)
+    np.testing.assert_array_equal(read_features(others, encoding).columns["x"].values, expected)
+    with judging.read_in_blocks(others, encoding, is_labelled=True, target="kind") as found:
+        days = [block.columns["x"].values for block in found.blocks]
+    assert len(days) > 1
+    np.testing.assert_array_equal(np.concatenate(days), expected)
+    what = f"columns of dates as {'day/month' if first == 3 else 'month/day'} hold what is none: x ('"
+    others = write(tmp_path / "others.csv", ["12/25/2026" if first == 3 else "25/12/2026", "01/02/2026"])
+    with pytest.raises(ValueError, match=re.escape(what)):
+        read_features(others, encoding)
+
+
+def test_which_part_is_the_day_is_one_in_all_blocks_of_a_file_that_is_judged(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "LEAST_ROWS", 2)
+    monkeypatch.setattr(judging, "BLOCKS_AT_ONCE", 0)
+    encoding = fit_encoding(read_table(write(tmp_path / "clear.csv", ["2026-11-26", "2026-11-27"]), target="kind"))
+    assert encoding.inputs[0].kind == "date"
+    written = ["26/11/2026", "2026-11-26", "03/04/2026", "05/06/2026"]
+    with judging.read_in_blocks(write(tmp_path / "a.csv", written), encoding, is_labelled=False) as found:
+        days = np.concatenate([block.columns["x"].values for block in found.blocks])
+    since = [datetime.datetime(2026, *day) - EPOCH for day in ((11, 26), (11, 26), (4, 3), (6, 5))]
+    np.testing.assert_array_equal(days, [each.days for each in since] * 4)
+    others = write(tmp_path / "b.csv", ["26/11/2026", "2026-11-26", "11/26/2026", "12/26/2026"])
+    with (
+        pytest.raises(ValueError, match="columns of dates as day/month hold what is none"),
+        judging.read_in_blocks(others, encoding, is_labelled=False) as found,
+    ):
+        list(found.blocks)
+
+
+def test_the_sign_of_a_unit_is_one_in_all_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming_columns, "LEAST_ROWS", 2)
+    monkeypatch.setattr(streaming_columns, "ROWS_AT_ONCE", 0)
+    for values in (["12 %", "13 %", "14 %", "15 %", "16", "17"], ["12 %", "13 %", "14", "15", "16", "17"]):
+        with pytest.raises(ValueError, match="columns of numbers hold what is none: x"):
+            stream_table(write(tmp_path / "t.csv", values), target="kind")
+    table = stream_table(
+        write(tmp_path / "t.csv", ["12 %", "13 %", "", "", "16 %", "17 %"]), target="kind", missing="mean"
+    )
+    assert (table.num_rows, table.notes) == (24, ("read as numbers in units of '%': x.",))
 
 
 @pytest.mark.parametrize("written", [["3.11.7", "3.12.1"], ["10.0.0.1", "10.0.0.2"], ["123-45-6789", "223-45-6780"]])

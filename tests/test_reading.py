@@ -212,7 +212,7 @@ def test_an_index_that_pandas_wrote_is_left_out(tmp_path):
 def test_dates_are_days_since_1970(tmp_path, dates, days):
     rows = "".join(f"{date},{kind}\n" for date, kind in zip(dates * 3, "xxyyxx", strict=True))
     column = read_table(write(tmp_path / "t.csv", f"day,k\n{rows}"), target="k").columns["day"]
-    assert column.kind == "date"
+    assert column.kind.endswith("date")
     np.testing.assert_allclose(column.values, days * 3, rtol=0, atol=1e-9)
 
 

@@ -28,9 +28,30 @@ MUTANTS = [
     Mutant(
         "day and month as in Europe wherever both may be",
         "data/dates.py",
-        "if counts[0] == counts[1] and differ.any():",
+        'if kind == "date" and differ.any():',
         "if False:",
         f"{MEANING}test_what_may_be_another_date_or_none_is_said",
+    ),
+    Mutant(
+        "day and month as the file to predict has them",
+        "data/dates.py",
+        'wanted if wanted in ("day-first date", "month-first date") else',
+        "",
+        f"{MEANING}test_which_part_of_a_date_is_the_day_is_as_in_the_rows_trained_on",
+    ),
+    Mutant(
+        "day and month anew in each block of a file that is judged",
+        "data/judging.py",
+        'if kinds[name] == "date"}',
+        "if False}",
+        f"{MEANING}test_which_part_is_the_day_is_one_in_all_blocks_of_a_file_that_is_judged",
+    ),
+    Mutant(
+        "a unit in some blocks only",
+        "data/streaming_columns.py",
+        "column.sign != like.sign",
+        "False",
+        f"{MEANING}test_the_sign_of_a_unit_is_one_in_all_blocks",
     ),
     Mutant(
         "zones that only some dates have",

@@ -11,11 +11,11 @@ MUTANTS = [
         "test_streaming_tables.py::test_arrays_in_a_file_are_those_that_are_read",
     ),
     Mutant(
-        "a block without values of its own kind",
+        "a block of dates of its own kind",
         "data/streaming_columns.py",
-        "return column if kind is None else column._replace(kind=kind)",
+        "return column._replace(kind=like.kind)",
         "return column",
-        "test_streaming_tables.py::test_a_block_without_values_is_of_the_kind_of_its_column",
+        "test_meaning.py::test_which_part_of_a_date_is_the_day_is_as_in_the_rows_trained_on",
     ),
     Mutant(
         "each text counted once",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from handgrad.data.encoding import Encoding, features_of
-from handgrad.data.tables import Column, Table
+from handgrad.data.tables import DATES, Column, Table
 from handgrad.formulas.layer import Params, linear
 from handgrad.formulas.network import Layer, activate, layers_of, pass_back
 from handgrad.models import Model
@@ -175,7 +175,7 @@ def _cell(column: Column, row: int) -> Any:
     value = float(column.values[row])
     if column.kind == "boolean":
         return bool(value)
-    if column.kind == "date":
+    if column.kind in DATES:
         moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(days=value)
         return moment.isoformat(" ", "minutes").removesuffix(" 00:00")
     return value

@@ -14,9 +14,10 @@ from handgrad.data.naming import join, list_columns, printable, say_absent
 from handgrad.data.objects import as_numpy
 from handgrad.data.problems import Problem, say
 from handgrad.data.review import review, say_marks
-from handgrad.data.tables import Column, Kind, Missing, Table
+from handgrad.data.tables import DATES, Column, Kind, Missing, Table
 from handgrad.data.words import as_codes, release, texts_of
 
+READ_AS_TEXT = ("text", *DATES)  # whatever a file's own rows look like
 FREED = 2**24  # bytes of Arrow's columns that have been taken; it keeps what was freed unless it is told not to
 
 
@@ -136,7 +137,7 @@ def make_plan(
         raise ValueError(f"{data.name}: has no column but {roles.target!r}; there is nothing to predict it from.")
     kinds: dict[str, Kind] = {each.name: each.kind for each in (encoding and encoding.inputs) or ()}
     texts = [name for name in (roles.target, *roles.ids, roles.group, roles.time) if name]
-    texts += [name for name in names if kinds.get(name) in ("text", "date")]
+    texts += [name for name in names if kinds.get(name) in READ_AS_TEXT]
     return Plan(stands, names, kinds, texts, notes)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from handgrad.data.dates import parse_dates
+from handgrad.data.dates import Dates, parse_dates
 from handgrad.data.naming import printable
 from handgrad.data.problems import Problem
-from handgrad.data.tables import Column, Kind
+from handgrad.data.tables import DATES, Column, Kind
 from handgrad.data.words import (
     EXACT,
     MISSING_WORDS,
@@ -27,6 +27,8 @@ MOST_SPELLINGS = 16 + 32  # of true and false
 NONE_SUCH = {
     "number": ("columns of numbers hold what is none", "Correct it, or leave those cells empty."),
     "date": ("columns of dates hold what is none", "Correct it, or leave those cells empty."),
+    "day-first date": ("columns of dates as day/month hold what is none", "Write them as 2026-11-26."),
+    "month-first date": ("columns of dates as month/day hold what is none", "Write them as 2026-11-26."),
 }
 INFINITE = ("numbers are infinite", "Leave such rows out, or fill them in.")
 INEXACT = (
@@ -190,12 +192,12 @@ def _as_meant(
         values = compute.equal(compute.utf8_lower(words), "true").to_numpy(zero_copy_only=False)
         return Column("boolean", spread(values.astype(np.float64), codes))
     rows, of_dates = counts.sum(), list[Problem]()
-    dates = parse_dates(name, words, of_dates) if wanted in (None, "date") else None
-    if wanted == "date" or (dates is not None and counts[dates.is_date].sum() >= rows / 2):
+    dates = parse_dates(name, words, of_dates, wanted) if wanted is None or wanted in DATES else None
+    if wanted in DATES or (dates is not None and counts[dates.is_date].sum() >= rows / 2):
         problems += of_dates
-        is_date = np.zeros(len(words), bool) if dates is None else dates.is_date
-        _require_all("date", name, words, codes, counts, is_date, problems)
-        return Column("date", spread(np.zeros(len(words)) if dates is None else dates.days, codes))
+        dates = dates or Dates(np.zeros(len(words)), np.zeros(len(words), bool), wanted or "date")
+        _require_all(dates.kind, name, words, codes, counts, dates.is_date, problems)
+        return Column(dates.kind, spread(dates.days, codes))
     found = parse_numbers(words, decimal)
     if wanted is None and counts[found.is_number].sum() < rows / 2:
         return None
@@ -214,7 +216,7 @@ def _as_meant(
 
 
 def _require_all(
-    kind: str,
+    kind: Kind,
     name: str,
     words: Any,
     codes: np.ndarray,

@@ -6,6 +6,7 @@ import numpy as np
 
 from handgrad.data.naming import printable
 from handgrad.data.problems import Problem
+from handgrad.data.tables import Kind
 from handgrad.data.words import SECONDS_A_DAY, days_of
 
 _WRITE = "Write them as 2026-11-26."
@@ -21,17 +22,18 @@ _DATE = (
 
 
 class Dates(NamedTuple):
-    """For each of some texts its days since 1970-01-01, and whether it is a date."""
+    """For each of some texts its days since 1970-01-01, and whether it is a date; what kind of dates they are."""
 
     days: np.ndarray
     is_date: np.ndarray
+    kind: Kind = "date"
 
 
-def parse_dates(name: str, words: Any, problems: list[Problem]) -> Dates | None:
+def parse_dates(name: str, words: Any, problems: list[Problem], wanted: Kind | None = None) -> Dates | None:
     """The dates among texts; None where there are none.
 
     2026-11-26, 26.11.2026, 26/11/2026 or 11/26/2026, with - for / too, and a time after them: 17:30, 5:30:01.5 PM, with
-    a zone. Which of the two slashes mean follows from all texts together.
+    a zone. Which of the two slashes mean says the kind that is wanted, or else follows from all texts together.
     """
     import pyarrow
     import pyarrow.compute as compute
@@ -51,18 +53,18 @@ def parse_dates(name: str, words: Any, problems: list[Problem]) -> Dates | None:
         return None
     chosen = parts.take(pyarrow.array(rows))
     texts = {field.name: compute.struct_field(chosen, field.name) for field in chosen.type}
-    found, is_short, has_zone = _of_parts(name, words.take(pyarrow.array(rows)), texts, problems)
+    found, is_short, has_zone = _of_parts(name, words.take(pyarrow.array(rows)), texts, problems, wanted)
     for where, (what, advice) in ((is_short, SHORT_YEARS), (has_zone & found.is_date, SOME_ZONES)):
         if where.any() and (what == SHORT_YEARS[0] or not has_zone[found.is_date].all()):
             example = words[int(rows[np.argmax(where)])].as_py()
             problems.append(Problem(what, f"{printable(name)} ({printable(example)!r})", advice))
     days, is_date = np.zeros(len(words)), np.zeros(len(words), bool)
     days[rows], is_date[rows] = found.days, found.is_date | is_short
-    return Dates(days, is_date) if is_date.any() else None
+    return Dates(days, is_date, found.kind) if is_date.any() else None
 
 
 def _of_parts(
-    name: str, words: Any, texts: dict[str, Any], problems: list[Problem]
+    name: str, words: Any, texts: dict[str, Any], problems: list[Problem], wanted: Kind | None
 ) -> tuple[Dates, np.ndarray, np.ndarray]:
     """The dates of texts in their parts; which have a year of two digits; which have a zone."""
     import pyarrow.compute as compute
@@ -91,15 +93,15 @@ def _of_parts(
     year_last = is_alike & (digits["last"] == 4) & (digits["first"] <= 2)
     turns = year_last & ~of_points
     day_first, month_first = _days(last, middle, first), _days(last, first, middle)
-    counts = [np.count_nonzero(order.is_date & turns) for order in (day_first, month_first)]
+    kind = wanted if wanted in ("day-first date", "month-first date") else _turned(day_first, month_first, turns)
     differ = turns & (day_first.is_date | month_first.is_date) & (day_first.days != month_first.days)
-    if counts[0] == counts[1] and differ.any():
+    if kind == "date" and differ.any():
         example = words[int(np.argmax(differ))].as_py()
         problems.append(Problem(AMBIGUOUS[0], f"{printable(name)} ({printable(example)!r})", AMBIGUOUS[1]))
-    days, is_date = _days(first, middle, last)
+    days, is_date, _ = _days(first, middle, last)
     for where, order in (
         (~year_first, Dates(days, np.zeros(len(days), bool))),
-        (year_last, day_first if counts[0] >= counts[1] else month_first),
+        (year_last, month_first if kind == "month-first date" else day_first),
         (year_last & of_points, day_first),
     ):
         days, is_date = np.where(where, order.days, days), np.where(where, order.is_date, is_date)
@@ -108,7 +110,13 @@ def _of_parts(
     is_short &= ((digits["first"] == 2) & (digits["middle"] == 2)) | is_any("mark", "/")
     orders = ((middle, first), (first, middle), (middle, last))
     is_short &= np.logical_or.reduce([_days(2000.0, *order).is_date for order in orders])
-    return Dates(days + time, is_date), is_short, ~is_any("zone", "")
+    return Dates(days + time, is_date, kind), is_short, ~is_any("zone", "")
+
+
+def _turned(day_first: Dates, month_first: Dates, turns: np.ndarray) -> Kind:
+    """Which part is the day where more texts are dates so; "date" where as many are."""
+    days, months = (np.count_nonzero(order.is_date & turns) for order in (day_first, month_first))
+    return "day-first date" if days > months else "month-first date" if months > days else "date"
 
 
 def _days(year: Any, month: np.ndarray, day: np.ndarray) -> Dates:

@@ -231,8 +231,15 @@ def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[C
     return [columns[each.name] for each in encoding.inputs]
 
 
-_LIKE = {"number": "number", "boolean": "number", "date": "date", "text": "text"}
-KINDS = {"number": "numbers", "boolean": "true and false", "date": "dates", "text": "text"}
+KINDS = {
+    "number": "numbers",
+    "boolean": "true and false",
+    "date": "dates",
+    "day-first date": "dates",
+    "month-first date": "dates",
+    "text": "text",
+}
+_LIKE = KINDS | {"boolean": "numbers"}
 
 
 def _complete_rows(encoding: Encoding, columns: list[Column]) -> np.ndarray | None:

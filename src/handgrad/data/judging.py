@@ -9,7 +9,7 @@ import numpy as np
 
 from handgrad.data import arrow, classes
 from handgrad.data.array_tables import as_features, assemble_arrays, look_at_values
-from handgrad.data.assembly import Roles, beside_of, classes_of, make_plan
+from handgrad.data.assembly import READ_AS_TEXT, Roles, beside_of, classes_of, make_plan
 from handgrad.data.columns import take
 from handgrad.data.encoding import Encoding
 from handgrad.data.moments import BLOCK_VALUES
@@ -98,17 +98,17 @@ def _of_columns(
     if problems:
         raise ValueError(say(data.name, problems))
     assert data.cut is not None
-    texts = [plan.stands[name] for name in plan.names if plan.kinds[name] in ("text", "date")]
+    texts = [plan.stands[name] for name in plan.names if plan.kinds[name] in READ_AS_TEXT]
     cut = data.cut([plan.stands[name] for name in plan.names], texts)
     step = max(LEAST_ROWS, BLOCKS_AT_ONCE * BLOCK_VALUES // len(plan.names))
 
     def blocks() -> Iterator[Table]:
-        start = 0
+        start, kinds = 0, dict(plan.kinds)
         for block in pass_over(data.name, cut.begin(step, 0, None)):
             wrong: list[Problem] = []
-            columns = {
-                name: _take(data, name, block[plan.stands[name]], wrong, plan.kinds[name]) for name in plan.names
-            }
+            columns = {name: _take(data, name, block[plan.stands[name]], wrong, kinds[name]) for name in plan.names}
+            # Of dates as 03/04/2026 which part is the day, where the model does not say so: as in the blocks before.
+            kinds |= {name: column.kind for name, column in columns.items() if kinds[name] == "date"}
             _require(data.name, wrong, start)
             yield Table(columns=columns)
             start += len(next(iter(columns.values())).values)

@@ -55,14 +55,16 @@ def review(table: Table, problems: list[Problem]) -> list[str]:
 
 
 def say_marks(columns: Mapping[str, Column]) -> list[str]:
-    """In which columns marks were taken for those between thousands, or for a unit."""
+    """In which columns marks were taken for those between thousands, or for a unit, and a number for the day."""
     said: dict[str, list[str]] = {}
     for name, column in columns.items():
         if column.grouping:
-            said.setdefault(f"with {column.grouping!r} between thousands", []).append(name)
+            said.setdefault(f"numbers with {column.grouping!r} between thousands", []).append(name)
         if column.sign:
-            said.setdefault(f"in units of {column.sign!r}", []).append(name)
-    return [f"read as numbers {how}: {join(names)}." for how, names in said.items()]
+            said.setdefault(f"numbers in units of {column.sign!r}", []).append(name)
+        if column.kind in ("day-first date", "month-first date"):
+            said.setdefault(f"{column.kind}s", []).append(name)
+    return [f"read as {what}: {join(names)}." for what, names in said.items()]
 
 
 def review_text(name: str, words: int, rows: int, examples: Iterable[str], problems: list[Problem]) -> None:

@@ -7,15 +7,16 @@ import numpy as np
 
 from handgrad.data import arrow
 from handgrad.data.assembly import Plan, Roles, beside_of, classes_of, make_plan
-from handgrad.data.columns import take
+from handgrad.data.columns import NONE_SUCH, take
 from handgrad.data.filed import filed, without_missing
 from handgrad.data.moments import BLOCK_VALUES
+from handgrad.data.naming import printable
 from handgrad.data.numbers import Watch, numbers_of_columns, pass_over
 from handgrad.data.problems import Problem, say
 from handgrad.data.review import review_text, say_marks
 from handgrad.data.sharing import joined_arrays, of_all_processes, own_rows
 from handgrad.data.splitting import table_keys
-from handgrad.data.tables import Column, Kind, Missing, Table
+from handgrad.data.tables import Column, Missing, Table
 
 LEAST_ROWS = 64  # of a block
 ROWS_AT_ONCE = 8  # times what fits the cache
@@ -42,13 +43,14 @@ def of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, label
     assert data.cut is not None
     cut = data.cut([plan.stands[name] for name in plan.names], [])
     step = max(LEAST_ROWS, ROWS_AT_ONCE * BLOCK_VALUES // len(plan.names))
-    kinds = _kinds(data, plan, cut)
+    read_as = _look(data, plan, cut)
+    kinds = {name: column.kind for name, column in read_as.items()}
 
     def blocks(first: int, last: int | None) -> Iterator[Table]:
         start = first
         for block in pass_over(data.name, cut.begin(step, first, last)):
             wrong: list[Problem] = []
-            columns = {name: _take(data, name, block[plan.stands[name]], wrong, kinds[name]) for name in plan.names}
+            columns = {name: _take(data, name, block[plan.stands[name]], wrong, read_as[name]) for name in plan.names}
             if wrong:
                 since = f", its rows counted from row {start + 1:,}" if start else ""
                 raise ValueError(say(f"{data.name}{since}", wrong))
@@ -99,13 +101,18 @@ def of_columns(data: arrow.Columns, roles: Roles, missing: Missing | None, label
     return table
 
 
-def _take(data: arrow.Columns, name: str, values: Any, problems: list[Problem], kind: Kind | None) -> Column:
-    column = take(name, values, problems, kind, is_typed=data.is_typed, decimal=data.decimal)
-    return column if kind is None else column._replace(kind=kind)  # a block may have no value that tells it
+def _take(data: arrow.Columns, name: str, values: Any, problems: list[Problem], like: Column | None) -> Column:
+    column = take(name, values, problems, like and like.kind, is_typed=data.is_typed, decimal=data.decimal)
+    if like is None:
+        return column
+    if column.sign != like.sign and not column.is_missing().all():
+        where = f"{printable(name)} (some with {like.sign or column.sign!r}, some without)"
+        problems.append(Problem(NONE_SUCH["number"][0], where, NONE_SUCH["number"][1], can_drop=True))
+    return column._replace(kind=like.kind)  # a block may have no value that tells it
 
 
-def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
-    """Of typed columns by their types, of others by all their texts."""
+def _look(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Column]:
+    """What the columns are: typed ones by their types, others by all their texts."""
     import pyarrow
 
     first = next(pass_over(data.name, cut.begin(LEAST_ROWS, 0, None)))
@@ -119,4 +126,4 @@ def _kinds(data: arrow.Columns, plan: Plan, cut: arrow.Cut) -> dict[str, Kind]:
             values = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array(list(counts), "string"))
         columns[name] = _take(data, name, values, [], None)
     plan.notes.extend(say_marks(columns))
-    return {name: column.kind for name, column in columns.items()}
+    return columns

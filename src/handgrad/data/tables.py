@@ -1,4 +1,4 @@
-"""What a table is once it has been read: columns of four kinds, or one array, and what else stands beside each row."""
+"""What a table is once it has been read: columns of a kind each, or one array, and what else stands beside each row."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -9,7 +9,8 @@ import numpy as np
 from handgrad.streams import Fill, Pages
 
 ClassName = bool | int | float | str
-Kind = Literal["number", "boolean", "date", "text"]
+Kind = Literal["number", "boolean", "date", "day-first date", "month-first date", "text"]
+DATES: tuple[Kind, ...] = ("date", "day-first date", "month-first date")
 Missing = Literal["mean", "median", "most-frequent", "indicator", "drop-rows"]
 MISSING: tuple[Missing, ...] = ("mean", "median", "most-frequent", "indicator", "drop-rows")
 
@@ -18,7 +19,7 @@ class Column(NamedTuple):
     """A column as it was read.
 
     Attributes:
-      kind: what its values are.
+      kind: what its values are; of dates as 03/04/2026 also which part is the day.
       values: (N,). Of text int32, indices into `words`, −1 where a value is missing; else numbers of any real dtype,
         NaN where one is missing: booleans as 0 and 1, dates as days since 1970-01-01, UTC.
       words: the different texts.

@@ -9,6 +9,7 @@ import numpy as np
 from handgrad.app.findings.finding import Facts, Finding, count
 from handgrad.data.measuring import constant_columns
 from handgrad.data.naming import join
+from handgrad.data.tables import DATES
 
 RARE = 10  # rows to train on
 WIDE = 0.1  # half of an interval of the accuracy
@@ -61,7 +62,7 @@ def time_overlap(facts: Facts) -> Finding | None:
         return None
     shares = {}
     for each in split.encoding.inputs or ():
-        if each.kind == "date":
+        if each.kind in DATES:
             days = table.columns[each.name].values
             latest = np.nanmax(days[split.rows.train]) if len(split.rows.train) else np.nan
             shares[each.name] = float(np.mean(days[split.rows.test] <= latest))
