@@ -174,8 +174,8 @@ MUTANTS = [
     Mutant(
         "a column of ones where there is no intercept",
         "rows/blocks.py",
-        "product(flat[:, :-1], XT) + self.one * flat[:, -1:]",
-        "product(flat[:, :-1], XT) + flat[:, -1:]",
+        "bias = flat[:, :-1], self.one * flat[:, -1:]",
+        "bias = flat[:, :-1], flat[:, -1:]",
         "test_rows.py::test_a_block_is_the_rows_about_their_centre_with_a_last_column[float64-4.0-0.0-numpy]",
     ),
     Mutant(
