@@ -138,15 +138,20 @@ def preconditioner(
     """V ↦ (A ⊗ diag g + l2·I)⁻¹ V, or H_c⁻¹ V_c for each class, for V in the eigenbasis of A.
 
     Where an eigenvalue is 0 the inverse is the pseudo-inverse. Adding a constant to all logits of a row changes
-    nothing: the mean over the classes that are present, which would only collect rounding, is taken off.
+    nothing: the mean over the classes that are present, which would only collect rounding, is taken off. An array of
+    NumPy's is written to.
     """
     (a, Q, blocks), mask = curvature, present[:, None].astype(g.dtype)
     if blocks is None:
-        inverse = reciprocal(a[None, :, None] * g[:, None] + l2[:, None, None] * _penalised(a)[None, :, None])
+        xp = library(g)
+        # a ⊗ g + l2 as one product: NumPy takes four times as long for it in rows as short as these.
+        columns = xp.stack([a, xp.asarray(_penalised(a))], axis=1)
+        rows = xp.stack([g, xp.broadcast_to(l2[:, None], g.shape)], axis=1)
+        inverse = reciprocal(product(columns[None], rows))
 
     def precondition(V: Any) -> Any:
         if blocks is None:
-            V = V * inverse
+            V *= inverse
         else:
             columns = rotate_back(Q, V).transpose(2, 1, 0)
             V = rotate(Q, product(blocks, columns).transpose(2, 1, 0))
@@ -161,8 +166,8 @@ def preconditioner(
 
 def reciprocal(values: Array) -> Array:
     """1/x, and 0 for 0."""
-    if library(values) is np:
-        return 1 / np.where(values > 0, values, np.inf)  # to divide only where it is takes four times as long
+    if library(values) is np:  # to divide only where it is takes four times as long
+        return 1 / (values if values.min() > 0 else np.where(values > 0, values, np.inf))
     return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
 
 

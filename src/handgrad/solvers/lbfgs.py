@@ -262,11 +262,12 @@ def _advance_on_host(
     """`advance` in NumPy's arrays, of which those of the pairs are written to."""
     direction, pairs = state.direction.copy(), state.pairs.copy()
     for k in np.flatnonzero(accepted):
-        s, y = taken[k] * direction[k].reshape(-1), (gradient[k] - state.gradient[k]).reshape(-1)
+        back, y = direction[k].reshape(-1), (gradient[k] - state.gradient[k]).reshape(-1)
         S, Y, SY, memory = state.S[k], state.Y[k], state.SY[k], state.S.shape[1]
-        if s @ y > 0:
+        if taken[k] * (back @ y) > 0:
             slot = pairs[k] % memory
-            S[slot], Y[slot] = s, y
+            np.multiply(back, taken[k], out=S[slot])  # the step to the trial
+            Y[slot] = y
             SY[:, slot] = product(S, y)
             pairs[k] += 1
         lane = slice(k, k + 1)
@@ -282,18 +283,21 @@ def _advance_on_host(
 def _direction(S, Y, SY, slots, gradient, precondition):
     """The direction of one lane, whose pairs are in these slots, the oldest first."""
     if not len(slots):
-        return -precondition(gradient[None])[0]
+        return precondition(-gradient[None])[0]
     solve, R = _triangular(SY.dtype), SY[slots[:, None], slots].T  # of which the lower triangle counts
     newest, in_slots = slots[-1], np.zeros(len(S), S.dtype)
     flat = gradient.reshape(-1)
     in_slots[slots] = a = solve(R, product(S, flat)[slots], lower=1, trans=1)
-    vectors = np.stack([flat - product(in_slots[None], Y)[0], Y[newest]])
+    vectors = np.empty((2, flat.size), flat.dtype)
+    np.subtract(flat, product(in_slots[None], Y)[0], out=vectors[0])
+    vectors[1] = Y[newest]
     r, of_newest = precondition(vectors.reshape(2, *gradient.shape)).reshape(2, -1)
     yMy = Y[newest] @ of_newest
     if yMy > 0:
         r *= SY[newest, newest] / yMy
     in_slots[slots] = solve(R, R.diagonal() * a - product(Y, r)[slots], lower=1)
-    return -(r + product(in_slots[None], S)[0]).reshape(gradient.shape)
+    r += product(in_slots[None], S)[0]
+    return np.negative(r, out=r).reshape(gradient.shape)
 
 
 @functools.cache
