@@ -151,6 +151,10 @@ def separable(X, T):
     if not above:
         return False
     A = np.stack(above).reshape(len(above), -1)
-    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-    answer = scipy.optimize.linprog(-goal.ravel(), A_ub=-A, b_ub=np.zeros(len(A)), bounds=(-1, 1), options=options)
-    return bool(-answer.fun > 1e-8)
+    tolerances = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    about = {"A_ub": -A, "b_ub": np.zeros(len(A)), "bounds": (-1, 1)}
+    for presolve in (True, False):  # after which HiGHS now and then gives up, though 0 is a point
+        answer = scipy.optimize.linprog(-goal.ravel(), options=tolerances | {"presolve": presolve}, **about)
+        if answer.success:
+            return bool(-answer.fun > 1e-8)
+    raise ArithmeticError(f"a linear program of {A.shape} was not solved: {answer.message}")
