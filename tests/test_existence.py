@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog
+from scipy.optimize import OptimizeResult, linprog
 
 from handgrad import fit
 from handgrad.solvers import existence
@@ -52,6 +52,18 @@ def test_the_verdict_is_that_of_a_linear_program(seed, num_rows, P, C, kind):
     X, T, _, classes = problem(X, targets, {"num_classes": C, "weights": w})
     expected = bool(classes.sum() < 2) or not separable(X, T)
     assert found.exists is expected or (found.exists is None and kind == "unscaled")
+
+
+def test_a_linear_program_that_is_given_up_after_presolving_is_solved_without(monkeypatch):
+    """As HiGHS does now and then at such tolerances."""
+
+    def give_up(*arguments, options, **more):
+        return OptimizeResult(status=4) if options["presolve"] else linprog(*arguments, options=options, **more)
+
+    monkeypatch.setattr("scipy.optimize.linprog", give_up)
+    rng = np.random.default_rng(0)
+    X, t = rng.normal(size=(12, 11)), np.tile([0, 1, 2], 4)
+    assert verdict(X, t).exists is False
 
 
 def test_newton_finds_the_minimum(dtype):

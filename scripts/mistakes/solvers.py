@@ -123,6 +123,13 @@ MUTANTS = [
         "test_existence.py::test_the_verdict_is_that_of_a_linear_program",
     ),
     Mutant(
+        "a linear program given up with its presolving",
+        "solvers/existence.py",
+        "for presolve in (True, False):",
+        "for presolve in (True,):",
+        "test_existence.py::test_a_linear_program_that_is_given_up_after_presolving_is_solved_without",
+    ),
+    Mutant(
         "the linear program of some rows only",
         "solvers/existence.py",
         "violated = np.flatnonzero(gains.min(axis=1) < -FEASIBLE)",

@@ -197,11 +197,13 @@ def _separate(
     held = order[: 2 * batch]
     for _ in range(ROUNDS):
         constraints = _constraints(features[held], own[held], first[held])
-        options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-        answer = linprog(
-            -goal[:, 1:].ravel(), A_ub=constraints, b_ub=np.zeros(len(constraints)), bounds=(-1, 1), options=options
-        )
-        if answer.status != 0:
+        about = {"A_ub": constraints, "b_ub": np.zeros(len(constraints)), "bounds": (-1, 1)}
+        for presolve in (True, False):  # after which HiGHS now and then gives up
+            options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10, "presolve": presolve}
+            answer = linprog(-goal[:, 1:].ravel(), options=options, **about)
+            if answer.status == 0:
+                break
+        else:
             return None
         direction = np.concatenate([np.zeros((d, 1)), answer.x.reshape(d, C - 1)], axis=1)
         gains = _gains(features @ direction, own)
