@@ -26,6 +26,8 @@ MOST_BYTES = 2**32
 def goes_by_classes(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> bool:
     """Where it is asked for, or where it is not said and what would be held is too much: if it takes less memory."""
     N, P, C = sizes(settings, arrays)
+    if not moving and settings.parts is None:
+        return False  # the value alone takes one product, and as little memory as one likes
     if settings.recompute is False or settings.block_size is not None:
         return bool(settings.recompute)
     rows = rows_in_block(settings, moving, arrays)
@@ -50,6 +52,8 @@ def keeps_logit_gradient(moving: tuple[str, ...], arrays: Arrays, rows: int) -> 
 def rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -> int:
     """As few blocks as the bytes of their logits allow, all of about one size."""
     N, P, C = sizes(settings, arrays)
+    if settings.parts is not None:
+        return N  # a compiler would gather what rows are cut from
     if settings.block_size is not None and not settings.recompute:
         return min(settings.block_size, N)
     heads = 1 if arrays.teacher_X is None else 2
@@ -64,13 +68,18 @@ def rows_in_block(settings: Settings, moving: tuple[str, ...], arrays: Arrays) -
 
 
 def classes_in_block(settings: Settings, arrays: Arrays) -> int:
-    """As few blocks as are allowed, of about one size; of a multiple of 128, as accelerators lay out what is narrow."""
+    """As few blocks as are allowed, of about one size; of a multiple of 128, as accelerators lay out what is narrow.
+
+    As many of each part, if there are parts: these lie on devices of their own.
+    """
     N, _, C = sizes(settings, arrays)
+    parts = settings.parts or 1
+    C //= parts
     if settings.block_size is not None:
-        return min(settings.block_size, C)
+        return parts * min(-(-settings.block_size // parts), C)
     classes = max(CLASS_BYTES // (4 * N), LEAST_CLASSES if _is_narrow(arrays.X) else LEAST_ROWS)
     size = math.ceil(C / _blocks(C, classes))
-    return min(C, -(-size // 128) * 128)
+    return parts * min(C, -(-size // 128) * 128)
 
 
 def sizes(settings: Settings, arrays: Arrays) -> tuple[int, int, int]:

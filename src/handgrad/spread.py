@@ -28,7 +28,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 import handgrad
 from handgrad import schedules
 from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
-from handgrad.lowering import is_for_one_device
+from handgrad.lowering import is_for_one_device, parts_of_arguments
 
 Axes = tuple[str, ...]
 
@@ -299,14 +299,15 @@ def _lower(context: Any, *leaves: Any, sweep: Sweep, program: Any, asks: bool) -
     # Who compiles what is exported has nobody to ask.
     can_ask = asks and not module.lowering_parameters.for_export
     if not can_ask and sweep.settings.layout is None and not is_for_one_device(module):
-        return mlir.lower_fun(lambda *leaves: _flat(_by_the_compiler(sweep, leaves), *leaves))(context, *leaves)
+        return mlir.lower_fun(partial(_flat, _by_the_compiler(sweep, module, context.avals_in)))(context, *leaves)
     return mlir.lower_fun(jaxpr_as_fun(program))(context, *leaves)
 
 
-def _by_the_compiler(sweep: Sweep, leaves: Any) -> Sweep:
-    arrays = jax.tree.unflatten(sweep.arguments, leaves)[0]
-    rows = jax.ShapeDtypeStruct((arrays.a.size, arrays.X.shape[-1]), arrays.X.dtype)
-    return sweep._replace(settings=schedules.whole_arrays(sweep.settings, arrays._replace(X=rows)))
+def _by_the_compiler(sweep: Sweep, module: Any, leaves: Any) -> Sweep:
+    """No loop over rows, and of blocks of classes each has a piece of every part: what is cut otherwise is gathered."""
+    W = jax.tree.unflatten(sweep.arguments, leaves)[0].W
+    parts = parts_of_arguments(module, W.shape, class_dimension(sweep.settings, "W"))
+    return sweep._replace(settings=sweep.settings._replace(parts=parts))
 
 
 mlir.register_lowering(_swept, partial(_lower, asks=True))
