@@ -9,7 +9,8 @@ program. It then asks here, through `jax.experimental.custom_partitioning`, how 
   summed in the dtype of W and scattered back: what the plain form's collectives do. Along P over an axis that the rows
   do not lie along, W's own classes are taken instead of everybody's.
 
-A program for one device, and one within a `shard_map`, is the sweep itself.
+A program for one device, and one within a `shard_map`, is the sweep itself. Where nobody is asked, as by compilers of
+TPUs, the compiler spreads the sweep as it spreads anything else, and the sweep is cut only where that gathers nothing.
 """
 
 import hashlib
