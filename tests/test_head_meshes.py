@@ -136,6 +136,33 @@ def test_no_more_travels_than_of_the_plain_form(layout, recompute, transposed):
     assert sum(by_hand) <= sum(by_autograd) + numbers
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "recompute", "transposed"), [("fully sharded along C", False, True), ("C over both", True, False)]
+)
+def test_of_few_rows_and_many_classes_along_one_axis_the_rows_are_gathered(layout, recompute, transposed, kind, x64):
+    X, W, t, bias, w, _ = cast("float64", *oracles_head.problem(B * S, P, 256))
+    W = W.T if transposed else W
+    by_row, of_X, of_W, _ = laid_out(layout, kind, False, transposed)
+    settings = {"recompute": recompute, "transposed": transposed, "block_size": 3}
+
+    def ours(X, W, t, bias, w):
+        losses = linear_cross_entropy(X, W, t, bias=bias, reduction="none", **settings)
+        return jnp.sum(losses * w) + linear_cross_entropy(X, W, t, bias=bias, weights=w, **settings)
+
+    step = jax.jit(jax.value_and_grad(ours, argnums=(0, 1, 3)))
+    placed = [jax.device_put(array, place) for array, place in zip((X, W, t), (of_X, of_W, by_row), strict=True)]
+    value, gradients = step(*placed, bias, w)
+    assert_close((value, gradients), step(X, W, t, bias, w), "float64", factor=20)
+    assert gradients[0].sharding.is_equivalent_to(of_X, 2)
+    assert gradients[1].sharding.is_equivalent_to(of_W, 2)
+    loss = functools.partial(linear_cross_entropy, **settings)
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), out_shardings=(None, (of_X, of_W)))
+    sent = [(kind, elements(shape)) for kind, shape in collectives(step, *placed)]
+    assert max(number for _, number in sent) == X.size
+    assert ("reduce-scatter", X.size // of_X.mesh.shape["data"]) in sent
+
+
 def test_no_row_of_data_travels_where_rows_are_shared():
     X, W, t, *_ = cast("float32", *problem(False))
     by_row, of_X, of_W, _ = laid_out("data", AxisType.Auto, False)

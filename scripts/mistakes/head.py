@@ -179,6 +179,29 @@ MUTANTS = [
         "test_head_meshes.py::test_embeddings_transposed_before_the_head_are_not_gathered",
     ),
     Mutant(
+        "W gathered where X is less",
+        "spread.py",
+        "both if num_rows < num_classes else ()",
+        "()",
+        "test_head_meshes.py::test_of_few_rows_and_many_classes_along_one_axis_the_rows_are_gathered"
+        "[C over both-True-False-AxisType.Auto]",
+    ),
+    Mutant(
+        "X gathered where W is less",
+        "spread.py",
+        "both if num_rows < num_classes else ()",
+        "both",
+        "test_head_meshes.py::test_no_more_travels_than_of_the_plain_form[fully sharded along C-False-True]",
+    ),
+    Mutant(
+        "dL/dX of rows that are gathered held by every device",
+        "spread.py",
+        "lambda axis: axis in classes), **gathered}",
+        "lambda axis: axis in classes)}",
+        "test_head_meshes.py::test_of_few_rows_and_many_classes_along_one_axis_the_rows_are_gathered"
+        "[C over both-True-False-AxisType.Auto]",
+    ),
+    Mutant(
         "a label's place taken for that in the first part",
         "tile.py",
         "here // step * length + here % step, -1)",

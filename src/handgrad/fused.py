@@ -67,9 +67,9 @@ def linear_cross_entropy(
 
     It is differentiable in X, W, bias and weights, in reverse and forward mode and again, and under `jit`, `vmap`,
     `jax.checkpoint`, `scan` and `shard_map`. What is not differentiated costs nothing. Under `jit` with arrays that
-    lie over a mesh, its axes auto or explicit, rows stay where they are, each device takes its rows and its classes,
-    and gradients lie as what they belong to, as autodiff's do where types say it; but the derivative of a derivative,
-    and what is under `vmap`, is left to the compiler.
+    lie over a mesh, its axes auto or explicit, each device takes its rows and its classes, and gradients lie as what
+    they belong to, as autodiff's do where types say it; but the derivative of a derivative, and what is under `vmap`,
+    is left to the compiler.
 
     Args:
       X: data, shape (..., P), floating. The leading axes together are the N rows.
