@@ -281,9 +281,16 @@ MUTANTS = [
     Mutant(
         "a product more for memory that is not saved",
         "block_sizes.py",
-        'if settings.recompute and "W" not in moving else LEAST_ROWS',
+        "if settings.recompute else LEAST_ROWS",
         "if False else LEAST_ROWS",
         "test_fused_program.py::test_recompute_takes_the_order_that_takes_less_memory",
+    ),
+    Mutant(
+        "a product more for the last of the memory",
+        "block_sizes.py",
+        "WORTH_A_PRODUCT = 0.75",
+        "WORTH_A_PRODUCT = 1.0",
+        "test_fused_program.py::test_recompute_takes_the_order_that_takes_less_memory[8192-moving3-True-256x8192]",
     ),
     Mutant(
         "0 times the infinite square of a large log-sum-exp",

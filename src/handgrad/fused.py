@@ -83,7 +83,8 @@ def linear_cross_entropy(
       softcap: κ, from 1e-30 to 1e30; logits z become κ tanh(z/κ).
       ignore_index: a label whose rows do not count, whatever is in their X.
       reduction: "mean", "sum" (Σ wℓ), or "none" (wℓ by row, whose gradients take a product more).
-      recompute: the schedule; True goes by classes wherever that takes less memory, as with large C; None goes by rows.
+      recompute: the schedule; True goes by classes where that takes far less memory than a few rows at a time, as with
+        large C; None goes by rows.
         By rows the gradient of a W narrower than float32, summed over blocks in float32, takes 4·P·C bytes; in bfloat16
         dL/dZ of all rows, 2·N·C, is kept in place of that where it is less. Where what is held is more than 4 GiB, None
         goes by classes.

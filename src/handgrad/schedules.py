@@ -78,7 +78,7 @@ def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tan
         slopes = {name: tiles.logit_gradient(settings, tile, of_rows, {name: ones}) for name in names}
         return {}, {name: sum_over_classes(settings, jnp.sum(slope * dZ, axis=1)) for name, slope in slopes.items()}
 
-    size = rows_in_block(settings, (), arrays)
+    size = rows_in_block(settings, arrays)
     by_row = {name: tangents[name] for name in ("X",) if name in tangents}
     return _over_rows(settings, size, block_tangents, arrays, by_row)[1]
 
@@ -93,7 +93,7 @@ def _product(settings: Settings, X: Array, W: Array) -> Array:
 def _by_rows(
     settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
 ) -> tuple[ByName, ByName]:
-    size = rows_in_block(settings, moving, arrays)
+    size = rows_in_block(settings, arrays)
     keeps = keeps_logit_gradient(moving, arrays, size)
     # Rounded at once, where there is nothing to be added.
     adds = size < len(arrays.X) and not keeps
