@@ -38,7 +38,7 @@ def products(X, W, _):
     """The three products alone, of as many rows at a time as the head takes, and dL/dW made up as there."""
     settings = Settings(W.shape[1], (("loss", 1.0),), (), False, False, False, None, None)
     arrays, moving = Arrays(X, W, None, None, None), ("W", "X")
-    size = block_sizes.rows_in_block(settings, moving, arrays)
+    size = block_sizes.rows_in_block(settings, arrays)
     keeps = block_sizes.keeps_logit_gradient(moving, arrays, size)
     product = functools.partial(lax.dot_general, preferred_element_type=jnp.float32)
 

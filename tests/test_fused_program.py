@@ -65,20 +65,25 @@ def test_beside_narrow_weights_the_lesser_of_two_arrays_is_held(N, dtype, held):
 
 
 @pytest.mark.parametrize(
-    ("moving", "recompute", "block"),
+    ("num_classes", "moving", "recompute", "block"),
     [
-        ((0, 1), False, "512x8192"),
-        ((0,), False, "512x8192"),
-        ((0, 1), True, "4096x512"),
-        ((1,), True, "4096x512"),
-        ((0,), True, "256x8192"),  # a block of fewer rows takes no more than one of classes, and a product less
+        (8192, (0, 1), False, "512x8192"),
+        (8192, (0,), False, "512x8192"),
+        # A block of fewer rows takes about as little as one of classes, and a product less.
+        (8192, (0, 1), True, "256x8192"),
+        (8192, (1,), True, "256x8192"),
+        (8192, (0,), True, "256x8192"),
+        (16384, (0, 1), True, "4096x512"),
+        (16384, (1,), True, "4096x512"),
+        (16384, (0,), True, "4096x512"),
     ],
 )
-def test_recompute_takes_the_order_that_takes_less_memory(moving, recompute, block):
-    shapes = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in problem(4096, 128, 8192))
+def test_recompute_takes_the_order_that_takes_less_memory(num_classes, moving, recompute, block):
+    shapes = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in problem(4096, 128, num_classes))
     loss = functools.partial(linear_cross_entropy, recompute=recompute)
     text = jax.jit(jax.grad(loss, argnums=moving)).lower(*shapes).as_text()
-    assert {each for each in ("512x8192", "256x8192", "4096x512") if f"tensor<{each}xf32>" in text} == {block}
+    blocks = (f"512x{num_classes}", f"256x{num_classes}", "4096x512")
+    assert {each for each in blocks if f"tensor<{each}xf32>" in text} == {block}
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ MUTANTS = [
     Mutant(
         "each block of classes put where the first one is",
         "schedules.py",
-        "lax.dynamic_update_slice_in_dim(whole[name], part, start, class_dimension(settings, name))",
-        "lax.dynamic_update_slice_in_dim(whole[name], part, 0, class_dimension(settings, name))",
+        "lax.dynamic_update_slice_in_dim(whole[name], piece, start, _within_parts(settings, name))",
+        "lax.dynamic_update_slice_in_dim(whole[name], piece, 0, _within_parts(settings, name))",
         "test_fused_values.py::test_blocks_of_classes_that_are_masked_change_nothing[2]",
     ),
     Mutant(
@@ -152,10 +152,75 @@ MUTANTS = [
     ),
     Mutant(
         "a loop over rows left to a compiler that spreads it",
+        "block_sizes.py",
+        "    if settings.parts is not None:\n        return N",
+        "    if False:\n        return N",
+        "test_head_meshes.py::test_what_a_compiler_spreads_itself_sends_no_more_than_the_plain_form[False-data-False]",
+    ),
+    Mutant(
+        "a loop over rows for the value alone",
+        "block_sizes.py",
+        "    if settings.parts is not None:\n        return N",
+        "    if False:\n        return N",
+        "test_head_meshes.py::test_of_the_value_alone_and_its_tangents_no_row_of_data_travels_either[True]",
+    ),
+    Mutant(
+        "blocks of classes cut across the devices that have them",
         "spread.py",
-        "settings=schedules.whole_arrays(sweep.settings, arrays._replace(X=rows))",
-        "settings=sweep.settings",
-        "test_head_meshes.py::test_what_a_compiler_spreads_itself_is_the_same[False]",
+        "settings=sweep.settings._replace(parts=parts)",
+        "settings=sweep.settings._replace(parts=1)",
+        "test_head_meshes.py::test_what_a_compiler_spreads_itself_sends_no_more_than_the_plain_form[True-tensor-False]",
+    ),
+    Mutant(
+        "of an argument that is transposed, parts along its other axis",
+        "lowering.py",
+        "shape[::-1]: len(shape) - 1 - axis",
+        "shape[::-1]: axis",
+        "test_head_meshes.py::test_embeddings_transposed_before_the_head_are_not_gathered",
+    ),
+    Mutant(
+        "W gathered where X is less",
+        "spread.py",
+        "both if num_rows < num_classes else ()",
+        "()",
+        "test_head_meshes.py::test_of_few_rows_and_many_classes_along_one_axis_the_rows_are_gathered"
+        "[C over both-True-False-AxisType.Auto]",
+    ),
+    Mutant(
+        "X gathered where W is less",
+        "spread.py",
+        "both if num_rows < num_classes else ()",
+        "both",
+        "test_head_meshes.py::test_no_more_travels_than_of_the_plain_form[fully sharded along C-False-True]",
+    ),
+    Mutant(
+        "dL/dX of rows that are gathered held by every device",
+        "spread.py",
+        "lambda axis: axis in classes), **gathered}",
+        "lambda axis: axis in classes)}",
+        "test_head_meshes.py::test_of_few_rows_and_many_classes_along_one_axis_the_rows_are_gathered"
+        "[C over both-True-False-AxisType.Auto]",
+    ),
+    Mutant(
+        "a label's place taken for that in the first part",
+        "tile.py",
+        "here // step * length + here % step, -1)",
+        "here % step, -1)",
+        "test_head_meshes.py::test_blocks_with_a_piece_of_each_part_are_the_whole[labels-False]",
+    ),
+    Mutant(
+        "of classes alike that of an earlier block",
+        "schedules.py",
+        "better |= alike & (block_place < place)",
+        "better |= alike & False",
+        "test_head_meshes.py::test_of_classes_alike_the_first_is_the_prediction_though_a_later_block_has_it[100.0]",
+    ),
+    Mutant(
+        "of classes that are NaN that of an earlier block",
+        "schedules.py",
+        "(m_block.Z == m.Z) | (jnp.isnan(m_block.Z) & jnp.isnan(m.Z))",
+        "m_block.Z == m.Z",
+        "test_head_meshes.py::test_of_classes_alike_the_first_is_the_prediction_though_a_later_block_has_it[nan]",
     ),
     Mutant(
         "Xᵀ copied of all rows in one block",
@@ -216,9 +281,16 @@ MUTANTS = [
     Mutant(
         "a product more for memory that is not saved",
         "block_sizes.py",
-        'if settings.recompute and "W" not in moving else LEAST_ROWS',
+        "if settings.recompute else LEAST_ROWS",
         "if False else LEAST_ROWS",
         "test_fused_program.py::test_recompute_takes_the_order_that_takes_less_memory",
+    ),
+    Mutant(
+        "a product more for the last of the memory",
+        "block_sizes.py",
+        "WORTH_A_PRODUCT = 0.75",
+        "WORTH_A_PRODUCT = 1.0",
+        "test_fused_program.py::test_recompute_takes_the_order_that_takes_less_memory[8192-moving3-True-256x8192]",
     ),
     Mutant(
         "0 times the infinite square of a large log-sum-exp",

@@ -67,9 +67,9 @@ def linear_cross_entropy(
 
     It is differentiable in X, W, bias and weights, in reverse and forward mode and again, and under `jit`, `vmap`,
     `jax.checkpoint`, `scan` and `shard_map`. What is not differentiated costs nothing. Under `jit` with arrays that
-    lie over a mesh, its axes auto or explicit, rows stay where they are, each device takes its rows and its classes,
-    and gradients lie as what they belong to, as autodiff's do where types say it; but the derivative of a derivative,
-    and what is under `vmap`, is left to the compiler.
+    lie over a mesh, its axes auto or explicit, each device takes its rows and its classes, and gradients lie as what
+    they belong to, as autodiff's do where types say it; but the derivative of a derivative, and what is under `vmap`,
+    is left to the compiler.
 
     Args:
       X: data, shape (..., P), floating. The leading axes together are the N rows.
@@ -83,7 +83,8 @@ def linear_cross_entropy(
       softcap: κ, from 1e-30 to 1e30; logits z become κ tanh(z/κ).
       ignore_index: a label whose rows do not count, whatever is in their X.
       reduction: "mean", "sum" (Σ wℓ), or "none" (wℓ by row, whose gradients take a product more).
-      recompute: the schedule; True goes by classes wherever that takes less memory, as with large C; None goes by rows.
+      recompute: the schedule; True goes by classes where that takes far less memory than a few rows at a time, as with
+        large C; None goes by rows.
         By rows the gradient of a W narrower than float32, summed over blocks in float32, takes 4·P·C bytes; in bfloat16
         dL/dZ of all rows, 2·N·C, is kept in place of that where it is less. Where what is held is more than 4 GiB, None
         goes by classes.

@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     softcap: float | None = None
     temperature: float = 1.0
     layout: Any = None  # a mesh and how X and W lie over it, where their types say so
+    parts: int | None = None  # where a compiler spreads the sweep: in how many the classes lie, each with its own
 
 
 class Arrays(NamedTuple):

@@ -3,6 +3,8 @@
 And what a traced array does say, in a mesh of explicit axes.
 """
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +64,30 @@ def is_for_one_device(module: Any) -> bool:
     devices = getattr(module, "axis_context", None)
     mesh, manual_axes = getattr(devices, "mesh", None), getattr(devices, "manual_axes", None)
     return getattr(devices, "num_devices", None) == 1 or (mesh is not None and manual_axes == set(mesh.axis_names))
+
+
+def parts_of_arguments(module: Any, shape: tuple[int, ...], axis: int) -> int:
+    """In how many parts the program's arguments of a shape lie along one of its axes; 1 where that is not to be seen.
+
+    How an array within a program will lie, nobody knows yet; but as what it is made of, if its compiler has a choice.
+    """
+    functions = (each for each in module.module.body.operations if each.operation.name == "func.func")
+    main = next((each for each in functions if each.name.value == "main"), None)
+    if main is None or not hasattr(main, "arg_attrs"):
+        return 1
+    axes = {shape[::-1]: len(shape) - 1 - axis, shape: axis}  # of what is transposed too
+    found: dict[tuple[int, ...], list[int]] = {each: [] for each in axes}
+    for kind, attributes in zip(main.type.inputs, main.arg_attrs, strict=True):
+        if "sdy.sharding" in attributes and (each := tuple(kind.shape)) in axes:
+            found[each].append(_parts(str(attributes["sdy.sharding"]))[axes[each]])
+    return math.lcm(*(found[shape] or found[shape[::-1]]))
+
+
+def _parts(sharding: str) -> list[int]:
+    """Of `<mesh<["data"=2, "model"=4]>, [{}, {"data", "model"}]>` the 1 and 8."""
+    sizes = {name: int(size) for name, size in re.findall(r'"([^"]+)"=(\d+)', sharding)}
+    axes = re.findall(r"\{([^{}]*)\}", sharding.split(">, [", 1)[-1])
+    return [math.prod(sizes.get(name, 1) for name in re.findall(r'"([^"]+)"', each)) for each in axes]
 
 
 def explicit_mesh(arguments: Any) -> Any:

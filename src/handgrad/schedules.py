@@ -44,8 +44,9 @@ def gradients(
 
     The rows are one axis. dL/dX is the share of this device, to be summed over those that share the classes.
     """
+    run = _by_classes if goes_by_classes(settings, moving, arrays) else _by_rows
     if not moving:
-        return _by_rows(settings, moving, arrays, coefficients)
+        return run(settings, moving, arrays, coefficients)
     scale: Any = 1.0
     if jnp.finfo(arrays.X.dtype).maxexp <= 16:
         # In float16 a small D would be lost: the gradients are multiplied by the largest coefficient afterwards. Of a
@@ -55,14 +56,8 @@ def gradients(
         scale = lax.stop_gradient(jnp.max(jnp.stack(sizes)))
         scale = jnp.where(scale == 0, 1.0, scale)
         coefficients = {name: c / scale for name, c in coefficients.items()}
-    by_classes = goes_by_classes(settings, moving, arrays)
-    rows, found = (_by_classes if by_classes else _by_rows)(settings, moving, arrays, coefficients)
+    rows, found = run(settings, moving, arrays, coefficients)
     return rows, {name: scale * gradient for name, gradient in found.items()}
-
-
-def whole_arrays(settings: Settings, arrays: Arrays) -> Settings:
-    """For a compiler that spreads the sweep itself: no loop over rows, whose slices would gather them everywhere."""
-    return settings._replace(block_size=classes_in_block(settings, arrays) if settings.recompute else len(arrays.X))
 
 
 def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tangents: ByName) -> ByName:
@@ -83,7 +78,7 @@ def row_tangents(settings: Settings, names: tuple[str, ...], arrays: Arrays, tan
         slopes = {name: tiles.logit_gradient(settings, tile, of_rows, {name: ones}) for name in names}
         return {}, {name: sum_over_classes(settings, jnp.sum(slope * dZ, axis=1)) for name, slope in slopes.items()}
 
-    size = rows_in_block(settings, (), arrays)
+    size = rows_in_block(settings, arrays)
     by_row = {name: tangents[name] for name in ("X",) if name in tangents}
     return _over_rows(settings, size, block_tangents, arrays, by_row)[1]
 
@@ -98,7 +93,7 @@ def _product(settings: Settings, X: Array, W: Array) -> Array:
 def _by_rows(
     settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
 ) -> tuple[ByName, ByName]:
-    size = rows_in_block(settings, moving, arrays)
+    size = rows_in_block(settings, arrays)
     keeps = keeps_logit_gradient(moving, arrays, size)
     # Rounded at once, where there is nothing to be added.
     adds = size < len(arrays.X) and not keeps
@@ -138,7 +133,7 @@ def _block(settings: Settings, block: Arrays) -> tuple[Tile, Whole, ByName]:
     own = tiles.largest(tile)
     m = tiles.over_devices(settings, own)
     whole = tiles.whole(settings, block, m, tiles.sums(settings, tile, tiles.finite(m)))
-    place = tiles.place_of_largest(tile, own, first) if "prediction" in settings.rows else None
+    place = tiles.place_of_largest(settings, tile, own, first) if "prediction" in settings.rows else None
     return tile, whole, _wanted(settings, whole, place, own, m)
 
 
@@ -250,21 +245,24 @@ def _by_classes(
     settings: Settings, moving: tuple[str, ...], arrays: Arrays, coefficients: ByName
 ) -> tuple[ByName, ByName]:
     arrays = _without_uncounted(settings, arrays)
-    C = sizes(settings, arrays)[2]
-    size = classes_in_block(settings, arrays)
-    further = (C - 1) // size
-    first, starts = C - further * size, C - size * jnp.arange(further, 0, -1, dtype=jnp.int32)
+    C, parts = sizes(settings, arrays)[2], settings.parts or 1
+    size, length = classes_in_block(settings, arrays) // parts, C // parts  # of each part
+    further = (length - 1) // size
+    first, starts = length - further * size, length - size * jnp.arange(further, 0, -1, dtype=jnp.int32)
     divisor = tiles.divisors(settings, arrays, wide_dtype(arrays.X.dtype))
     offset = first_class(settings, C)
 
+    by_class = {name: array for name in BY_CLASS if (array := getattr(arrays, name)) is not None}
+    if divisor is not None:
+        by_class["targets"] = arrays.targets
+    in_parts = {name: _in_parts(settings, name, array) for name, array in by_class.items()}
+
     def cut(start: Any, length: int) -> Tile:
-        columns = {
-            name: lax.dynamic_slice_in_dim(array, start, length, class_dimension(settings, name))
-            for name in BY_CLASS
-            if (array := getattr(arrays, name)) is not None
+        pieces = {
+            name: lax.dynamic_slice_in_dim(array, start, length, _within_parts(settings, name))
+            for name, array in in_parts.items()
         }
-        if divisor is not None:
-            columns["targets"] = lax.dynamic_slice_in_dim(arrays.targets, start, length, 1)
+        columns = {name: _joined(settings, name, piece) for name, piece in pieces.items()}
         return tiles.tile(settings, arrays._replace(**columns), divisor, start + offset)
 
     # Log-sum-exp and its like, block after block, relative to the largest logit so far.
@@ -272,7 +270,7 @@ def _by_classes(
     def of_block(start: Any, length: int) -> tuple[Largest, ByName, Array]:
         tile = cut(start, length)
         m = tiles.largest(tile)
-        return m, tiles.sums(settings, tile, tiles.finite(m)), tiles.place_of_largest(tile, m, start + offset)
+        return m, tiles.sums(settings, tile, tiles.finite(m)), tiles.place_of_largest(settings, tile, m, start + offset)
 
     def add(known: Any, start: Any) -> tuple[Any, None]:
         (m, sums, place), (m_block, block_sums, block_place) = known, of_block(start, size)
@@ -280,6 +278,9 @@ def _by_classes(
         to = tiles.finite(both)
         sums = jax.tree.map(jnp.add, tiles.moved(settings, sums, m, to), tiles.moved(settings, block_sums, m_block, to))
         better = (m_block.Z > m.Z) | (jnp.isnan(m_block.Z) & ~jnp.isnan(m.Z))
+        if settings.parts is not None:  # a later block may have an earlier class
+            alike = (m_block.Z == m.Z) | (jnp.isnan(m_block.Z) & jnp.isnan(m.Z))
+            better |= alike & (block_place < place)
         return (both, sums, jnp.where(better, block_place, place)), None
 
     known = of_block(jnp.int32(0), first)
@@ -287,6 +288,8 @@ def _by_classes(
     m = tiles.over_devices(settings, own)
     whole = tiles.whole(settings, arrays, m, tiles.moved(settings, sums, own, tiles.finite(m)))
     rows = _wanted(settings, whole, place if "prediction" in settings.rows else None, own, m)
+    if not moving:
+        return rows, {}
 
     XT = lax.optimization_barrier(arrays.X.T) if further and "W" in moving and not settings.transposed else None
 
@@ -305,22 +308,43 @@ def _by_classes(
             by_class["b"] = jnp.sum(D, axis=0, keepdims=True)
         return sums, by_class
 
-    def place_in(whole: ByName, parts: ByName, start: Any) -> ByName:
+    def place_in(whole: ByName, found: ByName, start: Any) -> ByName:
+        pieces = {name: _in_parts(settings, name, array) for name, array in found.items()}
         return {
-            name: lax.dynamic_update_slice_in_dim(whole[name], part, start, class_dimension(settings, name))
-            for name, part in parts.items()
+            name: lax.dynamic_update_slice_in_dim(whole[name], piece, start, _within_parts(settings, name))
+            for name, piece in pieces.items()
         }
 
     def step(found: tuple[ByName, ByName], start: Any) -> tuple[tuple[ByName, ByName], None]:
         (sums, by_class), (block_sums, parts) = found, gradients_of_block(start, size)
         return (jax.tree.map(jnp.add, sums, block_sums), place_in(by_class, parts, start)), None
 
-    sums, parts = gradients_of_block(jnp.int32(0), first)
-    by_class = parts
+    sums, found = gradients_of_block(jnp.int32(0), first)
     if further:
-        shapes = {"W": arrays.W.shape, "b": (1, C)}
-        empty = {name: jnp.zeros(shapes[name], part.dtype) for name, part in parts.items()}
-        sums, by_class = lax.scan(step, (sums, place_in(empty, parts, 0)), starts)[0]
+        empty = {name: jnp.zeros(in_parts[name].shape, part.dtype) for name, part in found.items()}
+        sums, found = lax.scan(step, (sums, place_in(empty, found, 0)), starts)[0]
+        found = {name: _joined(settings, name, array) for name, array in found.items()}
     if "X" in sums:
         sums["X"] = sums["X"].astype(_gradient_dtype(arrays.X.dtype))
-    return rows, sums | by_class
+    return rows, sums | found
+
+
+def _within_parts(settings: Settings, name: str) -> int:
+    """Along which of its axes an array `_in_parts` has the classes of a part."""
+    return class_dimension(settings, name) + (settings.parts is not None)
+
+
+def _in_parts(settings: Settings, name: str, array: Array) -> Array:
+    """Classes along two axes, parts and those of each. Devices that have each their classes have whole parts."""
+    if settings.parts is None:
+        return array
+    axis = class_dimension(settings, name)
+    return array.reshape(*array.shape[:axis], settings.parts, -1, *array.shape[axis + 1 :])
+
+
+def _joined(settings: Settings, name: str, array: Array) -> Array:
+    """And back."""
+    if settings.parts is None:
+        return array
+    axis = class_dimension(settings, name)
+    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])

@@ -3,13 +3,15 @@ r"""The head's sweeps where arrays lie over devices: each device sweeps its rows
 Under a plain `jax.jit` only the compiler knows how an array is sharded, once it has decided on that for the whole
 program. It then asks here, through `jax.experimental.custom_partitioning`, how a sweep is to be shared:
 
-- an axis of the mesh along which X lies by row stays with the rows: no row of X travels;
+- an axis of the mesh along which X lies by row stays with the rows: no row of X travels, but for what is said below;
 - one along which W lies by class has each device's own classes, as `class_axis` within a `shard_map`;
 - W that lies along P, or by class along an axis of the rows (fully sharded data parallel), is gathered, and dL/dW is
   summed in the dtype of W and scattered back: what the plain form's collectives do. Along P over an axis that the rows
-  do not lie along, W's own classes are taken instead of everybody's.
+  do not lie along, W's own classes are taken instead of everybody's; and by class along an axis of the rows, where
+  these are fewer than the classes, each device's own of all rows: X is gathered, which is less than W.
 
-A program for one device, and one within a `shard_map`, is the sweep itself.
+A program for one device, and one within a `shard_map`, is the sweep itself. Where nobody is asked, as by compilers of
+TPUs, the compiler spreads the sweep as it spreads anything else, and the sweep is cut only where that gathers nothing.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 import handgrad
 from handgrad import schedules
 from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
-from handgrad.lowering import is_for_one_device
+from handgrad.lowering import is_for_one_device, parts_of_arguments
 
 Axes = tuple[str, ...]
 
@@ -192,7 +194,7 @@ class _Shares(NamedTuple):
     axes: dict[str, Axes]
     rows: Axes
     classes: Axes
-    X: Axes  # dL/dX along p
+    X: dict[str, Axes]  # dL/dX along p and along the rows
     W: tuple[Axes, Axes]  # dL/dW along q and along c
 
 
@@ -208,22 +210,31 @@ def _shares(sweep: Sweep, mesh: Any, arrays: Arrays) -> _Shares:
                 axes += (axis,)
         return axes
 
+    def devices(axes: Any) -> int:
+        return math.prod(mesh.shape[axis] for axis in axes)
+
     num_axes = len(arrays.a.shape)
     by_row = {f"n{axis}": over("X", axis, lambda _: True) for axis in range(num_axes)}
     rows = tuple(axis for axes in by_row.values() for axis in axes)
     c = class_dimension(sweep.settings, "W")
+    # Of X and W along one axis the lesser is gathered, and its gradient scattered back.
+    both = over("W", c, lambda axis: axis in rows)
+    num_rows = math.prod(arrays.a.shape) // devices(set(rows) - set(both))
+    num_classes = sweep.settings.num_classes // devices(over("W", c, lambda axis: axis not in rows))
+    both = both if num_rows < num_classes else ()
+    gathered = {letter: tuple(axis for axis in axes if axis in both) for letter, axes in by_row.items()}
+    by_row = {letter: tuple(axis for axis in axes if axis not in both) for letter, axes in by_row.items()}
+    rows = tuple(axis for axis in rows if axis not in both)
     own = over("W", c, lambda axis: axis not in rows)
     # Along P over an axis that the rows do not lie along: W's own classes there, in place of its features.
-    others = tuple(axis for axis in over("W", 1 - c, lambda axis: axis not in rows))
-    size = math.prod(mesh.shape[axis] for axis in own + others)
-    classes = own + others if sweep.settings.num_classes % size == 0 else own
-    parts = math.prod(mesh.shape[axis] for axis in classes)
+    others = over("W", 1 - c, lambda axis: axis not in rows)
+    classes = own + others if sweep.settings.num_classes % devices(own + others) == 0 else own
     return _Shares(
         {**by_row, "c": classes},
         rows,
         classes,
-        over("X", num_axes, lambda axis: axis in classes),
-        (over("W", 1 - c, lambda axis: axis in rows), over("W", c, lambda axis: axis in rows, parts)),
+        {"p": over("X", num_axes, lambda axis: axis in classes), **gathered},
+        (over("W", 1 - c, lambda axis: axis in rows), over("W", c, lambda axis: axis in rows, devices(classes))),
     )
 
 
@@ -241,7 +252,7 @@ def _partition(sweep: Sweep, mesh: Any, arguments: Any, results: Any) -> Any:
     def summed(name: str) -> tuple[Axes, dict[str, Axes]]:
         """Over which axes a device's share of a gradient is summed, and how it is scattered."""
         q, c = shares.W
-        by_name = {"X": (shares.classes, {"p": shares.X}), "W": (shares.rows, {"q": q, "c": c}), "b": (shares.rows, {})}
+        by_name = {"X": (shares.classes, shares.X), "W": (shares.rows, {"q": q, "c": c}), "b": (shares.rows, {})}
         return by_name.get(name, ((), {}))
 
     def share(*leaves: Array) -> list[Array]:
@@ -299,14 +310,15 @@ def _lower(context: Any, *leaves: Any, sweep: Sweep, program: Any, asks: bool) -
     # Who compiles what is exported has nobody to ask.
     can_ask = asks and not module.lowering_parameters.for_export
     if not can_ask and sweep.settings.layout is None and not is_for_one_device(module):
-        return mlir.lower_fun(lambda *leaves: _flat(_by_the_compiler(sweep, leaves), *leaves))(context, *leaves)
+        return mlir.lower_fun(partial(_flat, _by_the_compiler(sweep, module, context.avals_in)))(context, *leaves)
     return mlir.lower_fun(jaxpr_as_fun(program))(context, *leaves)
 
 
-def _by_the_compiler(sweep: Sweep, leaves: Any) -> Sweep:
-    arrays = jax.tree.unflatten(sweep.arguments, leaves)[0]
-    rows = jax.ShapeDtypeStruct((arrays.a.size, arrays.X.shape[-1]), arrays.X.dtype)
-    return sweep._replace(settings=schedules.whole_arrays(sweep.settings, arrays._replace(X=rows)))
+def _by_the_compiler(sweep: Sweep, module: Any, leaves: Any) -> Sweep:
+    """No loop over rows, and of blocks of classes each has a piece of every part: what is cut otherwise is gathered."""
+    W = jax.tree.unflatten(sweep.arguments, leaves)[0].W
+    parts = parts_of_arguments(module, W.shape, class_dimension(sweep.settings, "W"))
+    return sweep._replace(settings=sweep.settings._replace(parts=parts))
 
 
 mlir.register_lowering(_swept, partial(_lower, asks=True))

@@ -85,9 +85,25 @@ def tile(settings: Settings, arrays: Arrays, divisor: Array | None, first: Any =
         T = jnp.where(jnp.isposinf(divisor), 0, T / divisor)
     elif arrays.targets is not None:
         # Compared with the classes rather than scattered: a comparison fuses into what reads T, which is never stored.
-        here = arrays.targets[:, None] - first
+        here = _place(settings, arrays.targets[:, None] - first, Z.shape[1])
         T = (here == jnp.arange(Z.shape[1], dtype=here.dtype)[None, :]).astype(Z.dtype)
     return Tile(arrays, Z, teacher, T, here)
+
+
+def _place(settings: Settings, here: Array, columns: int) -> Array:
+    """A class's place in a tile, from what it is beyond the tile's first class; outside of it where it has no place."""
+    if settings.parts is None:
+        return here
+    step, length = settings.num_classes // settings.parts, columns // settings.parts
+    return jnp.where(here % step < length, here // step * length + here % step, -1)
+
+
+def _beyond_first(settings: Settings, place: Array, columns: int) -> Array:
+    """And back."""
+    if settings.parts is None:
+        return place
+    step, length = settings.num_classes // settings.parts, columns // settings.parts
+    return place // length * step + place % length
 
 
 def _logits(settings: Settings, X: Array, W: Array, b: Array | None) -> Array:
@@ -244,12 +260,13 @@ def values(settings: Settings, whole: Whole) -> ByName:
     return {name: row[:, 0] for name, row in rows.items()}
 
 
-def place_of_largest(tile: Tile, m: Largest, first: Any) -> Array:
+def place_of_largest(settings: Settings, tile: Tile, m: Largest, first: Any) -> Array:
     """The class (rows, 1) of the largest logit, the first where several share it, or of the first that is NaN."""
     # No argmax: within a partition of float64 JAX gives it a float32 to begin with.
     classes = jnp.arange(tile.Z.shape[1], dtype=jnp.int32)[None, :]
     is_largest = (tile.Z == m.Z) | jnp.isnan(tile.Z)
-    return jnp.min(jnp.where(is_largest, classes, tile.Z.shape[1] - 1), axis=1, keepdims=True) + first
+    place = jnp.min(jnp.where(is_largest, classes, tile.Z.shape[1] - 1), axis=1, keepdims=True)
+    return _beyond_first(settings, place, tile.Z.shape[1]) + first
 
 
 def prediction(settings: Settings, own: Array, m: Largest, m_all: Largest) -> Array:
