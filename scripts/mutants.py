@@ -57,6 +57,9 @@ def main() -> int:
     """Every mistake, or those asked for, two at a time on two cores."""
     words = sys.argv[1:]
     chosen = [m for m in MUTANTS if not words or any(word in m.mistake or word in m.file for word in words)]
+    if not chosen:
+        print(f"No mistake has one of these in its file or description: {' '.join(words)}")
+        return 1
     with tempfile.TemporaryDirectory() as folder:
         unbroken = copy_source(Path(folder) / "unbroken")
         status, output = run_tests(unbroken, *sorted({mutant.test for mutant in chosen}))

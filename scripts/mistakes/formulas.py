@@ -157,4 +157,11 @@ MUTANTS = [
         "return xp.argmax(Z, axis=1)",
         "test_values.py::test_a_row_without_probabilities_has_no_class[float32]",
     ),
+    Mutant(
+        "blocks of a layer's rows from the first on, which is a block of its own",
+        "layer_sweep.py",
+        "block(first + index * size, size)",
+        "block(index * size, size)",
+        "test_value_and_gradient.py::test_blocks_of_rows_give_the_loss_and_what_autograd_makes_of_it",
+    ),
 ]
