@@ -30,6 +30,7 @@ COMPILING = (
     "test_fused.py",
     "test_fused_refusals.py",
     "test_fused_values.py",
+    "test_head_compilers.py",
     "test_head_meshes.py",
     "test_layer.py",
     "test_libraries.py",

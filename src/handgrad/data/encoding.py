@@ -15,7 +15,7 @@ from handgrad.data.lacking import OF_MODEL, missing_problem
 from handgrad.data.moments import blocks_of
 from handgrad.data.naming import join, say_absent
 from handgrad.data.problems import say
-from handgrad.data.tables import Column, Filed, Kind, Table
+from handgrad.data.tables import DATES, Column, Filed, Kind, Table
 from handgrad.sparse_streams import SparseStream, of_sparse_blocks
 from handgrad.streams import Stream, of_blocks
 
@@ -231,14 +231,7 @@ def _wanted_columns(encoding: Encoding, columns: Mapping[str, Column]) -> list[C
     return [columns[each.name] for each in encoding.inputs]
 
 
-KINDS = {
-    "number": "numbers",
-    "boolean": "true and false",
-    "date": "dates",
-    "day-first date": "dates",
-    "month-first date": "dates",
-    "text": "text",
-}
+KINDS = {"number": "numbers", "boolean": "true and false", "text": "text", **dict.fromkeys(DATES, "dates")}
 _LIKE = KINDS | {"boolean": "numbers"}
 
 
