@@ -66,7 +66,7 @@ def product(a: Any, b: Any) -> Any:
         return _in_pieces(a, b)
     if (a.ndim, b.ndim) == (2, 1):
         return _in_pieces(a, b[:, None])[:, 0]
-    if a.shape[-2] * a.shape[-1] * b.shape[-1] <= ALONE_VECTOR:
+    if a.shape[-2] * a.shape[-1] * b.shape[-1] <= _alone(a.shape[-2], b.shape[-1]):
         return a @ b
     a, b = (array if array.ndim == 3 else array[None] for array in (a, b))
     products = [_in_pieces(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
@@ -80,9 +80,11 @@ def _in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     has a core of the two and BLAS, whose threads wait for each other, takes 600.
     """
     (m, k), n = a.shape, b.shape[1]
+    if m * k * n <= _alone(m, n):
+        return a @ b
     longest = max(m, k, n)
-    size = (ALONE if min(m, n) > 1 else ALONE_VECTOR) * longest // max(1, m * k * n)
-    if size >= longest or size < THIN:
+    size = _alone(m, n) * longest // (m * k * n)
+    if size < THIN:
         return a @ b
     count = longest // size
     whole = count * size
@@ -100,12 +102,19 @@ def _in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return out
 
 
+def _alone(m: int, n: int) -> int:
+    """Multiplications up to which BLAS wakes no threads for a product (m, n)."""
+    return ALONE if min(m, n) > 1 else ALONE_VECTOR
+
+
 def inner(a: Any, b: Any) -> Any:
     """⟨a, b⟩ for each of the K along the first axis.
 
     By a product: XLA's CPU adds up the sum of a·b one number after another, 35 ms for 2.6 million instead of 1.
     """
     K = len(a)
+    if isinstance(a, np.ndarray):
+        return np.vecdot(a.reshape(K, -1), b.reshape(K, -1))
     return product(a.reshape(K, 1, -1), b.reshape(K, -1, 1))[:, 0, 0]
 
 
@@ -143,7 +152,8 @@ class DenseBlock(NamedTuple):
         else:
             weighted = (self.X * s[:, None]).T
         # Not of [X, 1], which would be a copy of X.
-        return xp.block([[product(weighted, self.X), last.T], [last, total]])
+        features = xp.concatenate([product(weighted, self.X), last], axis=0)
+        return xp.concatenate([features, xp.concatenate([last, total], axis=1).T], axis=1)
 
     def column_squares(self, s: Any) -> Any:
         xp = library(self.X)

@@ -43,7 +43,6 @@ class HostRows:
         self, of: Callable[..., Any], by_row: tuple[Any, ...], shared: Any, *, columns: int, static: Any = None
     ) -> Any:
         """As `DenseRows.sum`, in NumPy's arrays."""
-        shared = jax.tree.map(np.asarray, shared)
         sums = (of(block, *(array[rows] for array in by_row), shared, static) for rows, block in self._blocks(columns))
         found = functools.reduce(lambda a, b: jax.tree.map(np.add, a, b), sums)
         return found if self.parts.num_processes == 1 else self.parts.sum(found)

@@ -112,13 +112,14 @@ def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray
         mean = np.exp(np.mean(np.log(l2)))
     ridge = 8 * blocks.shape[1] * np.finfo(blocks.dtype).eps  # what rounding can hide, in units of the diagonal
     places = np.arange(blocks.shape[1])
-    for c, moment in enumerate(blocks):
-        H = moment.astype(np.float64)
-        H[places[:-1], places[:-1]] += mean
-        diagonal = H.diagonal()
-        scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
-        H *= scale[:, None] * scale
-        H[places, places] += ridge
+    diagonals = blocks[:, places, places].astype(np.float64)
+    diagonals[:, :-1] += mean
+    scales = reciprocal(np.maximum(diagonals, 0)) ** 0.5
+    diagonals = diagonals * scales**2 + ridge
+    for c, scale in enumerate(scales):
+        H = blocks[c] * scale[:, None]
+        H *= scale
+        H[places, places] = diagonals[c]
         root, failed = lapack.dpotrf(H.T, lower=True, overwrite_a=True)
         if failed:
             return None

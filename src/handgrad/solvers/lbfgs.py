@@ -113,8 +113,8 @@ def assess(state: Lanes, trial: Array, sums: Sums, Q: Array | None) -> tuple[Arr
     penalty, xp = state.penalty, library(trial)
     gradient = rotate(Q, xp.concatenate([dW + penalty.gradient(W), db[:, None]], axis=1))
     distance = penalty.distance(dW, W)
-    gap = penalty.gap(distance) + xp.sum(db**2 * reciprocal(sums.g), axis=1) / 2
-    measure = xp.where(penalty.strength > 0, gap, distance**2 + xp.sum(db**2, axis=1))
+    gap = penalty.gap(distance) + inner(db**2, reciprocal(sums.g)) / 2
+    measure = xp.where(penalty.strength > 0, gap, distance**2 + inner(db, db))
     slope = inner(gradient, state.direction)
     return gradient, Report(sums.loss + penalty.value(W), slope, measure)
 

@@ -67,7 +67,7 @@ class Placed(NamedTuple):
         """Σ over all rows of a function of `sums`, where the lanes are."""
         by_row, columns = (self.targets, self.weights), len(fold) * self.num_classes
         sums = self.rows.sum(of, by_row, (V, fold), columns=columns, static=static)
-        return jax.tree.map(np.asarray, sums) if self.home is None else sums
+        return jax.tree.map(np.asarray, sums) if self.home is not self.rows.home else sums
 
 
 def home_of_lanes(rows: Rows, num_classes: int, num_lanes: int) -> Any:
@@ -217,9 +217,10 @@ class _Solver:
             moments, self.age = self._sum(class_moments, (self.trial, counts / counts.sum()), part), 0
             blocks = invert_blocks(moments, np.array([lane.strength for _, lane in busy]))
             self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
-        wait(self.compiled)
+        if self.compiled:
+            wait(self.compiled)
         gradient, report = assess(self.state, self.trial, sums, self.curvature.Q)
-        found = np.stack([np.asarray(numbers, np.float64) for numbers in report]).T.tolist()
+        found = list(zip(*(np.asarray(numbers).tolist() for numbers in report), strict=True))
         accepted, (taken, alpha) = np.zeros(len(self.lanes), bool), np.zeros((2, len(self.lanes)), dtype)
         for k, lane in busy:
             taken[k], following = lane.taken, lane.following
