@@ -56,7 +56,7 @@ def programs(N, P, C, X_dtype, devices):
         )
 
     rows = SimpleNamespace(shape=(N, P), parts=SimpleNamespace(num_entries=N * P))
-    features, blocks = kronecker.takes_features(rows, C), kronecker.takes_blocks(rows, C, 1)
+    features, sizes = kronecker.takes_features(rows, C), kronecker.sizes_of_blocks(rows, C, 1)
     state = at_home(lbfgs.begin(1, width, C, sweeps._memory(width, C), float32))
     V = state.V
     curvature = at_home(kronecker.Curvature(shape((width,)), shape((width, width)) if features else None, None))
@@ -78,9 +78,11 @@ def programs(N, P, C, X_dtype, devices):
         *lbfgs.programs(state, curvature, one),
         (lbfgs.move, (state, number)),
     ]
-    if blocks:
-        listed.append(("blocks of classes", *summed(sums.class_moments, kronecker.PART, where=(at, shape((1,)))), ()))
-        with_blocks = curvature._replace(blocks=shape((C, width, width)))
+    if sizes:
+        largest = sizes[-1].vectors + 1
+        where = at, shape((1,)), shape((width, largest))
+        listed.append(("blocks of classes", *summed(sums.class_moments, sizes[-1].part, where=where), ()))
+        with_blocks = curvature._replace(blocks=shape((C, largest, largest)))
         iteration.append(lbfgs.programs(state, with_blocks, one)[-1])
     for function, arguments in iteration:
         # Beside the lanes and the curvature, which are there all the time, what one program hands to the next.

@@ -164,10 +164,6 @@ class DenseBlock(NamedTuple):
             return np.einsum("np,np->n", self.X, self.X)
         return jnp.sum(self.X**2, axis=1)
 
-    def take(self, rows: Any) -> "DenseBlock":
-        """Some of the rows, by number."""
-        return self._replace(X=self.X[rows], XT=None)
-
     def limits(self) -> tuple[Any, Any]:
         return self.X.min(axis=0), self.X.max(axis=0)
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from handgrad.formulas.by_row import losses, residual
 from handgrad.rows import Block, library, product
-from handgrad.rows.blocks import DenseBlock
 from handgrad.shapes import Float
 
 PIECE = 2**18  # logits that NumPy makes a softmax of at once: in the cache it takes 16 ms, else 42
@@ -62,13 +61,13 @@ def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dens
     return block.second_moment(w) if dense else block.column_squares(w)
 
 
-def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: int) -> Float[Any, "C P1 P1"]:
-    """Σ w y_c (1 − y_c) x' x'ᵀ, the block of the Hessian of each class, in a mean over the problems.
+def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: int) -> Float[Any, "C k1 k1"]:
+    """Σ w y_c (1 − y_c) q qᵀ, q = Qᵀx', the block of the Hessian of each class, in a mean over the problems.
 
-    Of dense rows a class takes one in `part`, those with the largest w y_c (1 − y_c), times what makes up for the sum
-    of the others. `shared` has for V a pair: V, and how much each problem counts.
+    A class takes one row in `part`, those with the largest w y_c (1 − y_c), times what makes up for the sum of the
+    others. `shared` has for V a triple: V, how much each problem counts, and Q (P+1, k+1), the vectors of the blocks.
     """
-    (V, shares), fold = shared
+    (V, shares, Q), fold = shared
     xp, w = _weights(weights, fold)
 
     def of_problem(Z: Any, w: Any, share: Any) -> Any:
@@ -76,14 +75,13 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
         return share * w[None] * Y * (1 - Y)
 
     def of_class(scale: Any) -> Any:
-        if part == 1 or not isinstance(block, DenseBlock):
-            return block.second_moment(scale)
         count = -(-len(scale) // part)
         rows = np.argpartition(scale, -count)[-count:] if xp is np else jax.lax.top_k(scale, count)[1]
-        some = scale[rows]
+        some, chosen = scale[rows], q[rows]
         total = xp.sum(some)
-        return block.take(rows).second_moment(some * xp.where(total > 0, xp.sum(scale) / total, 0))
+        return product((some * xp.where(total > 0, xp.sum(scale) / total, 0))[None] * chosen.T, chosen)
 
+    q = block.times(Q[None])[0].T
     scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
     return np.stack([*map(of_class, scales)]) if xp is np else jax.lax.map(of_class, scales)
 

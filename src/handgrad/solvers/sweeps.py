@@ -23,8 +23,8 @@ from handgrad.solvers.kronecker import (
     Curvature,
     factor_features,
     invert_blocks,
-    part_of_rows,
-    takes_blocks,
+    next_size,
+    sizes_of_blocks,
     takes_features,
 )
 from handgrad.solvers.lanes import ABSENT, CONVERGED, RUNNING, STOPPED, Problems, Solutions
@@ -40,9 +40,9 @@ FEW = 2**24
 MEMORY = 8
 LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
 MEMORY_OF_LARGE = 4
-# The blocks are renewed each P/4 iterations of one lane, or P/2 of all lanes together, and made first after half as
-# many, which takes planted data from 27 readings of X to 18 and digits at C = 0.01 from 21 to 16.
-PAYBACK, OF_MANY, LEAST = 4, 2, 8
+# Blocks are made anew when the iterations since the last have cost as much again, and first when they have cost half as
+# much: those of one lane, or of all lanes, whose blocks are of all and so change less.
+PAYBACK, OF_MANY, LEAST = 1.2, 3, 8
 
 
 class Tolerance(NamedTuple):
@@ -171,14 +171,13 @@ class _Solver:
         self.data, self.problems, self.tolerance = data, problems, tolerance
         J, width, C = len(problems.fold), data.rows.shape[1] + 1, data.num_classes
         self.compiled = compile_ahead(data.rows, C, num_lanes)
-        self.takes_blocks = takes_blocks(data.rows, C, J)
-        self.period = max(LEAST, width // (PAYBACK if num_lanes == 1 else OF_MANY * num_lanes))
+        self.sizes = sizes_of_blocks(data.rows, C, J)
         if state is None:
             lanes = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
             self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
             self.waiting = 0  # the first of the problems that are not yet taken up
             self.lanes: list[Lane | None] = [self._next() for _ in range(num_lanes)]
-            self.age = self.period - max(LEAST, self.period // 2)  # of the blocks, in iterations
+            self.age = 0  # of the blocks, in iterations
             state = SolverState(lanes, np.zeros_like(lanes.V), None, *self._on_host())
             self._put(state)
             self._load([None if lane is None else lane.start for lane in self.lanes])
@@ -211,12 +210,7 @@ class _Solver:
         busy, dtype = self.busy(), self.data.rows.dtype
         eps = float(np.finfo(dtype).eps)
         sums = self._sum(loss_and_gradient, self.trial)
-        if self.takes_blocks and self.age >= self.period:
-            counts = np.array([lane is not None for lane in self.lanes], dtype)
-            part = part_of_rows(self.data.rows)
-            moments, self.age = self._sum(class_moments, (self.trial, counts / counts.sum()), part), 0
-            blocks = invert_blocks(moments, np.array([lane.strength for _, lane in busy]))
-            self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
+        self._renew_blocks()
         if self.compiled:
             wait(self.compiled)
         gradient, report = assess(self.state, self.trial, sums, self.curvature.Q)
@@ -239,6 +233,20 @@ class _Solver:
             lane.done = bool(accepted[k]) and self._is_small(lane)
             if accepted[k]:
                 lane.turn(slopes_there[k])
+
+    def _renew_blocks(self) -> None:
+        """Make the blocks anew where the trial points are, once the iterations since the last have paid for those."""
+        if not self.sizes:
+            return
+        blocks, lanes = self.curvature.blocks, len(self.lanes)
+        cost, size = next_size(self.sizes, blocks, len(self.problems.fold) - self.count_ended())
+        if self.age < max(LEAST, int((PAYBACK if lanes == 1 else OF_MANY / lanes) * cost)):
+            return
+        counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
+        V = self.trial, counts / counts.sum(), self.curvature.Q[:, -size.vectors - 1 :]
+        moments = self._sum(class_moments, V, size.part)
+        blocks = invert_blocks(moments, np.array([lane.strength for _, lane in self.busy()]))
+        self.curvature, self.age = self.curvature._replace(blocks=_put(blocks, self.data.home)), 0
 
     def settle(self) -> None:
         """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
