@@ -18,7 +18,7 @@ is far nearer, although the blocks leave the classes unrelated; to relate them s
 is in the leading eigenvectors of A: H_c is taken there and A ⊗ diag g elsewhere. MNIST-10k at C = 1 takes 90 iterations
 without blocks, 45 with blocks of 16 vectors, 33 of 64, 25 of all 784. So the first are of 64, which cost what a few
 sweeps do, and a fit that goes on has blocks of twice as many each time that it has paid for the last: 784 pixels
-multiplied by 10^U(−2, 2) take 76 iterations, and without blocks float32 does not arrive.
+multiplied by 10^U(−2, 2) take 77 iterations, and without blocks float32 does not arrive.
 
 Nearly all of Σ w y(1 − y) is in few of the rows, others for each class: with a quarter of them 32 penalties on
 MNIST-10k take as many iterations as with all, and with an eighth 1 % more. A quarter that serves all classes costs
@@ -37,8 +37,7 @@ from handgrad.rows import Array, Rows, library, product
 from handgrad.shapes import Bool, Float
 
 LEADING = 64  # vectors of the first blocks
-OF_PROBLEM = 8  # sweeps of each problem that blocks for many of them may cost
-CHOOSING = 3  # sweeps that it takes to choose the rows
+CHOOSING, THIN = 3, 10  # sweeps that it takes to choose the rows; columns
 SMALL_BLOCKS, LARGE_BLOCKS = 2**20, 2**26  # elements that the blocks may have at any size of the data, and at most
 PART, MANY_ROWS = 4, 2**10
 ALONE = 96  # columns of a block, for more of which LAPACK's threads are worth waking
@@ -82,24 +81,25 @@ def takes_features(rows: Rows, num_classes: int) -> bool:
 
 
 class BlockSize(NamedTuple):
-    """Of how many eigenvectors the blocks are made, one row in how many, and what that costs in sweeps of a problem."""
+    """Of how many eigenvectors the blocks are made, one row in how many, and what that costs in sweeps of all lanes."""
 
     vectors: int
     part: int
     sweeps: float
 
 
-def sizes_of_blocks(rows: Rows, num_classes: int, num_problems: int) -> list[BlockSize]:
+def sizes_of_blocks(rows: Rows, num_classes: int, num_lanes: int) -> list[BlockSize]:
     """The sizes that blocks may have within the memory that they may take, the smallest first."""
-    P, N = rows.shape[1], rows.parts.num_entries / rows.shape[1]
-    elements = min(LARGE_BLOCKS, max(SMALL_BLOCKS, N * P / (1 if num_problems > 1 else 4)))
-    most = min(P, math.isqrt(int(elements / num_classes)) - 1)
-    if not takes_features(rows, num_classes) or most < 1:
+    P, N, C = rows.shape[1], rows.parts.num_entries / rows.shape[1], num_classes
+    elements = min(LARGE_BLOCKS, max(SMALL_BLOCKS, N * P / (1 if num_lanes > 1 else 4)))
+    most = min(P, math.isqrt(int(elements / C)) - 1)
+    if not takes_features(rows, C) or most < min(P, LEADING):
         return []
     sizes = []
     for k in [*(k for k in (LEADING * 2**i for i in range(P.bit_length())) if k < most), most]:
         part = PART if max(MANY_ROWS, 2 * PART * (k + 1)) <= N else 1  # twice as many rows at least as columns
-        sizes.append(BlockSize(k, part, CHOOSING + k / (2 * num_classes) + k**2 / (2 * P * part)))
+        products = P * k + C * k**2 / part  # of a row; products as thin as a sweep's take as long as if they were wider
+        sizes.append(BlockSize(k, part, CHOOSING / num_lanes + products / (2 * P * (num_lanes * C + THIN))))
     return sizes
 
 
@@ -110,7 +110,7 @@ def next_size(sizes: list[BlockSize], blocks: Any, num_problems: int) -> tuple[f
     made = 0 if blocks is None else blocks.shape[1] - 1
     size = next((size for size in sizes if size.vectors >= 2 * made), sizes[-1])
     if num_problems > 1:
-        size = max([size, *(size for size in sizes if size.sweeps <= OF_PROBLEM * num_problems)])
+        size = max([size, *(size for size in sizes if size.sweeps <= num_problems)])
     return next((size.sweeps for size in sizes if size.vectors == made), size.sweeps / 2), size
 
 

@@ -40,9 +40,9 @@ FEW = 2**24
 MEMORY = 8
 LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
 MEMORY_OF_LARGE = 4
-# Blocks are made anew when the iterations since the last have cost as much again, and first when they have cost half as
-# much: those of one lane, or of all lanes, whose blocks are of all and so change less.
-PAYBACK, OF_MANY, LEAST = 1.2, 3, 8
+# Blocks are made anew when the iterations since the last have cost twice as much, or three times those of many lanes,
+# which share them, and first when they have cost half of that.
+PAYBACK, OF_MANY, LEAST = 2, 3, 8
 
 
 class Tolerance(NamedTuple):
@@ -171,7 +171,7 @@ class _Solver:
         self.data, self.problems, self.tolerance = data, problems, tolerance
         J, width, C = len(problems.fold), data.rows.shape[1] + 1, data.num_classes
         self.compiled = compile_ahead(data.rows, C, num_lanes)
-        self.sizes = sizes_of_blocks(data.rows, C, J)
+        self.sizes = sizes_of_blocks(data.rows, C, num_lanes)
         if state is None:
             lanes = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
             self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
@@ -238,9 +238,9 @@ class _Solver:
         """Make the blocks anew where the trial points are, once the iterations since the last have paid for those."""
         if not self.sizes:
             return
-        blocks, lanes = self.curvature.blocks, len(self.lanes)
-        cost, size = next_size(self.sizes, blocks, len(self.problems.fold) - self.count_ended())
-        if self.age < max(LEAST, int((PAYBACK if lanes == 1 else OF_MANY / lanes) * cost)):
+        blocks, left = self.curvature.blocks, len(self.problems.fold) - self.count_ended()
+        cost, size = next_size(self.sizes, blocks, left)
+        if self.age < max(LEAST, int((PAYBACK if len(self.lanes) == 1 else OF_MANY) * cost)):
             return
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
         V = self.trial, counts / counts.sum(), self.curvature.Q[:, -size.vectors - 1 :]
