@@ -236,11 +236,11 @@ class _Solver:
 
     def _renew_blocks(self) -> None:
         """Make the blocks anew where the trial points are, once the iterations since the last have paid for those."""
-        if not self.sizes:
+        if not self.sizes or self.age < LEAST:
             return
         blocks, left = self.curvature.blocks, len(self.problems.fold) - self.count_ended()
         cost, size = next_size(self.sizes, blocks, left)
-        if self.age < max(LEAST, int((PAYBACK if len(self.lanes) == 1 else OF_MANY) * cost)):
+        if self.age < int((PAYBACK if len(self.lanes) == 1 else OF_MANY) * cost):
             return
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
         V = self.trial, counts / counts.sum(), self.curvature.Q[:, -size.vectors - 1 :]
