@@ -1,5 +1,7 @@
 """The head where a compiler asks nobody how to partition it, as those of TPUs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,17 +79,62 @@ def test_what_a_compiler_spreads_itself_sends_no_more_than_the_plain_form(recomp
     assert kinds <= kinds_of_plain
 
 
-def test_embeddings_transposed_before_the_head_are_not_gathered():
-    X, W, t, *_ = cast("float32", *oracles_head.problem(2048, 8, 8192)[:3])
-    by_row, of_X, of_E, _ = laid_out("tensor", AxisType.Auto, False, transposed=True)
-    placed = jax.device_put(X, of_X), jax.device_put(W.T, of_E), jax.device_put(t, by_row)
+MADE = {
+    "of embeddings": (lambda E: 2 * E.T, [(8192, 8)], [jax.P("model")]),
+    "as a product": (jnp.matmul, [(8, 4), (4, 8192)], [jax.P(), jax.P(None, "model")]),
+    "of pieces": (lambda pieces: pieces.reshape(8, 8192), [(8, 64, 128)], [jax.P(None, "model")]),
+}
 
-    def loss(X, E, t):
-        return linear_cross_entropy(X, 2 * E.T, t, recompute=True, block_size=1024)
 
-    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(of_X, of_E))
-    found = collectives(spread_by_the_compiler(step, *placed), *placed)
+@pytest.mark.parametrize("made", MADE)
+def test_weights_made_before_the_head_are_not_gathered(made):
+    make, shapes, specs = MADE[made]
+    by_row, of_X, *_ = laid_out("tensor", AxisType.Auto, False)
+    places = [jax.NamedSharding(of_X.mesh, spec) for spec in specs]
+    X, t = jax.device_put(jnp.ones((2048, 8)), of_X), jax.device_put(jnp.zeros(2048, jnp.int32), by_row)
+    given = [jax.device_put(jnp.ones(shape), place) for shape, place in zip(shapes, places, strict=True)]
+
+    def loss(X, given, t):
+        return linear_cross_entropy(X, make(*given), t, recompute=True, block_size=1024)
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(of_X, places))
+    found = collectives(spread_by_the_compiler(step, X, given, t), X, given, t)
     assert {kind for kind, _ in found} == {"all-reduce"}
+
+
+def program_for_tpus(function, *arguments):
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("of_W", "shape", "dtype"),
+    [
+        (((8, 64, 128), jax.P()), (16, 32), "int32"),
+        (((8, 64, 128), jax.P()), (512, 8), "float32"),
+        (((8192, 8), jax.P(None, "data")), (512, 8), "float32"),
+    ],
+    ids=["ids", "rows", "features"],
+)
+def test_ids_and_rows_and_features_over_devices_make_no_parts_of_classes(of_W, shape, dtype):
+    of_X = laid_out("data", AxisType.Auto, False)[1]
+    rows = jax.ShapeDtypeStruct(shape, dtype, sharding=of_X)
+    given = jax.ShapeDtypeStruct(of_W[0], "float32", sharding=jax.NamedSharding(of_X.mesh, of_W[1]))
+
+    def loss(given, rows):
+        W = given.T if given.ndim == 2 else given.reshape(8, 8192)
+        X, t = (rows, jnp.zeros(512, jnp.int32)) if dtype == "float32" else (jnp.ones((512, 8)), rows.reshape(-1))
+        return linear_cross_entropy(X, W, t, recompute=True, block_size=1024)
+
+    assert "tensor<8x1x8192xf32>" in program_for_tpus(jax.grad(loss), given, rows)
+
+
+@pytest.mark.parametrize(("layout", "one_block"), [("data", False), ("tensor", True)])
+def test_the_few_classes_of_each_device_are_one_block(layout, one_block):
+    by_row, of_X, of_W, _ = laid_out(layout, AxisType.Auto, False)
+    shapes = ((16384, 2048), "bfloat16", of_X), ((2048, 32768), "bfloat16", of_W), ((16384,), "int32", by_row)
+    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape, dtype, place in shapes]
+    gradient = jax.grad(functools.partial(linear_cross_entropy, recompute=True), argnums=(0, 1))
+    assert ("tensor<16384x32768xf32>" in program_for_tpus(gradient, *arguments)) == one_block
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -66,21 +66,25 @@ def is_for_one_device(module: Any) -> bool:
     return getattr(devices, "num_devices", None) == 1 or (mesh is not None and manual_axes == set(mesh.axis_names))
 
 
-def parts_of_arguments(module: Any, shape: tuple[int, ...], axis: int) -> int:
-    """In how many parts the program's arguments of a shape lie along one of its axes; 1 where that is not to be seen.
+def parts_of_arguments(module: Any, shape: tuple[int, ...], axis: int, rows: int) -> int:
+    """In how many parts an array of a program lies along one of its axes, as the arguments say; 1 where they do not.
 
     How an array within a program will lie, nobody knows yet; but as what it is made of, if its compiler has a choice.
+    That is what has its shape; or else an axis as long; or else, by whatever axis, what is neither integers nor by row.
     """
     functions = (each for each in module.module.body.operations if each.operation.name == "func.func")
     main = next((each for each in functions if each.name.value == "main"), None)
     if main is None or not hasattr(main, "arg_attrs"):
         return 1
-    axes = {shape[::-1]: len(shape) - 1 - axis, shape: axis}  # of what is transposed too
-    found: dict[tuple[int, ...], list[int]] = {each: [] for each in axes}
+    exact, alike, others = [], [], []
     for kind, attributes in zip(main.type.inputs, main.arg_attrs, strict=True):
-        if "sdy.sharding" in attributes and (each := tuple(kind.shape)) in axes:
-            found[each].append(_parts(str(attributes["sdy.sharding"]))[axes[each]])
-    return math.lcm(*(found[shape] or found[shape[::-1]]))
+        lengths = tuple(kind.shape)
+        known = "sdy.sharding" in attributes
+        parts = _parts(str(attributes["sdy.sharding"])) if known else [1] * len(lengths)
+        exact += parts[axis : axis + 1] if lengths == shape else []
+        alike += [number for number, length in zip(parts, lengths, strict=False) if length == shape[axis]]
+        others += [] if "i" in str(kind.element_type) or lengths[:1] == (rows,) else parts
+    return math.gcd(math.lcm(*(exact or alike or others)), shape[axis])
 
 
 def _parts(sharding: str) -> list[int]:

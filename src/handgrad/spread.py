@@ -316,8 +316,8 @@ def _lower(context: Any, *leaves: Any, sweep: Sweep, program: Any, asks: bool) -
 
 def _by_the_compiler(sweep: Sweep, module: Any, leaves: Any) -> Sweep:
     """No loop over rows, and of blocks of classes each has a piece of every part: what is cut otherwise is gathered."""
-    W = jax.tree.unflatten(sweep.arguments, leaves)[0].W
-    parts = parts_of_arguments(module, W.shape, class_dimension(sweep.settings, "W"))
+    arrays = jax.tree.unflatten(sweep.arguments, leaves)[0]
+    parts = parts_of_arguments(module, arrays.W.shape, class_dimension(sweep.settings, "W"), arrays.a.shape[0])
     return sweep._replace(settings=sweep.settings._replace(parts=parts))
 
 
