@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 import oracles_head
-from handgrad import linear_cross_entropy, linear_distillation, spread
+from handgrad import linear_cross_entropy, linear_distillation, lowering, spread
 from layouts import C, collectives, elements, laid_out, problem
 from test_fused import assert_close, cast
 
@@ -137,6 +137,41 @@ def test_the_few_classes_of_each_device_are_one_block(layout, one_block):
     assert ("tensor<16384x32768xf32>" in program_for_tpus(gradient, *arguments)) == one_block
 
 
+@pytest.mark.parametrize(
+    ("layout", "N", "large"),
+    [
+        ("tensor", 2048, "all-reduce"),
+        ("fully sharded along C", 2048, "all-gather all-reduce"),
+        ("sequence and tensor", 8192, "all-gather all-reduce"),
+        # In a block of classes W is less.
+        ("fully sharded along C", 16384, ""),
+        ("C over both", 2048, ""),
+    ],
+)
+def test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_once(layout, N, large):
+    sequences = layout == "sequence and tensor"
+    by_row, of_X, of_W, _ = laid_out(layout, AxisType.Auto, sequences)
+    batch = (2, N // 2) if sequences else (N,)
+    shapes = ((*batch, 8), "float32", of_X), ((8, 8192), "float32", of_W), (batch, "int32", by_row)
+    placed = [jax.device_put(jnp.ones(shape, dtype), place) for shape, dtype, place in shapes]
+
+    def loss(X, W, t):
+        return linear_cross_entropy(X, W, t, recompute=True, block_size=1024)
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(of_X, of_W))
+    found = collectives(spread_by_the_compiler(step, *placed), *placed)
+    assert sorted(kind for kind, shape in found if elements(shape) > 8 * 1024) == large.split()
+
+
+def test_distributions_over_classes_stay_where_they_are():
+    _, of_X, of_W, _ = laid_out("tensor", AxisType.Auto, False)
+    shapes = ((16, 8), of_X), ((8, 8192), of_W), ((16, 8192), of_W)
+    placed = [jax.device_put(jnp.full(shape, 1 / 8192), place) for shape, place in shapes]
+    step = jax.jit(jax.grad(functools.partial(linear_cross_entropy, recompute=True, block_size=1024)))
+    found = collectives(spread_by_the_compiler(step, *placed), *placed)
+    assert {kind for kind, _ in found} == {"all-reduce"}
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_of_the_value_alone_and_its_tangents_no_row_of_data_travels_either(recompute):
     X, W, t, *_ = cast("float32", *oracles_head.problem(2048, 8, 8192)[:3])
@@ -201,7 +236,7 @@ def test_of_classes_alike_the_first_is_the_prediction_though_a_later_block_has_i
     W = W.at[:, 5].set(W[:, 8])
     bias = jnp.zeros(C).at[jnp.array([5, 8])].set(value)  # of parts of four classes the second of one, the first of one
     by_row, of_X, of_W, by_class = laid_out("data", AxisType.Auto, False)
-    monkeypatch.setattr(spread, "parts_of_arguments", lambda *_: 4)
+    monkeypatch.setattr(spread, "parts_of_arguments", lambda *_, **__: lowering.Parts(4))
 
     def prediction(X, W, t, bias):
         settings = {"with_stats": True, "recompute": True, "block_size": 4}

@@ -34,8 +34,8 @@ MUTANTS = [
     Mutant(
         "each block of classes put where the first one is",
         "schedules.py",
-        "lax.dynamic_update_slice_in_dim(whole[name], piece, start, _within_parts(settings, name))",
-        "lax.dynamic_update_slice_in_dim(whole[name], piece, 0, _within_parts(settings, name))",
+        "lax.dynamic_update_slice_in_dim(whole[name], piece, start, within_parts(settings, name))",
+        "lax.dynamic_update_slice_in_dim(whole[name], piece, 0, within_parts(settings, name))",
         "test_fused_values.py::test_blocks_of_classes_that_are_masked_change_nothing[2]",
     ),
     Mutant(
@@ -167,8 +167,8 @@ MUTANTS = [
     Mutant(
         "blocks of classes cut across the devices that have them",
         "spread.py",
-        "settings=sweep.settings._replace(parts=parts)",
-        "settings=sweep.settings._replace(parts=1)",
+        "settings._replace(parts=parts.number,",
+        "settings._replace(parts=1,",
         "test_head_compilers.py::test_what_a_compiler_spreads_itself_sends_no_more_than_the_plain_form[True-tensor-False]",
     ),
     Mutant(
@@ -212,6 +212,53 @@ MUTANTS = [
         ".itemsize) / (settings.parts or 1)",
         ".itemsize)",
         "test_head_compilers.py::test_the_few_classes_of_each_device_are_one_block[tensor-True]",
+    ),
+    Mutant(
+        "few rows gathered for each block",
+        "spread.py",
+        'leaf if "c" in each else whole_over(parts, leaf)',
+        "leaf",
+        "test_head_compilers.py::test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_once"
+        "[fully sharded along C-2048-all-gather all-reduce]",
+    ),
+    Mutant(
+        "many rows gathered",
+        "spread.py",
+        " and num_rows < settings.num_classes",
+        "",
+        "test_head_compilers.py::test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_once"
+        "[fully sharded along C-16384-]",
+    ),
+    Mutant(
+        "rows of other devices counted",
+        "spread.py",
+        "math.prod(batch) * parts.number // math.prod(size for _, size in parts.sizes)",
+        "math.prod(batch)",
+        "test_head_compilers.py::test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_once"
+        "[sequence and tensor-8192-all-gather all-reduce]",
+    ),
+    Mutant(
+        "rows gathered along one of two axes of W",
+        "spread.py",
+        "len(parts.over) == 1",
+        "len(parts.over) > 0",
+        "test_head_compilers.py::test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_once"
+        "[C over both-2048-]",
+    ),
+    Mutant(
+        "dL/dX summed over devices for each block",
+        "spread.py",
+        "apart=apart)",
+        "apart=False)",
+        "test_head_compilers.py::test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_once"
+        "[tensor-2048-all-reduce]",
+    ),
+    Mutant(
+        "distributions gathered with the rows",
+        "spread.py",
+        '"c" in each',
+        'each[0] in "qcou"',
+        "test_head_compilers.py::test_distributions_over_classes_stay_where_they_are",
     ),
     Mutant(
         "W gathered where X is less",
