@@ -163,6 +163,22 @@ def test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_
     assert sorted(kind for kind, shape in found if elements(shape) > 8 * 1024) == large.split()
 
 
+@pytest.mark.parametrize(
+    ("of_W", "of_moments", "gathered"),
+    [(jax.P(None, ("data", "model")), jax.P(None, ("data", "model")), True), (jax.P(), jax.P(None, "data"), False)],
+    ids=["one device", "moments"],
+)
+def test_rows_are_gathered_only_where_it_is_certain_how_weights_lie(of_W, of_moments, gathered):
+    mesh = jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    shapes = ((2048, 8), jax.P("data")), ((8, 8192), of_W), ((8, 8192), of_moments)
+    given = [jax.ShapeDtypeStruct(shape, "float32", sharding=jax.NamedSharding(mesh, spec)) for shape, spec in shapes]
+
+    def step(X, W, moments):
+        return moments + jax.grad(linear_cross_entropy, argnums=1)(X, W, jnp.zeros(2048, jnp.int32), recompute=True)
+
+    assert ('replicated={"data"}' in program_for_tpus(step, *given)) == gathered
+
+
 def test_distributions_over_classes_stay_where_they_are():
     _, of_X, of_W, _ = laid_out("tensor", AxisType.Auto, False)
     shapes = ((16, 8), of_X), ((8, 8192), of_W), ((16, 8192), of_W)

@@ -11,7 +11,8 @@ program. It then asks here, through `jax.experimental.custom_partitioning`, how 
   these are fewer than the classes, each device's own of all rows: X is gathered, which is less than W.
 
 A program for one device, and one within a `shard_map`, is the sweep itself. Where nobody is asked, as by compilers of
-TPUs, the compiler spreads the sweep as it spreads anything else, and the sweep is cut only where that gathers nothing.
+TPUs, the compiler spreads the sweep as it spreads anything else, and the sweep is cut only where that gathers nothing,
+as far as the program's arguments say how W lies; rows along the axis of more classes than they are gathered once.
 """
 
 import hashlib
