@@ -19,6 +19,7 @@ LAYOUTS = {
     "rows and sequence": ({"data": 2, "model": 4}, jax.P("data", "model", None), jax.P("model", None)),
     "features of both": ({"data": 2, "model": 4}, jax.P("data", None, "model"), jax.P("model", None)),
     "features of X alone": ({"data": 2, "model": 4}, jax.P("data", None, "model"), jax.P()),
+    "sequence and tensor": ({"data": 2, "model": 4}, jax.P("data", "model", None), jax.P(None, "model")),
 }
 B, S, P, C = 8, 4, 8, 16  # on four devices as many classes as features of two; on two as many rows as features
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")

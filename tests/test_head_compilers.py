@@ -1,5 +1,7 @@
 """The head where a compiler asks nobody how to partition it, as those of TPUs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 import oracles_head
-from handgrad import linear_cross_entropy, linear_distillation, spread
+from handgrad import linear_cross_entropy, linear_distillation, lowering, spread
 from layouts import C, collectives, elements, laid_out, problem
 from test_fused import assert_close, cast
 
@@ -77,15 +79,111 @@ def test_what_a_compiler_spreads_itself_sends_no_more_than_the_plain_form(recomp
     assert kinds <= kinds_of_plain
 
 
-def test_embeddings_transposed_before_the_head_are_not_gathered():
-    X, W, t, *_ = cast("float32", *oracles_head.problem(2048, 8, 8192)[:3])
-    by_row, of_X, of_E, _ = laid_out("tensor", AxisType.Auto, False, transposed=True)
-    placed = jax.device_put(X, of_X), jax.device_put(W.T, of_E), jax.device_put(t, by_row)
+MADE = {
+    "of embeddings": (lambda E: 2 * E.T, [(8192, 8)], [jax.P("model")]),
+    "as a product": (jnp.matmul, [(8, 4), (4, 8192)], [jax.P(), jax.P(None, "model")]),
+    "of pieces": (lambda pieces: pieces.reshape(8, 8192), [(8, 64, 128)], [jax.P(None, "model")]),
+}
 
-    def loss(X, E, t):
-        return linear_cross_entropy(X, 2 * E.T, t, recompute=True, block_size=1024)
 
-    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(of_X, of_E))
+@pytest.mark.parametrize("made", MADE)
+def test_weights_made_before_the_head_are_not_gathered(made):
+    make, shapes, specs = MADE[made]
+    by_row, of_X, *_ = laid_out("tensor", AxisType.Auto, False)
+    places = [jax.NamedSharding(of_X.mesh, spec) for spec in specs]
+    X, t = jax.device_put(jnp.ones((2048, 8)), of_X), jax.device_put(jnp.zeros(2048, jnp.int32), by_row)
+    given = [jax.device_put(jnp.ones(shape), place) for shape, place in zip(shapes, places, strict=True)]
+
+    def loss(X, given, t):
+        return linear_cross_entropy(X, make(*given), t, recompute=True, block_size=1024)
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(of_X, places))
+    found = collectives(spread_by_the_compiler(step, X, given, t), X, given, t)
+    assert {kind for kind, _ in found} == {"all-reduce"}
+
+
+def program_for_tpus(function, *arguments):
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("of_W", "shape", "dtype"),
+    [
+        (((8, 64, 128), jax.P()), (16, 32), "int32"),
+        (((8, 64, 128), jax.P()), (512, 8), "float32"),
+        (((8192, 8), jax.P(None, "data")), (512, 8), "float32"),
+    ],
+    ids=["ids", "rows", "features"],
+)
+def test_ids_and_rows_and_features_over_devices_make_no_parts_of_classes(of_W, shape, dtype):
+    of_X = laid_out("data", AxisType.Auto, False)[1]
+    rows = jax.ShapeDtypeStruct(shape, dtype, sharding=of_X)
+    given = jax.ShapeDtypeStruct(of_W[0], "float32", sharding=jax.NamedSharding(of_X.mesh, of_W[1]))
+
+    def loss(given, rows):
+        W = given.T if given.ndim == 2 else given.reshape(8, 8192)
+        X, t = (rows, jnp.zeros(512, jnp.int32)) if dtype == "float32" else (jnp.ones((512, 8)), rows.reshape(-1))
+        return linear_cross_entropy(X, W, t, recompute=True, block_size=1024)
+
+    assert "tensor<8x1x8192xf32>" in program_for_tpus(jax.grad(loss), given, rows)
+
+
+@pytest.mark.parametrize(("layout", "one_block"), [("data", False), ("tensor", True)])
+def test_the_few_classes_of_each_device_are_one_block(layout, one_block):
+    by_row, of_X, of_W, _ = laid_out(layout, AxisType.Auto, False)
+    shapes = ((16384, 2048), "bfloat16", of_X), ((2048, 32768), "bfloat16", of_W), ((16384,), "int32", by_row)
+    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape, dtype, place in shapes]
+    gradient = jax.grad(functools.partial(linear_cross_entropy, recompute=True), argnums=(0, 1))
+    assert ("tensor<16384x32768xf32>" in program_for_tpus(gradient, *arguments)) == one_block
+
+
+@pytest.mark.parametrize(
+    ("layout", "N", "large"),
+    [
+        ("tensor", 2048, "all-reduce"),
+        ("fully sharded along C", 2048, "all-gather all-reduce"),
+        ("sequence and tensor", 8192, "all-gather all-reduce"),
+        # In a block of classes W is less.
+        ("fully sharded along C", 16384, ""),
+        ("C over both", 2048, ""),
+    ],
+)
+def test_fewer_rows_than_classes_are_gathered_once_and_their_gradient_is_summed_once(layout, N, large):
+    sequences = layout == "sequence and tensor"
+    by_row, of_X, of_W, _ = laid_out(layout, AxisType.Auto, sequences)
+    batch = (2, N // 2) if sequences else (N,)
+    shapes = ((*batch, 8), "float32", of_X), ((8, 8192), "float32", of_W), (batch, "int32", by_row)
+    placed = [jax.device_put(jnp.ones(shape, dtype), place) for shape, dtype, place in shapes]
+
+    def loss(X, W, t):
+        return linear_cross_entropy(X, W, t, recompute=True, block_size=1024)
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(of_X, of_W))
+    found = collectives(spread_by_the_compiler(step, *placed), *placed)
+    assert sorted(kind for kind, shape in found if elements(shape) > 8 * 1024) == large.split()
+
+
+@pytest.mark.parametrize(
+    ("of_W", "of_moments", "gathered"),
+    [(jax.P(None, ("data", "model")), jax.P(None, ("data", "model")), True), (jax.P(), jax.P(None, "data"), False)],
+    ids=["one device", "moments"],
+)
+def test_rows_are_gathered_only_where_it_is_certain_how_weights_lie(of_W, of_moments, gathered):
+    mesh = jax.make_mesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    shapes = ((2048, 8), jax.P("data")), ((8, 8192), of_W), ((8, 8192), of_moments)
+    given = [jax.ShapeDtypeStruct(shape, "float32", sharding=jax.NamedSharding(mesh, spec)) for shape, spec in shapes]
+
+    def step(X, W, moments):
+        return moments + jax.grad(linear_cross_entropy, argnums=1)(X, W, jnp.zeros(2048, jnp.int32), recompute=True)
+
+    assert ('replicated={"data"}' in program_for_tpus(step, *given)) == gathered
+
+
+def test_distributions_over_classes_stay_where_they_are():
+    _, of_X, of_W, _ = laid_out("tensor", AxisType.Auto, False)
+    shapes = ((16, 8), of_X), ((8, 8192), of_W), ((16, 8192), of_W)
+    placed = [jax.device_put(jnp.full(shape, 1 / 8192), place) for shape, place in shapes]
+    step = jax.jit(jax.grad(functools.partial(linear_cross_entropy, recompute=True, block_size=1024)))
     found = collectives(spread_by_the_compiler(step, *placed), *placed)
     assert {kind for kind, _ in found} == {"all-reduce"}
 
@@ -154,7 +252,7 @@ def test_of_classes_alike_the_first_is_the_prediction_though_a_later_block_has_i
     W = W.at[:, 5].set(W[:, 8])
     bias = jnp.zeros(C).at[jnp.array([5, 8])].set(value)  # of parts of four classes the second of one, the first of one
     by_row, of_X, of_W, by_class = laid_out("data", AxisType.Auto, False)
-    monkeypatch.setattr(spread, "parts_of_arguments", lambda *_: 4)
+    monkeypatch.setattr(spread, "parts_of_arguments", lambda *_, **__: lowering.Parts(4))
 
     def prediction(X, W, t, bias):
         settings = {"with_stats": True, "recompute": True, "block_size": 4}

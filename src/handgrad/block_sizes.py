@@ -39,8 +39,8 @@ def goes_by_classes(settings: Settings, moving: tuple[str, ...], arrays: Arrays)
     held = 2 * N * C if keeps else 4 * P * C if adds and _is_narrow(arrays.W) else 0
     if settings.recompute is None and (held <= MOST_BYTES or not _is_narrow(arrays.W)):
         return False
-    # Of a block logits and D; and what is added to a sum.
-    element = jnp.dtype(wide_dtype(arrays.X.dtype)).itemsize + arrays.X.dtype.itemsize
+    # Of a block logits and D, of which a device has those of its part; and what is added to a sum.
+    element = (jnp.dtype(wide_dtype(arrays.X.dtype)).itemsize + arrays.X.dtype.itemsize) / (settings.parts or 1)
     by_rows = element * rows * C + held + (4 * P * C if adds and not keeps else 0)
     by_classes = element * N * classes_in_block(settings, arrays) + 4 * N * P * (2 * ("X" in moving) + ("W" in moving))
     return by_classes < by_rows * (1 if _is_narrow(arrays.W) else WORTH_A_PRODUCT)

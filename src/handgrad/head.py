@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     temperature: float = 1.0
     layout: Any = None  # a mesh and how X and W lie over it, where their types say so
     parts: int | None = None  # where a compiler spreads the sweep: in how many the classes lie, each with its own
+    apart: bool = False  # whether each part's share of dL/dX is a sum of its own, added up when it is rounded
 
 
 class Arrays(NamedTuple):
@@ -68,3 +69,24 @@ def sum_over_classes(settings: Settings, sums: Any) -> Any:
 def largest_over_classes(settings: Settings, array: Array) -> Array:
     """The largest over the devices that share the classes."""
     return array if settings.class_axis is None else lax.pmax(array, settings.class_axis)
+
+
+def within_parts(settings: Settings, name: str) -> int:
+    """Along which of its axes an array `in_parts` has the classes of a part."""
+    return class_dimension(settings, name) + (settings.parts is not None)
+
+
+def in_parts(settings: Settings, name: str, array: Array) -> Array:
+    """Classes along two axes, parts and those of each. Devices that have each their classes have whole parts."""
+    if settings.parts is None:
+        return array
+    axis = class_dimension(settings, name)
+    return array.reshape(*array.shape[:axis], settings.parts, -1, *array.shape[axis + 1 :])
+
+
+def joined(settings: Settings, name: str, array: Array) -> Array:
+    """And back."""
+    if settings.parts is None:
+        return array
+    axis = class_dimension(settings, name)
+    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])

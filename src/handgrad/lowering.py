@@ -6,10 +6,12 @@ And what a traced array does say, in a mesh of explicit axes.
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import sdy
 from jax.interpreters import mlir
 
 
@@ -66,28 +68,54 @@ def is_for_one_device(module: Any) -> bool:
     return getattr(devices, "num_devices", None) == 1 or (mesh is not None and manual_axes == set(mesh.axis_names))
 
 
-def parts_of_arguments(module: Any, shape: tuple[int, ...], axis: int) -> int:
-    """In how many parts the program's arguments of a shape lie along one of its axes; 1 where that is not to be seen.
+class Parts(NamedTuple):
+    """In how many parts an array lies along one of its axes; and over which axes of a mesh, where that is certain."""
+
+    number: int
+    sizes: tuple[tuple[str, int], ...] = ()  # of the mesh
+    over: tuple[str, ...] = ()
+
+
+def parts_of_arguments(module: Any, shape: tuple[int, ...], axis: int, rows: int) -> Parts:
+    """Into what an array of a program is cut along one of its axes, as the arguments say; a whole where they do not.
 
     How an array within a program will lie, nobody knows yet; but as what it is made of, if its compiler has a choice.
+    That is what has its shape; or else an axis as long; or else, by whatever axis, what is neither integers nor by row.
     """
     functions = (each for each in module.module.body.operations if each.operation.name == "func.func")
     main = next((each for each in functions if each.name.value == "main"), None)
     if main is None or not hasattr(main, "arg_attrs"):
-        return 1
-    axes = {shape[::-1]: len(shape) - 1 - axis, shape: axis}  # of what is transposed too
-    found: dict[tuple[int, ...], list[int]] = {each: [] for each in axes}
+        return Parts(1)
+    exact: set[Parts] = set()
+    alike: set[Parts] = set()
+    others: set[Parts] = set()
     for kind, attributes in zip(main.type.inputs, main.arg_attrs, strict=True):
-        if "sdy.sharding" in attributes and (each := tuple(kind.shape)) in axes:
-            found[each].append(_parts(str(attributes["sdy.sharding"]))[axes[each]])
-    return math.lcm(*(found[shape] or found[shape[::-1]]))
+        lengths = tuple(kind.shape)
+        known = "sdy.sharding" in attributes
+        parts = _parts(str(attributes["sdy.sharding"])) if known else [Parts(1)] * len(lengths)
+        exact.update(parts[axis : axis + 1] if lengths == shape else [])
+        alike.update(each for each, length in zip(parts, lengths, strict=False) if length == shape[axis])
+        others.update([] if "i" in str(kind.element_type) or lengths[:1] == (rows,) else parts)
+    if len(certain := exact or alike) == 1:
+        return certain.pop()
+    return Parts(math.gcd(math.lcm(*(each.number for each in certain or others)), shape[axis]))
 
 
-def _parts(sharding: str) -> list[int]:
+def _parts(sharding: str) -> list[Parts]:
     """Of `<mesh<["data"=2, "model"=4]>, [{}, {"data", "model"}]>` the 1 and 8."""
     sizes = {name: int(size) for name, size in re.findall(r'"([^"]+)"=(\d+)', sharding)}
-    axes = re.findall(r"\{([^{}]*)\}", sharding.split(">, [", 1)[-1])
-    return [math.prod(sizes.get(name, 1) for name in re.findall(r'"([^"]+)"', each)) for each in axes]
+    axes = (re.findall(r'"([^"]+)"', each) for each in re.findall(r"\{([^{}]*)\}", sharding.split(">, [", 1)[-1]))
+    several = (tuple(name for name in over if sizes[name] > 1) for over in axes)
+    return [Parts(math.prod(sizes[name] for name in over), tuple(sizes.items()), over) for over in several]
+
+
+def whole_over(parts: Parts, array: Any) -> Any:
+    """An array of a program that is being lowered, the same on all devices over which the parts lie."""
+    mesh = ", ".join(f'"{name}"={size}' for name, size in parts.sizes)
+    over = ", ".join(f'"{name}"' for name in parts.over)
+    axes = ", ".join("{?}" for _ in ir.RankedTensorType(array.type).shape)
+    sharding = f"#sdy.sharding<mesh<[{mesh}]>, [{axes}], replicated={{{over}}}>"
+    return sdy.sharding_constraint(array, ir.Attribute.parse(sharding))
 
 
 def explicit_mesh(arguments: Any) -> Any:

@@ -31,7 +31,10 @@ from handgrad.head import (
     Settings,
     class_dimension,
     first_class,
+    in_parts,
+    joined,
     sum_over_classes,
+    within_parts,
 )
 from handgrad.precision import wide_dtype, widen
 from handgrad.tile import Largest, Tile, Whole
@@ -107,7 +110,7 @@ def _by_rows(
         sums: ByName = {}
         by_row: ByName = {}
         if "X" in moving:
-            by_row["dX"] = _row_gradient(settings, D, block).astype(_gradient_dtype(block.X.dtype))
+            by_row["dX"] = _rounded(settings, _row_gradient(settings, D, block), block.X.dtype)
         if keeps:
             by_row["D"] = D.astype(block.X.dtype)
         elif "W" in moving:
@@ -145,11 +148,21 @@ def _wanted(settings: Settings, whole: Whole, place: Array | None, own: Largest,
 
 
 def _row_gradient(settings: Settings, D: Array, block: Arrays) -> Array:
-    """DWᵀ, D rounded to the dtype of X only now."""
+    """DWᵀ, D rounded to the dtype of X only now; apart, that of each of the parts in which the classes lie."""
     # Contractions and no `.T`: of a Wᵀ in a loop XLA makes a copy of W.
-    contracted = (((1,), (class_dimension(settings, "W"),)), ((), ()))
-    rounded = D.astype(block.X.dtype)
-    return lax.dot_general(rounded, block.W.astype(block.X.dtype), contracted, preferred_element_type=D.dtype)
+    rounded, W = D.astype(block.X.dtype), block.W.astype(block.X.dtype)
+    axis = class_dimension(settings, "W")
+    dimensions: Any = ((1,), (axis,)), ((), ())
+    if settings.apart:
+        rounded, W = in_parts(settings, "b", rounded), in_parts(settings, "W", W)
+        dimensions = ((2,), (axis + 1,)), ((1,), (axis,))
+    return lax.dot_general(rounded, W, dimensions, preferred_element_type=D.dtype)
+
+
+def _rounded(settings: Settings, dX: Array, dtype: Any) -> Array:
+    """In the dtype in which it is handed on, and between devices added up."""
+    dX = dX.astype(_gradient_dtype(dtype))
+    return lax.reduce(dX, jnp.zeros((), dX.dtype), lax.add, (0,)) if settings.apart else dX
 
 
 def _weight_gradient(
@@ -255,14 +268,14 @@ def _by_classes(
     by_class = {name: array for name in BY_CLASS if (array := getattr(arrays, name)) is not None}
     if divisor is not None:
         by_class["targets"] = arrays.targets
-    in_parts = {name: _in_parts(settings, name, array) for name, array in by_class.items()}
+    divided = {name: in_parts(settings, name, array) for name, array in by_class.items()}
 
     def cut(start: Any, length: int) -> Tile:
         pieces = {
-            name: lax.dynamic_slice_in_dim(array, start, length, _within_parts(settings, name))
-            for name, array in in_parts.items()
+            name: lax.dynamic_slice_in_dim(array, start, length, within_parts(settings, name))
+            for name, array in divided.items()
         }
-        columns = {name: _joined(settings, name, piece) for name, piece in pieces.items()}
+        columns = {name: joined(settings, name, piece) for name, piece in pieces.items()}
         return tiles.tile(settings, arrays._replace(**columns), divisor, start + offset)
 
     # Log-sum-exp and its like, block after block, relative to the largest logit so far.
@@ -309,9 +322,9 @@ def _by_classes(
         return sums, by_class
 
     def place_in(whole: ByName, found: ByName, start: Any) -> ByName:
-        pieces = {name: _in_parts(settings, name, array) for name, array in found.items()}
+        pieces = {name: in_parts(settings, name, array) for name, array in found.items()}
         return {
-            name: lax.dynamic_update_slice_in_dim(whole[name], piece, start, _within_parts(settings, name))
+            name: lax.dynamic_update_slice_in_dim(whole[name], piece, start, within_parts(settings, name))
             for name, piece in pieces.items()
         }
 
@@ -321,30 +334,9 @@ def _by_classes(
 
     sums, found = gradients_of_block(jnp.int32(0), first)
     if further:
-        empty = {name: jnp.zeros(in_parts[name].shape, part.dtype) for name, part in found.items()}
+        empty = {name: jnp.zeros(divided[name].shape, part.dtype) for name, part in found.items()}
         sums, found = lax.scan(step, (sums, place_in(empty, found, 0)), starts)[0]
-        found = {name: _joined(settings, name, array) for name, array in found.items()}
+        found = {name: joined(settings, name, array) for name, array in found.items()}
     if "X" in sums:
-        sums["X"] = sums["X"].astype(_gradient_dtype(arrays.X.dtype))
+        sums["X"] = _rounded(settings, sums["X"], arrays.X.dtype)
     return rows, sums | found
-
-
-def _within_parts(settings: Settings, name: str) -> int:
-    """Along which of its axes an array `_in_parts` has the classes of a part."""
-    return class_dimension(settings, name) + (settings.parts is not None)
-
-
-def _in_parts(settings: Settings, name: str, array: Array) -> Array:
-    """Classes along two axes, parts and those of each. Devices that have each their classes have whole parts."""
-    if settings.parts is None:
-        return array
-    axis = class_dimension(settings, name)
-    return array.reshape(*array.shape[:axis], settings.parts, -1, *array.shape[axis + 1 :])
-
-
-def _joined(settings: Settings, name: str, array: Array) -> Array:
-    """And back."""
-    if settings.parts is None:
-        return array
-    axis = class_dimension(settings, name)
-    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])

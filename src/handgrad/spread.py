@@ -11,7 +11,8 @@ program. It then asks here, through `jax.experimental.custom_partitioning`, how 
   these are fewer than the classes, each device's own of all rows: X is gathered, which is less than W.
 
 A program for one device, and one within a `shard_map`, is the sweep itself. Where nobody is asked, as by compilers of
-TPUs, the compiler spreads the sweep as it spreads anything else, and the sweep is cut only where that gathers nothing.
+TPUs, the compiler spreads the sweep as it spreads anything else, and the sweep is cut only where that gathers nothing,
+as far as the program's arguments say how W lies; rows along the axis of more classes than they are gathered once.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 import handgrad
 from handgrad import schedules
 from handgrad.head import BY_CLASS, Array, Arrays, ByName, Settings, class_dimension
-from handgrad.lowering import is_for_one_device, parts_of_arguments
+from handgrad.lowering import is_for_one_device, parts_of_arguments, whole_over
 
 Axes = tuple[str, ...]
 
@@ -310,15 +311,24 @@ def _lower(context: Any, *leaves: Any, sweep: Sweep, program: Any, asks: bool) -
     # Who compiles what is exported has nobody to ask.
     can_ask = asks and not module.lowering_parameters.for_export
     if not can_ask and sweep.settings.layout is None and not is_for_one_device(module):
-        return mlir.lower_fun(partial(_flat, _by_the_compiler(sweep, module, context.avals_in)))(context, *leaves)
+        return _by_the_compiler(context, leaves, sweep)
     return mlir.lower_fun(jaxpr_as_fun(program))(context, *leaves)
 
 
-def _by_the_compiler(sweep: Sweep, module: Any, leaves: Any) -> Sweep:
+def _by_the_compiler(context: Any, leaves: Any, sweep: Sweep) -> Any:
     """No loop over rows, and of blocks of classes each has a piece of every part: what is cut otherwise is gathered."""
-    W = jax.tree.unflatten(sweep.arguments, leaves)[0].W
-    parts = parts_of_arguments(module, W.shape, class_dimension(sweep.settings, "W"))
-    return sweep._replace(settings=sweep.settings._replace(parts=parts))
+    given, settings = jax.tree.unflatten(sweep.arguments, context.avals_in), sweep.settings
+    W, batch = given[0].W, given[0].a.shape
+    parts = parts_of_arguments(context.module_context, W.shape, class_dimension(settings, "W"), rows=batch[0])
+    # Rows that lie over the same devices, or W, would be gathered for each block: rows are once, if they are fewer than
+    # classes. Over the other axes of the mesh, other rows are taken to lie.
+    num_rows = math.prod(batch) * parts.number // math.prod(size for _, size in parts.sizes)
+    apart = len(parts.over) == 1 and num_rows < settings.num_classes
+    if apart:
+        letters = (_letters(sweep, name, array, len(batch)) for name, array in _named(given))
+        leaves = [leaf if "c" in each else whole_over(parts, leaf) for leaf, each in zip(leaves, letters, strict=True)]
+    sweep = sweep._replace(settings=settings._replace(parts=parts.number, apart=apart))
+    return mlir.lower_fun(partial(_flat, sweep))(context, *leaves)
 
 
 mlir.register_lowering(_swept, partial(_lower, asks=True))
