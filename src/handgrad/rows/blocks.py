@@ -123,14 +123,13 @@ class DenseBlock(NamedTuple):
 
     X: Float[Any, "n P"]
     one: Any  # what the last column is full of
-    XT: Any = None  # the transpose, where it is held as well: a product of NumPy's takes half the time with it
 
     def times(self, V: Any) -> Any:
         K, width, C = V.shape
         flat = V.transpose(0, 2, 1).reshape(K * C, width)
         weights, bias = flat[:, :-1], self.one * flat[:, -1:]
         if isinstance(flat, np.ndarray):
-            Z = product(weights, self.X.T if self.XT is None else self.XT)
+            Z = product(weights, self.X.T)
         elif K == 1:  # the barriers keep XLA from turning each form into the other
             Z = product(jax.lax.optimization_barrier(weights), self.X.T)
         else:  # 8 problems of 10 classes take two thirds of the time so, and fewer no more
@@ -148,7 +147,7 @@ class DenseBlock(NamedTuple):
         last = self.one * product(s[None], self.X)
         total = xp.sum(s)[None, None] * self.one
         if xp is np:
-            weighted = (self.X.T if self.XT is None else self.XT) * s
+            weighted = self.X.T * s
         else:
             weighted = (self.X * s[:, None]).T
         # Not of [X, 1], which would be a copy of X.

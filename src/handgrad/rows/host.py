@@ -29,7 +29,8 @@ class HostRows:
         self._sparse: Callable[[], Iterable[tuple[slice, Block]]] = list
         if not parts.is_sparse:
             X = (np.asarray(part.X).astype(self.dtype) - centre.astype(self.dtype)) * self.dtype.type(scale)
-            self._dense = DenseBlock(X, self.dtype.type(one), np.ascontiguousarray(X.T))
+            # By columns: products of NumPy's take half the time with XT in one piece, and as long with X as it then is.
+            self._dense = DenseBlock(np.asfortranarray(X), self.dtype.type(one))
             return
         begin = functools.partial(sparse_blocks, part, centre, scale, one, self.dtype, np.float64)
         held = None if parts.is_streamed else list(begin())
@@ -54,7 +55,7 @@ class HostRows:
             size = max(1, BLOCK_BYTES // self.dtype.itemsize // max(self.shape[1], columns))
             for start in range(0, self.shape[0], size):
                 rows = slice(start, start + size)
-                yield rows, self._dense._replace(X=self._dense.X[rows], XT=self._dense.XT[:, rows])
+                yield rows, self._dense._replace(X=self._dense.X[rows])
 
 
 def are_few(parts: Parts, num_classes: int) -> bool:

@@ -81,7 +81,7 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
         total = xp.sum(some)
         return product((some * xp.where(total > 0, xp.sum(scale) / total, 0))[None] * chosen.T, chosen)
 
-    q = xp.ascontiguousarray(block.times(Q[None])[0].T)  # of which rows are chosen
+    q = block.times(Q[None])[0].T.copy()  # whose rows are chosen, in one piece
     scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
     return np.stack([*map(of_class, scales)]) if xp is np else jax.lax.map(of_class, scales)
 
