@@ -15,7 +15,7 @@ from handgrad.shapes import Float
 
 BIAS_STEPS = 100
 WHOLE_CLASSES = 400  # for which G is formed
-HELD_BYTES = 2**27  # of Y, for the products with a G that is not
+HELD_BYTES = 2**28  # of Y, for the products with a G that is not
 
 
 class Minimum(NamedTuple):
