@@ -18,9 +18,11 @@ from handgrad import Layer, Params, formulas
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.formulas.losses import residual
 from handgrad.formulas.softmax import softmax_derivative
+from handgrad.rows.blocks import DenseBlock
 from handgrad.solvers.bias import minimise_bias
 from handgrad.solvers.kronecker import Curvature, factor_features, preconditioner
 from handgrad.solvers.step import suitable_rate
+from handgrad.solvers.sums import class_moments
 
 Pairs = list[tuple[Any, Any]]
 
@@ -336,6 +338,15 @@ def division(p: Problem) -> Pairs:
     return [(by_formula, solved), (by_formula - by_formula.mean(axis=1, keepdims=True), found[:3])]
 
 
+def blocks_of_classes(p: Problem) -> Pairs:
+    Q = features(p)[1].Q[:, -3:]  # two eigenvectors, and the bias
+    V, one, N = np.vstack(p.params), np.ones(1), len(p.X)
+    shared = (V[None], one, Q), np.zeros(1, int)
+    found = class_moments(DenseBlock(p.X, 1.0), p.t, np.full((N, 1), 1 / N), shared, 1)
+    by_formula = [Q[:3, :2].T @ (p.X.T * (y * (1 - y)) @ p.X / N) @ Q[:3, :2] + 0.3 * np.eye(2) for y in p.Y.T]
+    return [(np.stack(by_formula), found[:, :2, :2] + 0.3 * np.eye(2))]
+
+
 CURVATURE = {
     r"\dot Z = X \dot W + \dot b": lambda p: [
         (change(p)[0], slopes(lambda s: formulas.linear(moved(p.params, p.direction, s), p.X), 0.0))
@@ -366,6 +377,9 @@ CURVATURE = {
     ],
     r"G = \frac{1}{N} \sum_{i=1}^{N} \left( \mathrm{diag}(Y_i) - Y_i^{\top} Y_i \right)": moment_of_classes,
     r"(A \otimes \mathrm{diag}(g) + l_2 I)^{-1} \, V = Q \, \frac{Q^{\top} V}{a g^{\top} + l_2}": division,
+    r"B_c = Q_k^{\top} \left( \frac{1}{N} \sum_{i=1}^{N} Y_{ic} (1 - Y_{ic}) \, X_i^{\top} X_i \right) Q_k + l_2 I": (
+        blocks_of_classes
+    ),
 }
 
 # --- derivation/certificate.md ------------------------------------------------------------------------------------
