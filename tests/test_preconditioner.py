@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from handgrad import fit
+from handgrad.rows import host
 from handgrad.solvers import kronecker, sweeps
 from handgrad.solvers.kronecker import Curvature, next_size, preconditioner, sizes_of_blocks
 
@@ -84,3 +85,17 @@ def test_leading_blocks_save_a_quarter_of_the_iterations(in_lanes, monkeypatch):
     assert result.converged
     assert made[0] == (4, 17, 17)
     assert result.iterations < 0.75 * without.iterations
+
+
+@pytest.mark.parametrize("rows", ["on the host", "compiled"])
+def test_blocks_cost_rare_categories_no_iterations(rows, monkeypatch):
+    if rows == "compiled":
+        monkeypatch.setattr(host, "FEW", 0)
+    rng = np.random.default_rng(0)
+    X = np.eye(60, dtype=np.float32)[rng.zipf(1.3, (2, 6000)) % 30 + np.array([[0], [30]])].sum(axis=0)
+    t = np.argmax(2 * X @ rng.normal(size=(60, 2)) + rng.gumbel(size=(6000, 2)), axis=1)
+    assert sizes_of_blocks(rows_of(6000, 60), 2, 1)[0].part > 1
+    result = fit(X, t, l2=1e-7)
+    monkeypatch.setattr(sweeps, "sizes_of_blocks", lambda *_: [])
+    assert result.converged
+    assert result.iterations <= fit(X, t, l2=1e-7).iterations

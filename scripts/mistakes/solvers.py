@@ -49,7 +49,7 @@ MUTANTS = [
         "blocks of lanes that have no problem too",
         "solvers/sweeps.py",
         "counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)",
-        "counts = np.ones(len(self.lanes), dtype)",
+        "counts = np.ones(len(self.lanes), self.data.rows.dtype)",
         "test_path.py::test_blocks_are_of_the_problems_that_are_left",
     ),
     Mutant(
@@ -172,11 +172,18 @@ MUTANTS = [
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(
-        "blocks of some rows that stand for no others",
+        "rows that a class does not take left out",
         "solvers/sums.py",
-        "some * xp.where(total > 0, xp.sum(scale) / total, 0)",
-        "some",
-        "test_bites.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[jax.numpy]",
+        "mean = bend / xp.where(weight > 0, weight, 1)",
+        "mean = 0 * bend",
+        "test_preconditioner.py::test_blocks_cost_rare_categories_no_iterations[on the host]",
+    ),
+    Mutant(
+        "rows that a class takes counted with the mean too",
+        "solvers/sums.py",
+        "scale[rows] - mean * total[rows]",
+        "scale[rows]",
+        "test_bites.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[numpy]",
     ),
     Mutant(
         "a loss known to a part of itself",

@@ -18,11 +18,12 @@ is far nearer, although the blocks leave the classes unrelated; to relate them s
 is in the leading eigenvectors of A: H_c is taken there and A ⊗ diag g elsewhere. MNIST-10k at C = 1 takes 90 iterations
 without blocks, 45 with blocks of 16 vectors, 33 of 64, 25 of all 784. So the first are of 64, which cost what a few
 sweeps do, and a fit that goes on has blocks of twice as many each time that it has paid for the last: 784 pixels
-multiplied by 10^U(−2, 2) take 77 iterations, and without blocks float32 does not arrive.
+multiplied by 10^U(−2, 2) take 76 iterations, and without blocks float32 does not arrive.
 
 Nearly all of Σ w y(1 − y) is in few of the rows, others for each class: with a quarter of them 32 penalties on
 MNIST-10k take as many iterations as with all, and with an eighth 1 % more. A quarter that serves all classes costs
-less, and the scaled pixels take three times the iterations with it.
+less, and the scaled pixels take three times the iterations with it. The others count with their mean: 60 categories,
+most of them rare, take 25 iterations at C = 1000, 27 without blocks, and 228 where the quarter stands for all rows.
 """
 
 import math

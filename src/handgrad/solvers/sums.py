@@ -64,8 +64,10 @@ def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dens
 def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: int) -> Float[Any, "C k1 k1"]:
     """Σ w y_c (1 − y_c) q qᵀ, q = Qᵀx', the block of the Hessian of each class, in a mean over the problems.
 
-    A class takes one row in `part`, those with the largest w y_c (1 − y_c), times what makes up for the sum of the
-    others. `shared` has for V a triple: V, how much each problem counts, and Q (P+1, k+1), the vectors of the blocks.
+    A class takes one row in `part`, those with the largest w y_c (1 − y_c). Of the others each is taken to have their
+    mean y_c (1 − y_c), with which one Σ w q qᵀ serves all classes: the rows of a rare category may all be among them,
+    and would else seem to bend nothing. `shared` has for V a triple: V, how much each problem counts, and Q (P+1, k+1),
+    the vectors of the blocks.
     """
     (V, shares, Q), fold = shared
     xp, w = _weights(weights, fold)
@@ -74,14 +76,22 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
         Y = losses(xp, Z, targets)[1]
         return share * w[None] * Y * (1 - Y)
 
+    def of_rows(scale: Any, q: Any) -> Any:
+        return product(scale[None] * q.T, q)
+
     def of_class(scale: Any) -> Any:
+        if part == 1:
+            return of_rows(scale, q)
         count = -(-len(scale) // part)
         rows = np.argpartition(scale, -count)[-count:] if xp is np else jax.lax.top_k(scale, count)[1]
-        some, chosen = scale[rows], q[rows]
-        total = xp.sum(some)
-        return product((some * xp.where(total > 0, xp.sum(scale) / total, 0))[None] * chosen.T, chosen)
+        others = scale <= scale[rows].min()
+        bend, weight = (xp.sum(xp.where(others, number, 0)) for number in (scale, total))
+        mean = bend / xp.where(weight > 0, weight, 1)
+        return of_rows(scale[rows] - mean * total[rows], q[rows]) + mean * moment
 
     q = block.times(Q[None])[0].T.copy()  # whose rows are chosen, in one piece
+    total = product(shares[None], w)[0]
+    moment = None if part == 1 else of_rows(total, q)
     scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
     return np.stack([*map(of_class, scales)]) if xp is np else jax.lax.map(of_class, scales)
 
