@@ -47,7 +47,12 @@ def test_blocks_keep_to_the_memory_that_they_may_take(N, P, C, lanes):
     assert vectors[-1] <= P
     limit = min(kronecker.LARGE_BLOCKS, max(kronecker.SMALL_BLOCKS, N * P / (1 if lanes > 1 else 4)))
     assert C * (vectors[-1] + 1) ** 2 <= limit
-    assert vectors[-1] == P or C * (vectors[-1] + 2) ** 2 > limit
+    assert vectors[-1] == P or C * (vectors[-1] + kronecker.LEADING + 1) ** 2 > limit
+
+
+def test_blocks_of_a_few_more_rows_have_the_same_sizes_and_compile_nothing():
+    assert sizes_of_blocks(rows_of(10000, 784), 10, 1) == sizes_of_blocks(rows_of(10001, 784), 10, 1)
+    assert sizes_of_blocks(rows_of(9000, 784), 10, 1) == sizes_of_blocks(rows_of(10200, 784), 10, 1)
 
 
 def test_there_are_no_blocks_without_eigenvectors_or_memory():
@@ -62,7 +67,7 @@ def test_blocks_have_twice_as_many_vectors_each_time_and_as_many_as_the_problems
         cost, size = next_size(sizes, blocks, 1)
         seen.append(size.vectors)
         blocks = np.empty((10, size.vectors + 1, size.vectors + 1))
-    assert seen == [64, 128, 256, 441, 441, 441]
+    assert seen == [64, 128, 256, 384, 384, 384]
     assert cost == sizes[-1].sweeps
     assert next_size(sizes, None, 1)[0] == sizes[0].sweeps / 2
     assert next_size(sizes, None, 32)[1] == sizes[-1]

@@ -18,7 +18,7 @@ is far nearer, although the blocks leave the classes unrelated; to relate them s
 is in the leading eigenvectors of A: H_c is taken there and A ⊗ diag g elsewhere. MNIST-10k at C = 1 takes 90 iterations
 without blocks, 45 with blocks of 16 vectors, 33 of 64, 25 of all 784. So the first are of 64, which cost what a few
 sweeps do, and a fit that goes on has blocks of twice as many each time that it has paid for the last: 784 pixels
-multiplied by 10^U(−2, 2) take 76 iterations, and without blocks float32 does not arrive.
+multiplied by 10^U(−2, 2) take 75 iterations, and without blocks float32 does not arrive.
 
 Nearly all of Σ w y(1 − y) is in few of the rows, others for each class: with a quarter of them 32 penalties on
 MNIST-10k take as many iterations as with all, and with an eighth 1 % more. A quarter that serves all classes costs
@@ -93,8 +93,9 @@ def sizes_of_blocks(rows: Rows, num_classes: int, num_lanes: int) -> list[BlockS
     """The sizes that blocks may have within the memory that they may take, the smallest first."""
     P, N, C = rows.shape[1], rows.parts.num_entries / rows.shape[1], num_classes
     elements = min(LARGE_BLOCKS, max(SMALL_BLOCKS, N * P / (1 if num_lanes > 1 else 4)))
-    most = min(P, math.isqrt(int(elements / C)) - 1)
-    if not takes_features(rows, C) or most < min(P, LEADING):
+    room = math.isqrt(int(elements / C)) - 1
+    most = P if room >= P else room // LEADING * LEADING  # a multiple: each size is compiled, and N decides the room
+    if not takes_features(rows, C) or not most:
         return []
     sizes = []
     for k in [*(k for k in (LEADING * 2**i for i in range(P.bit_length())) if k < most), most]:
