@@ -9,7 +9,7 @@ import pytest
 from handgrad import fit
 from handgrad.rows import host
 from handgrad.solvers import kronecker, sweeps
-from handgrad.solvers.kronecker import Curvature, next_size, preconditioner, sizes_of_blocks
+from handgrad.solvers.kronecker import Curvature, invert_blocks, next_size, preconditioner, sizes_of_blocks
 
 
 def rows_of(N, P):
@@ -58,6 +58,14 @@ def test_blocks_of_a_few_more_rows_have_the_same_sizes_and_compile_nothing():
 def test_there_are_no_blocks_without_eigenvectors_or_memory():
     assert sizes_of_blocks(rows_of(100, 300), 3, 1) == []
     assert sizes_of_blocks(rows_of(20000, 256), 1000, 1) == []
+
+
+@pytest.mark.parametrize("width", [5, kronecker.ALONE + 1])
+def test_there_are_no_blocks_of_a_trial_beyond_the_range_of_the_dtype(width):
+    moments = np.broadcast_to(np.eye(width, dtype=np.float32), (2, width, width)).copy()
+    assert np.isfinite(invert_blocks(moments, np.ones(1))).all()
+    moments[1, 2, 3] = np.nan
+    assert invert_blocks(moments, np.ones(1)) is None
 
 
 def test_blocks_have_twice_as_many_vectors_each_time_and_as_many_as_the_problems_pay_for():

@@ -172,6 +172,13 @@ MUTANTS = [
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(
+        "blocks of numbers that are none",
+        "solvers/kronecker.py",
+        "if not np.isfinite(blocks).all():",
+        "if False:",
+        "test_preconditioner.py::test_there_are_no_blocks_of_a_trial_beyond_the_range_of_the_dtype[5]",
+    ),
+    Mutant(
         "rows that a class does not take left out",
         "solvers/sums.py",
         "mean = bend / xp.where(weight > 0, weight, 1)",

@@ -133,11 +133,14 @@ def factor_features(moment: Any) -> tuple[np.ndarray, np.ndarray | None]:
 
 def invert_blocks(moments: Any, l2: Float[np.ndarray, " K"]) -> Float[np.ndarray, "C k1 k1"] | None:
     """H_c⁻¹ of each class, the bias not penalised, for the geometric mean of the penalties: neighbours on a path differ
-    little. None where rounding has made one of them indefinite.
+    little. None where rounding has made one of them indefinite, or a trial's logits have left the dtype's range: of
+    numbers that are none LAPACK says nothing.
     """
     from scipy.linalg import lapack
 
     blocks = np.array(moments)
+    if not np.isfinite(blocks).all():
+        return None
     with np.errstate(divide="ignore"):
         mean = np.exp(np.mean(np.log(l2)))
     ridge = 8 * blocks.shape[1] * np.finfo(blocks.dtype).eps  # what rounding can hide, in units of the diagonal
