@@ -127,11 +127,12 @@ def scaled_pixels():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_unscaled_features_take_less_than_three_times_the_passes(fit, scaled_pixels):
-    X, scaled, t = scaled_pixels
-    first, second = fit(X, t, l2=1e-4), fit(scaled, t, l2=1e-4)
-    assert second.passes < 3 * first.passes
-    assert oracles_fit.relative_gap(*second.params, scaled, t, 1e-4) <= 1e-5
+def test_unscaled_features_take_a_sixth_of_the_passes_with_blocks(fit, scaled_pixels):
+    """Without blocks 2,000 iterations are not enough."""
+    _, X, t = scaled_pixels
+    result = fit(X, t, l2=1e-4)
+    assert result.passes < 350
+    assert oracles_fit.relative_gap(*result.params, X, t, 1e-4) <= 1e-5
 
 
 @pytest.mark.slow

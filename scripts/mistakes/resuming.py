@@ -62,8 +62,8 @@ MUTANTS = [
     Mutant(
         "problems that wait forgotten in a state",
         "solvers/sweeps.py",
-        "self.waiting, self.age = int(state.waiting)",
-        "self.waiting, self.age = len(problems.fold)",
+        "self.waiting, self.age, self.size = int(state.waiting)",
+        "self.waiting, self.age, self.size = len(problems.fold)",
         "test_state.py::test_paths_go_on_from_every_place_with_several_lanes",
     ),
     Mutant(

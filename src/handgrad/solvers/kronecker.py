@@ -21,9 +21,10 @@ sweeps do, and a fit that goes on has blocks of twice as many each time that it 
 multiplied by 10^U(−2, 2) take 75 iterations, and without blocks float32 does not arrive.
 
 Nearly all of Σ w y(1 − y) is in few of the rows, others for each class: with a quarter of them 32 penalties on
-MNIST-10k take as many iterations as with all, and with an eighth 1 % more. A quarter that serves all classes costs
-less, and the scaled pixels take three times the iterations with it. The others count with their mean: 60 categories,
-most of them rare, take 25 iterations at C = 1000, 27 without blocks, and 228 where the quarter stands for all rows.
+MNIST-10k take as many iterations as with all, and with an eighth 1 % more; a quarter that serves all classes takes
+three times the iterations on the scaled pixels. The other rows count with their mean: 60 categories, most of them rare,
+take 25 iterations at C = 1000, 27 without blocks, and 228 where the quarter stands for all rows. Yet 200 pixels
+multiplied by 10^U(−3, 3) take 195 iterations, and not 2,000, only since the last blocks are of all rows.
 """
 
 import math
@@ -40,7 +41,8 @@ from handgrad.shapes import Bool, Float
 LEADING = 64  # vectors of the first blocks
 CHOOSING, THIN = 3, 10  # sweeps that it takes to choose the rows; columns
 SMALL_BLOCKS, LARGE_BLOCKS = 2**20, 2**26  # elements that the blocks may have at any size of the data, and at most
-PART, MANY_ROWS = 4, 2**10
+PART, MANY_ROWS = 4, 2**10  # one row in how many, of so many at least
+WORTH = 1.5  # times what a quarter of the rows costs: all of them are taken up to that
 ALONE = 96  # columns of a block, for more of which LAPACK's threads are worth waking
 
 
@@ -97,23 +99,25 @@ def sizes_of_blocks(rows: Rows, num_classes: int, num_lanes: int) -> list[BlockS
     most = P if room >= P else room // LEADING * LEADING  # a multiple: each size is compiled, and N decides the room
     if not takes_features(rows, C) or not most:
         return []
+
+    def size(k: int, part: int) -> BlockSize:
+        # Of a row; products as thin as a sweep's take as long as if they were wider.
+        products = (P * k + C * k**2 / part) / (2 * P * (num_lanes * C + THIN))
+        return BlockSize(k, part, products + (CHOOSING / num_lanes if part > 1 else 0))
+
     sizes = []
     for k in [*(k for k in (LEADING * 2**i for i in range(P.bit_length())) if k < most), most]:
-        part = PART if max(MANY_ROWS, 2 * PART * (k + 1)) <= N else 1  # twice as many rows at least as columns
-        products = P * k + C * k**2 / part  # of a row; products as thin as a sweep's take as long as if they were wider
-        sizes.append(BlockSize(k, part, CHOOSING / num_lanes + products / (2 * P * (num_lanes * C + THIN))))
-    return sizes
+        whole, quarter = size(k, 1), size(k, PART)
+        # A quarter is twice as many rows at least as the columns, and all of them are taken in the end.
+        is_enough = max(MANY_ROWS, 2 * PART * (k + 1)) <= N and WORTH * quarter.sweeps < whole.sweeps
+        sizes += [quarter] if is_enough else [whole]
+    return sizes + ([size(most, 1)] if num_lanes == 1 and sizes[-1].part > 1 else [])
 
 
-def next_size(sizes: list[BlockSize], blocks: Any, num_problems: int) -> tuple[float, BlockSize]:
-    """What the last blocks cost, or half of what the first will, and the size of the next: twice as many vectors, or as
-    many as so many problems will pay for.
-    """
-    made = 0 if blocks is None else blocks.shape[1] - 1
-    size = next((size for size in sizes if size.vectors >= 2 * made), sizes[-1])
-    if num_problems > 1:
-        size = max([size, *(size for size in sizes if size.sweeps <= num_problems)])
-    return next((size.sweeps for size in sizes if size.vectors == made), size.sweeps / 2), size
+def next_size(sizes: list[BlockSize], last: int, num_problems: int) -> int:
+    """Which size the next blocks have: the one after the last, or as large as so many problems will pay for."""
+    paid = [number for number, size in enumerate(sizes) if num_problems > 1 and size.sweeps <= num_problems]
+    return max([min(last + 1, len(sizes) - 1), *paid])
 
 
 def factor_features(moment: Any) -> tuple[np.ndarray, np.ndarray | None]:

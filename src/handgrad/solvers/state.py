@@ -86,6 +86,7 @@ class SolverState(NamedTuple):
       rows: what the host keeps of each lane (K, ·), as `as_rows` has it.
       starts: where each lane began (K, P+1, C).
       age: of the blocks, in iterations.
+      size: which of the sizes that they may have they had last; -1 before the first.
       waiting: the first problem that no lane has taken up.
       solutions: of the problems that have ended, V stacked.
     """
@@ -96,6 +97,7 @@ class SolverState(NamedTuple):
     rows: Float[np.ndarray, "K n"]
     starts: Float[np.ndarray, "K P1 C"]
     age: int
+    size: int
     waiting: int
     solutions: Solutions
 

@@ -177,14 +177,14 @@ class _Solver:
             self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
             self.waiting = 0  # the first of the problems that are not yet taken up
             self.lanes: list[Lane | None] = [self._next() for _ in range(num_lanes)]
-            self.age = 0  # of the blocks, in iterations
+            self.age, self.size = 0, -1  # of the blocks: iterations since, and which of the sizes
             state = SolverState(lanes, np.zeros_like(lanes.V), None, *self._on_host())
             self._put(state)
             self._load([None if lane is None else lane.start for lane in self.lanes])
             return
         state = copied(state)  # NumPy's arrays are written to
         self.solutions = state.solutions._replace(V=list(state.solutions.V))
-        self.waiting, self.age = int(state.waiting), int(state.age)
+        self.waiting, self.age, self.size = int(state.waiting), int(state.age), int(state.size)
         self.lanes = [from_row(*row) for row in zip(state.rows, state.starts, strict=True)]
         self._put(state)
 
@@ -199,7 +199,7 @@ class _Solver:
 
     def _on_host(self) -> Any:
         solutions = self.solutions._replace(V=np.stack(self.solutions.V))
-        return *as_rows(self.lanes, self.solutions.V[0]), self.age, self.waiting, solutions
+        return *as_rows(self.lanes, self.solutions.V[0]), self.age, self.size, self.waiting, solutions
 
     def busy(self) -> list[tuple[int, Lane]]:
         """The lanes with a problem, and their numbers."""
@@ -238,15 +238,16 @@ class _Solver:
         """Make the blocks anew where the trial points are, once the iterations since the last have paid for those."""
         if not self.sizes or self.age < LEAST:
             return
-        blocks, left = self.curvature.blocks, len(self.problems.fold) - self.count_ended()
-        cost, size = next_size(self.sizes, blocks, left)
+        following = next_size(self.sizes, self.size, len(self.problems.fold) - self.count_ended())
+        cost = self.sizes[following].sweeps / 2 if self.size < 0 else self.sizes[self.size].sweeps
         if self.age < int((PAYBACK if len(self.lanes) == 1 else OF_MANY) * cost):
             return
+        (vectors, part, _), self.size, self.age = self.sizes[following], following, 0
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
-        V = self.trial, counts / counts.sum(), self.curvature.Q[:, -size.vectors - 1 :]
-        moments = self._sum(class_moments, V, size.part)
+        V = self.trial, counts / counts.sum(), self.curvature.Q[:, -vectors - 1 :]
+        moments = self._sum(class_moments, V, part)
         blocks = invert_blocks(moments, np.array([lane.strength for _, lane in self.busy()]))
-        self.curvature, self.age = self.curvature._replace(blocks=_put(blocks, self.data.home)), 0
+        self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
 
     def settle(self) -> None:
         """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
