@@ -202,7 +202,7 @@ def as_state(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 # What the state of a fit is made of; where it has no such part there is None, and no leaf.
-_SOLVER = SolverState(Lanes(L2(0), *[0] * 10), 0, ..., 0, 0, 0, 0, Solutions(0, 0, 0, 0))  # type: ignore[arg-type]
+_SOLVER = SolverState(Lanes(L2(0), *[0] * 10), 0, ..., 0, 0, 0, 0, 0, Solutions(0, 0, 0, 0))  # type: ignore[arg-type]
 FIT_STATE = FitState(0, 0, 0, Answers(Certified(*[0] * 8), 0, 0, 0, ...), _SOLVER)  # type: ignore[arg-type]
 
 
