@@ -177,6 +177,13 @@ def test_sparse_rows_count_once_in_blocks_and_tiles(monkeypatch, num_rows):
     rows = HostRows(locate("test", scipy.sparse.csr_array(X)), np.zeros(40), 1.0, 1.0, np.dtype(np.float32))
     assert len(list(rows._sparse())) == {1: 1, 7: 1, 20: 3}[num_rows]
     check_sums(rows, X, 0, np.arange(2.0 * num_rows).reshape(num_rows, 2))
+    whole = list(rows._blocks(4))
+    monkeypatch.setattr(host, "SPARSE_BYTES", 8 * 4 * 3)  # three rows of four columns: a tile
+    pieces = list(rows._blocks(4))
+    assert len(whole) == len(list(rows._sparse()))
+    assert len(pieces) == sum(len(block.tiles) for _, block in whole)
+    assert [rows.start for rows, _ in pieces] == [0, *(rows.stop for rows, _ in pieces[:-1])]
+    check_sums(rows, X, 0, np.arange(2.0 * num_rows).reshape(num_rows, 2))
 
 
 def test_threads_change_no_bit_of_a_sparse_product(monkeypatch):

@@ -116,6 +116,20 @@ MUTANTS = [
         "test_rows.py::test_sparse_rows_count_once_in_blocks_and_tiles[20]",
     ),
     Mutant(
+        "the tiles of a sparse block from the first on in each piece",
+        "rows/sparse.py",
+        "self.tiles[first : i + 1]",
+        "self.tiles[: i + 1]",
+        "test_rows.py::test_sparse_rows_count_once_in_blocks_and_tiles[20]",
+    ),
+    Mutant(
+        "pieces of a sparse block as large as it",
+        "rows/sparse.py",
+        "rows[i + 1].stop - rows[first].start > num_rows",
+        "rows[i + 1].stop < rows[first].start",
+        "test_rows.py::test_sparse_rows_count_once_in_blocks_and_tiles[20]",
+    ),
+    Mutant(
         "the softmax of the first rows alone, where it is made in pieces",
         "solvers/sums.py",
         "for rows in pieces(*Z.shape)), strict=True)",

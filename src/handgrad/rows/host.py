@@ -11,9 +11,11 @@ import numpy as np
 
 from handgrad.rows.blocks import Block, DenseBlock
 from handgrad.rows.parts import Parts, sparse_blocks
+from handgrad.rows.sparse import SparseBlock
 from handgrad.shapes import Float
 
 BLOCK_BYTES = 2**20  # of a dense block, and of what has columns for its rows: they stay in the cache
+SPARSE_BYTES = 2**25  # of what has columns for the rows of a sparse block
 FEW = 2**19  # numbers in X, or in the logits
 
 
@@ -26,7 +28,7 @@ class HostRows:
         self.parts, self.shape, self.dtype = parts, parts.shape, np.dtype(dtype)
         part = parts.parts[0]
         self._dense: DenseBlock | None = None
-        self._sparse: Callable[[], Iterable[tuple[slice, Block]]] = list
+        self._sparse: Callable[[], Iterable[tuple[slice, SparseBlock]]] = list
         if not parts.is_sparse:
             X = (np.asarray(part.X).astype(self.dtype) - centre.astype(self.dtype)) * self.dtype.type(scale)
             # By columns: products of NumPy's take half the time with XT in one piece, and as long with X as it then is.
@@ -50,7 +52,9 @@ class HostRows:
 
     def _blocks(self, columns: int) -> Iterator[tuple[slice, Block]]:
         """Dense ones are so small that they, and what has so many columns, stay in the cache."""
-        yield from self._sparse()
+        for rows, block in self._sparse():
+            for own, piece in block.pieces(SPARSE_BYTES // 8 // columns):
+                yield slice(rows.start + own.start, rows.start + own.stop), piece
         if self._dense is not None:
             size = max(1, BLOCK_BYTES // self.dtype.itemsize // max(self.shape[1], columns))
             for start in range(0, self.shape[0], size):

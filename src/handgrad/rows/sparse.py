@@ -10,7 +10,7 @@ The pieces of a product are computed in threads, each of them by one: their numb
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -34,6 +34,14 @@ class SparseBlock(NamedTuple):
     tiles: tuple[Any, ...]  # (P, n) each
     centre: Float[np.ndarray, " P"]  # in the units of X
     one: Any
+
+    def pieces(self, num_rows: int) -> Iterator[tuple[slice, "SparseBlock"]]:
+        """Blocks of whole tiles, of so many rows where tiles are no larger, and which rows each has."""
+        first, rows = 0, self._rows()
+        for i, own in enumerate(rows):
+            if i + 1 == len(rows) or rows[i + 1].stop - rows[first].start > num_rows:
+                yield slice(rows[first].start, own.stop), self._replace(tiles=self.tiles[first : i + 1])
+                first = i + 1
 
     def times(self, V: np.ndarray) -> np.ndarray:
         K, width, C = V.shape

@@ -63,9 +63,9 @@ class Placed(NamedTuple):
     home: Any  # the device of the lanes, None for the host
     features: tuple[Any, Any] = (None, None)
 
-    def sum(self, of: Callable[..., Any], V: Any, fold: np.ndarray, static: Any = None) -> Any:
-        """Σ over all rows of a function of `sums`, where the lanes are."""
-        by_row, columns = (self.targets, self.weights), len(fold) * self.num_classes
+    def sum(self, of: Callable[..., Any], V: Any, fold: np.ndarray, static: Any = None, columns: int = 0) -> Any:
+        """Σ over all rows of a function of `sums`, where the lanes are; which has so many columns beside the logits."""
+        by_row, columns = (self.targets, self.weights), max(columns, len(fold) * self.num_classes)
         sums = self.rows.sum(of, by_row, (V, fold), columns=columns, static=static)
         return jax.tree.map(np.asarray, sums) if self.home is not self.rows.home else sums
 
@@ -245,7 +245,7 @@ class _Solver:
         (vectors, part, _), self.size, self.age = self.sizes[following], following, 0
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
         V = self.trial, counts / counts.sum(), self.curvature.Q[:, -vectors - 1 :]
-        moments = self._sum(class_moments, V, part)
+        moments = self._sum(class_moments, V, part, vectors + 1)
         blocks = invert_blocks(moments, np.array([lane.strength for _, lane in self.busy()]))
         self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
 
@@ -310,9 +310,9 @@ class _Solver:
             alpha[k] = line.alpha
         self.trial = move(self.state, alpha)
 
-    def _sum(self, of: Callable[..., Any], V: Any, static: Any = None) -> Any:
+    def _sum(self, of: Callable[..., Any], V: Any, static: Any = None, columns: int = 0) -> Any:
         fold = np.array([0 if lane is None else lane.fold for lane in self.lanes], np.int32)
-        return self.data.sum(of, V, fold, static)
+        return self.data.sum(of, V, fold, static, columns)
 
     def _strengths(self) -> np.ndarray:
         return np.array([1.0 if lane is None else lane.strength for lane in self.lanes], self.data.rows.dtype)
