@@ -68,14 +68,14 @@ def test_there_are_no_blocks_of_a_trial_beyond_the_range_of_the_dtype(width):
     assert invert_blocks(moments, np.ones(1)) is None
 
 
-def test_blocks_have_twice_as_many_vectors_each_time_and_as_many_as_the_problems_pay_for():
+def test_blocks_have_more_and_more_vectors_and_as_many_as_the_problems_pay_for():
     sizes = sizes_of_blocks(rows_of(10000, 784), 10, 1)
     numbers = [-1]
-    for _ in range(6):
+    for _ in range(7):
         numbers.append(next_size(sizes, numbers[-1], 1))
-    assert [sizes[number].vectors for number in numbers[1:]] == [64, 128, 256, 384, 384, 384]
+    assert [sizes[number].vectors for number in numbers[1:]] == [64, 64, 64, 128, 256, 384, 384]
     # All rows where that costs little, a quarter of them where it would cost much more, and all of them in the end.
-    assert [size.part for size in sizes] == [1, 1, 4, 4, 1]
+    assert [size.part for size in sizes] == [1, 1, 1, 1, 4, 4, 1]
     of_lanes = sizes_of_blocks(rows_of(10000, 784), 10, 8)
     assert of_lanes[next_size(of_lanes, -1, 32)][:2] == (784, 4)
 

@@ -17,14 +17,14 @@ Where the penalty is weak, or a rare feature is large, how sure y is goes with x
 is far nearer, although the blocks leave the classes unrelated; to relate them saves no iteration. Most of what it gains
 is in the leading eigenvectors of A: H_c is taken there and A ⊗ diag g elsewhere. MNIST-10k at C = 1 takes 90 iterations
 without blocks, 45 with blocks of 16 vectors, 33 of 64, 25 of all 784. So the first are of 64, which cost what a few
-sweeps do, and a fit that goes on has blocks of twice as many each time that it has paid for the last: 784 pixels
-multiplied by 10^U(−2, 2) take 75 iterations, and without blocks float32 does not arrive.
+sweeps do, and a fit that goes on has blocks of more and more each time that it has paid for the last: 784 pixels
+multiplied by 10^U(−2, 2) take 92 iterations, and without blocks float32 does not arrive.
 
 Nearly all of Σ w y(1 − y) is in few of the rows, others for each class: with a quarter of them 32 penalties on
 MNIST-10k take as many iterations as with all, and with an eighth 1 % more; a quarter that serves all classes takes
 three times the iterations on the scaled pixels. The other rows count with their mean: 60 categories, most of them rare,
 take 25 iterations at C = 1000, 27 without blocks, and 228 where the quarter stands for all rows. Yet 200 pixels
-multiplied by 10^U(−3, 3) take 195 iterations, and not 2,000, only since the last blocks are of all rows.
+multiplied by 10^U(−3, 3) take 157 iterations, and not 2,000, only since the last blocks are of all rows.
 """
 
 import math
@@ -92,7 +92,9 @@ class BlockSize(NamedTuple):
 
 
 def sizes_of_blocks(rows: Rows, num_classes: int, num_lanes: int) -> list[BlockSize]:
-    """The sizes that blocks may have within the memory that they may take, the smallest first."""
+    """The sizes that blocks have one after the other, within the memory that they may take: the first of them thrice,
+    since each is compiled, then of twice as many vectors each.
+    """
     P, N, C = rows.shape[1], rows.parts.num_entries / rows.shape[1], num_classes
     elements = min(LARGE_BLOCKS, max(SMALL_BLOCKS, N * P / (1 if num_lanes > 1 else 4)))
     room = math.isqrt(int(elements / C)) - 1
@@ -111,7 +113,7 @@ def sizes_of_blocks(rows: Rows, num_classes: int, num_lanes: int) -> list[BlockS
         # A quarter is twice as many rows at least as the columns, and all of them are taken in the end.
         is_enough = max(MANY_ROWS, 2 * PART * (k + 1)) <= N and WORTH * quarter.sweeps < whole.sweeps
         sizes += [quarter] if is_enough else [whole]
-    return sizes + ([size(most, 1)] if num_lanes == 1 and sizes[-1].part > 1 else [])
+    return [sizes[0], sizes[0], *sizes, *([size(most, 1)] if num_lanes == 1 and sizes[-1].part > 1 else [])]
 
 
 def next_size(sizes: list[BlockSize], last: int, num_problems: int) -> int:

@@ -42,7 +42,7 @@ LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs mor
 MEMORY_OF_LARGE = 4
 # Blocks are made anew when the iterations since the last have cost twice as much, or three times those of many lanes,
 # which share them, and first when they have cost half of that.
-PAYBACK, OF_MANY, LEAST = 2, 3, 8
+PAYBACK, OF_MANY, LEAST = 2, 3, 10
 
 
 class Tolerance(NamedTuple):
