@@ -237,8 +237,8 @@ MUTANTS = [
     Mutant(
         "blocks of the vectors that lead least",
         "solvers/sweeps.py",
-        "self.curvature.Q[:, -vectors - 1 :]",
-        "self.curvature.Q[:, : vectors + 1]",
+        "Q[:, -vectors - 1 :]",
+        "Q[:, : vectors + 1]",
         "test_preconditioner.py::test_leading_blocks_save_a_quarter_of_the_iterations[compiled]",
     ),
     Mutant(

@@ -244,7 +244,8 @@ class _Solver:
             return
         (vectors, part, _), self.size, self.age = self.sizes[following], following, 0
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
-        V = self.trial, counts / counts.sum(), self.curvature.Q[:, -vectors - 1 :]
+        Q: Any = self.curvature.Q  # there is one where there are sizes
+        V = self.trial, counts / counts.sum(), Q[:, -vectors - 1 :]
         moments = self._sum(class_moments, V, part, vectors + 1)
         blocks = invert_blocks(moments, np.array([lane.strength for _, lane in self.busy()]))
         self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
