@@ -17,9 +17,11 @@ from pathlib import Path
 from mistakes import (
     formulas,
     head,
+    head_compilers,
     meaning,
     models,
     others,
+    preconditioner,
     processes,
     program,
     report,
@@ -37,7 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
     formulas,
     head,
+    head_compilers,
     solvers,
+    preconditioner,
     training,
     rows,
     streaming,
