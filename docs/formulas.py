@@ -342,7 +342,7 @@ def blocks_of_classes(p: Problem) -> Pairs:
     Q = features(p)[1].Q[:, -3:]  # two eigenvectors, and the bias
     V, one, N = np.vstack(p.params), np.ones(1), len(p.X)
     shared = (V[None], one, Q), np.zeros(1, int)
-    found = class_moments(DenseBlock(p.X, 1.0), p.t, np.full((N, 1), 1 / N), shared, 1)
+    found = class_moments(DenseBlock(p.X, 1.0), p.t, np.full((N, 1), 1 / N), shared, 1).moments
     by_formula = [Q[:3, :2].T @ (p.X.T * (y * (1 - y)) @ p.X / N) @ Q[:3, :2] + 0.3 * np.eye(2) for y in p.Y.T]
     return [(np.stack(by_formula), found[:, :2, :2] + 0.3 * np.eye(2))]
 

@@ -85,13 +85,13 @@ def test_few_rows_take_the_steps_that_compiled_programs_take(monkeypatch):
     np.testing.assert_allclose(runs[0], runs[2], rtol=1e-6)
 
 
-def test_blocks_are_made_once_half_as_much_is_spent_and_then_as_much(monkeypatch):
+def test_blocks_are_made_once_half_as_much_is_spent_and_then_half_as_much_again(monkeypatch):
     made, seen = [], []
     invert = sweeps.invert_blocks
-    monkeypatch.setattr(sweeps, "invert_blocks", lambda *moments: made.append(len(seen)) or invert(*moments))
+    monkeypatch.setattr(sweeps, "invert_blocks", lambda *given: made.append(len(seen)) or invert(*given))
     table = load_digits()
     fit(table.X.astype(np.float32), table.labels, l2=1e-4, callback=lambda *progress: seen.append(progress))
-    assert made[:2] == [9, 26]  # of 64 features 17 iterations
+    assert made[:2] == [9, 21]  # of 64 features 12 iterations
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
@@ -105,13 +105,16 @@ def test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure(xp):
     rotated = augmented @ Q
     V, X, weights, share, Q, labels = map(xp.asarray, (V, X, weights[:, None], np.ones(1), Q, np.zeros(19, np.int32)))
     found = class_moments(DenseBlock(X, 1.0), labels, weights, ((V, share, Q), np.zeros(1, np.int32)), 4)
-    for moment, y in zip(np.asarray(found), Y.T, strict=True):
-        s = np.asarray(weights)[:, 0] * y * (1 - y)
-        order, w = np.argsort(s), np.asarray(weights)[:, 0]
-        others = order[:-4]  # with the last that is chosen
-        s[order[:-5]] = s[others].sum() / w[others].sum() * w[order[:-5]]
-        expected = np.einsum("n,np,nq->pq", s, rotated, rotated)
+    w = np.asarray(weights)[:, 0]
+    for moment, level, y in zip(*map(np.asarray, found), Y.T, strict=True):
+        s = w * y * (1 - y)
+        order = np.argsort(s)
+        others, taken = order[:-4], order[-5:]  # the last that is taken is among both
+        mean = s[others].sum() / w[others].sum()
+        beyond = np.maximum(s[taken] - mean * w[taken], 0)
+        expected = np.einsum("n,np,nq->pq", beyond, rotated[taken], rotated[taken])
         np.testing.assert_allclose(moment, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(level, mean * w.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

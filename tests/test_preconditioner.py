@@ -10,6 +10,7 @@ from handgrad import fit
 from handgrad.rows import host
 from handgrad.solvers import kronecker, sweeps
 from handgrad.solvers.kronecker import Curvature, invert_blocks, next_size, preconditioner, sizes_of_blocks
+from handgrad.solvers.sums import ClassMoments
 
 
 def rows_of(N, P):
@@ -63,9 +64,12 @@ def test_there_are_no_blocks_without_eigenvectors_or_memory():
 @pytest.mark.parametrize("width", [5, kronecker.ALONE + 1])
 def test_there_are_no_blocks_of_a_trial_beyond_the_range_of_the_dtype(width):
     moments = np.broadcast_to(np.eye(width, dtype=np.float32), (2, width, width)).copy()
-    assert np.isfinite(invert_blocks(moments, np.ones(1))).all()
+    nothing, a = np.zeros(len(moments)), np.ones(moments.shape[1])
+    assert np.isfinite(invert_blocks(ClassMoments(moments, nothing), a, np.ones(1))).all()
     moments[1, 2, 3] = np.nan
-    assert invert_blocks(moments, np.ones(1)) is None
+    assert invert_blocks(ClassMoments(moments, nothing), a, np.ones(1)) is None
+    moments[1, 2, 3], nothing[1] = 0, np.inf
+    assert invert_blocks(ClassMoments(moments, nothing), a, np.ones(1)) is None
 
 
 def test_blocks_have_more_and_more_vectors_and_as_many_as_the_problems_pay_for():
@@ -90,7 +94,7 @@ def test_leading_blocks_save_a_quarter_of_the_iterations(in_lanes, monkeypatch):
     t = np.argmax(30 * X @ rng.normal(size=(120, 4)) + rng.gumbel(size=(3000, 4)), axis=1)
     monkeypatch.setattr(kronecker, "LEADING", 16)
     made, invert = [], sweeps.invert_blocks
-    monkeypatch.setattr(sweeps, "invert_blocks", lambda *moments: made.append(moments[0].shape) or invert(*moments))
+    monkeypatch.setattr(sweeps, "invert_blocks", lambda *given: made.append(given[0].moments.shape) or invert(*given))
     result = fit(X, t, l2=1e-5)
     monkeypatch.setattr(sweeps, "sizes_of_blocks", lambda *_: [])
     without = fit(X, t, l2=1e-5)

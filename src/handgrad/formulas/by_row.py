@@ -70,6 +70,10 @@ def rise(Y: Float[np.ndarray, "C n"], T: Float[np.ndarray, "C n"], u: Float[np.n
 
     Its t is the likeliest target: what then adds up is as small as 1 − y_t, and nothing is lost.
     """
-    differences = u[:, None] - u[T.argmax(axis=0)]
+    likeliest = T.argmax(axis=0)
+    targets = np.unique(likeliest)  # fewer than the rows
+    differences = u[:, None] - u[targets]
+    place = np.searchsorted(targets, likeliest)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.log1p(np.sum(Y * np.expm1(differences), axis=0)) - np.sum(T * differences, axis=0)
+        risen = np.sum(Y * np.expm1(differences)[:, place], axis=0)
+        return np.log1p(risen) - np.sum(T * differences[:, place], axis=0)

@@ -28,12 +28,13 @@ Reference: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019).
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from handgrad.formulas.by_row import exact_losses, exact_residual, rise, softmax
+from handgrad.rows import Block
 from handgrad.shapes import Bool, Float
 from handgrad.solvers.bias import Minimum, minimise_bias
 from handgrad.solvers.data import Data, as_given, times_centre
@@ -42,8 +43,11 @@ from handgrad.solvers.penalty import L2
 from handgrad.solvers.sums import pieces
 
 LOGIT_BYTES = 2**27  # of the logits of the problems that are certified together
+FEW_BYTES = 2**22  # of rows that are held
 MOVED = 3e-7  # in nats
 EPS = float(np.finfo(np.float64).eps)
+
+Blocks = Callable[[], Iterable[tuple[slice, Block]]]
 
 
 class Certified(NamedTuple):
@@ -103,10 +107,10 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     V = np.concatenate([W / data.scale, np.where(present, V[:, -1], 0)[:, None]], axis=1)
     without_bias = np.concatenate([V[:, :-1], np.zeros((K, 1, C))], axis=1)
     # Kept where that is cheap, else computed anew each time that they are gone over.
-    kept = None
+    kept, blocks = None, _blocks(data)
     if 8 * data.parts.num_rows * K * C <= LOGIT_BYTES:
         kept = np.empty((K, C, data.parts.num_rows))
-        for rows, block in data.blocks():
+        for rows, block in blocks():
             kept[..., rows] = block.times(without_bias)
 
     def of_problem(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -115,7 +119,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
             for rows in pieces(C, data.parts.num_rows):
                 yield _restrict(kept[k][:, rows], data.distributions(rows), weights[rows, k], present[k])
             return
-        for rows, block in data.blocks():
+        for rows, block in blocks():
             Z = block.times(without_bias[k : k + 1])[0]
             yield _restrict(Z, data.distributions(rows), weights[rows, k], present[k])
 
@@ -125,7 +129,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     biases = [_rounded(data, W[k], V[k, -1], minima[k].b, present[k]) for k in range(K)]
     b, best, added = map(np.stack, zip(*biases, strict=True))
     V[:, -1] = best
-    sums = _sums(data, kept, V, weights, present, added)
+    sums = _sums(data, blocks, kept, V, weights, present, added)
 
     penalty = L2(given.strength * data.scale**2)
     at_best, here, trace = sums.at_best, sums.here, sums.trace
@@ -173,16 +177,30 @@ class _Sums(NamedTuple):
     at_best: Float[np.ndarray, "K P1 C"]
 
 
+def _blocks(data: Data) -> Blocks:
+    """What goes over s(X − μ) in float64, which of few rows is made once."""
+    if 8 * data.parts.num_rows * data.num_features > FEW_BYTES:
+        return data.blocks
+    held = list(data.blocks())
+    return lambda: held
+
+
 def _sums(
-    data: Data, kept: np.ndarray | None, V: np.ndarray, weights: np.ndarray, present: np.ndarray, added: np.ndarray
-):
+    data: Data,
+    blocks: Blocks,
+    kept: np.ndarray | None,
+    V: np.ndarray,
+    weights: np.ndarray,
+    present: np.ndarray,
+    added: np.ndarray,
+) -> _Sums:
     """One reading of X, and another one of its rows where their logits are not kept."""
     K = len(V)
     # Whether the gradients at the two biases differ by more than float32 shows of their norm.
     moved = bool(np.any(np.ptp(added, axis=1) > MOVED))
     loss, largest, excess, trace = np.zeros((4, K))
     total = np.zeros(((1 + moved) * K, *V.shape[1:]))
-    for rows, block in data.blocks():
+    for rows, block in blocks():
         Z = block.times(V) if kept is None else kept[..., rows] + V[:, -1, :, None]
         T, w = data.distributions(rows), weights[rows]
         trace += block.row_squares() @ w

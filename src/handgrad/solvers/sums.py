@@ -61,13 +61,20 @@ def feature_moment(block: Block, _targets: Any, weights: Any, _shared: Any, dens
     return block.second_moment(w) if dense else block.column_squares(w)
 
 
-def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: int) -> Float[Any, "C k1 k1"]:
+class ClassMoments(NamedTuple):
+    """Of the block of the Hessian of each class, what single rows add and how much of A the others do."""
+
+    moments: Float[Any, "C k1 k1"]
+    level: Float[Any, " C"]
+
+
+def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: int) -> ClassMoments:
     """Σ w y_c (1 − y_c) q qᵀ, q = Qᵀx', the block of the Hessian of each class, in a mean over the problems.
 
     A class takes one row in `part`, those with the largest w y_c (1 − y_c). Of the others each is taken to have their
-    mean y_c (1 − y_c), with which one Σ w q qᵀ serves all classes: the rows of a rare category may all be among them,
-    and would else seem to bend nothing. `shared` has for V a triple: V, how much each problem counts, and Q (P+1, k+1),
-    the vectors of the blocks.
+    mean y_c (1 − y_c), and all rows together add that much of A, which is diagonal here: the rows of a rare category
+    may all be among them, and would else seem to bend nothing. `shared` has for V a triple: V, how much each problem
+    counts, and Q (P+1, k+1), the vectors of the blocks.
     """
     (V, shares, Q), fold = shared
     xp, w = _weights(weights, fold)
@@ -76,24 +83,24 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
         Y = losses(xp, Z, targets)[1]
         return share * w[None] * Y * (1 - Y)
 
-    def of_rows(scale: Any, q: Any) -> Any:
-        return product(scale[None] * q.T, q)
-
-    def of_class(scale: Any) -> Any:
-        if part == 1:
-            return of_rows(scale, q)
-        count = -(-len(scale) // part)
-        rows = np.argpartition(scale, -count)[-count:] if xp is np else jax.lax.top_k(scale, count)[1]
-        others = scale <= scale[rows].min()
-        bend, weight = (xp.sum(xp.where(others, number, 0)) for number in (scale, total))
-        mean = bend / xp.where(weight > 0, weight, 1)
-        return of_rows(scale[rows] - mean * total[rows], q[rows]) + mean * moment
+    def of_class(scale: Any, rows: Any) -> Any:
+        taken = q if part == 1 else xp.take(q, rows, axis=0)
+        return product(scale[None] * taken.T, taken)
 
     q = block.times(Q[None])[0].T.copy()  # whose rows are chosen, in one piece
-    total = product(shares[None], w)[0]
-    moment = None if part == 1 else of_rows(total, q)
     scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
-    return np.stack([*map(of_class, scales)]) if xp is np else jax.lax.map(of_class, scales)
+    level, rows = xp.zeros_like(scales[:, 0]), xp.zeros_like(scales, dtype=np.int32)
+    if part > 1:
+        total, count = product(shares[None], w)[0], -(-scales.shape[1] // part)
+        rows = xp.argpartition(scales, -count, axis=1)[:, -count:] if xp is np else jax.lax.top_k(scales, count)[1]
+        taken = xp.take_along_axis(scales, rows, axis=1)
+        others = (scales <= taken.min(axis=1, keepdims=True)).astype(scales.dtype)
+        weight = product(others, total)
+        mean = xp.sum(others * scales, axis=1) / xp.where(weight > 0, weight, 1)
+        level, scales = mean * xp.sum(total), xp.maximum(taken - mean[:, None] * total[rows], 0)
+    if xp is np:
+        return ClassMoments(np.stack([of_class(*each) for each in zip(scales, rows, strict=True)]), level)
+    return ClassMoments(jax.lax.map(lambda each: of_class(*each), (scales, rows)), level)
 
 
 def slopes(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "K M"]:

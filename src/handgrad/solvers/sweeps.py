@@ -40,9 +40,9 @@ FEW = 2**24
 MEMORY = 8
 LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
 MEMORY_OF_LARGE = 4
-# Blocks are made anew when the iterations since the last have cost twice as much, or three times those of many lanes,
-# which share them, and first when they have cost half of that.
-PAYBACK, OF_MANY, LEAST = 2, 3, 10
+# Blocks are made anew when the iterations since the last have cost half as much again, or three times those of many
+# lanes, which share them, and first when they have cost half of that.
+PAYBACK, OF_MANY, LEAST = 1.5, 3, 10
 
 
 class Tolerance(NamedTuple):
@@ -245,9 +245,10 @@ class _Solver:
         (vectors, part, _), self.size, self.age = self.sizes[following], following, 0
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
         Q: Any = self.curvature.Q  # there is one where there are sizes
-        V = self.trial, counts / counts.sum(), Q[:, -vectors - 1 :]
-        moments = self._sum(class_moments, V, part, vectors + 1)
-        blocks = invert_blocks(moments, np.array([lane.strength for _, lane in self.busy()]))
+        leading = slice(-vectors - 1, None)
+        of_classes = self._sum(class_moments, (self.trial, counts / counts.sum(), Q[:, leading]), part, vectors + 1)
+        strengths = np.array([lane.strength for _, lane in self.busy()])
+        blocks = invert_blocks(of_classes, np.asarray(self.curvature.a)[leading], strengths)
         self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
 
     def settle(self) -> None:
