@@ -62,7 +62,7 @@ MUTANTS = [
     Mutant(
         "what is not in the blocks left as it is",
         "solvers/kronecker.py",
-        "V[:, :rest] * inverse",
+        "V[:, :rest] / curvatures",
         "V[:, :rest]",
         "test_preconditioner.py::test_it_is_the_inverse_of_blocks_and_of_a_diagonal[2-numpy]",
     ),

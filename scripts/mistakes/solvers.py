@@ -174,8 +174,8 @@ MUTANTS = [
     Mutant(
         "the products of NumPy's newest pair in place of its row",
         "solvers/lbfgs.py",
-        "SY[:, slot] = product(S, y)",
-        "SY[slot] = product(S, y)",
+        "SY[filled, slot] = product(S[filled], y)",
+        "SY[slot, filled] = product(S[filled], y)",
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(

@@ -32,7 +32,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from handgrad.rows import Array, Rows, library, product
@@ -195,14 +194,14 @@ def preconditioner(
         # a ⊗ g + l2 as one product: NumPy takes four times as long for it in rows as short as these.
         columns = xp.stack([a, xp.asarray(_penalised(a))], axis=1)[:rest]
         rows = xp.stack([g, xp.broadcast_to(l2[:, None], g.shape)], axis=1)
-        inverse = reciprocal(product(columns[None], rows))
+        curvatures = _or_infinity(product(columns[None], rows))
 
     def precondition(V: Any) -> Any:
         if blocks is None:
-            V *= inverse
+            V /= curvatures
         else:
             leading = product(blocks, V[:, rest:].transpose(2, 1, 0)).transpose(2, 1, 0)
-            V = xp.concatenate([V[:, :rest] * inverse, leading], axis=1) if rest else leading
+            V = xp.concatenate([V[:, :rest] / curvatures, leading], axis=1) if rest else leading
         if xp is np and present.all():  # a product with 1 of short rows takes as long as the rest
             V -= product(V, mask.mT) / V.shape[2]
             return V
@@ -214,9 +213,14 @@ def preconditioner(
 
 def reciprocal(values: Array) -> Array:
     """1/x, and 0 for 0."""
-    if library(values) is np:  # to divide only where it is takes four times as long
-        return 1 / (values if values.min() > 0 else np.where(values > 0, values, np.inf))
-    return jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
+    return 1 / _or_infinity(values)
+
+
+def _or_infinity(values: Array) -> Array:
+    """What to divide by, so that 0 becomes of what is divided by 0."""
+    xp = library(values)
+    # NumPy takes four times as long to divide only where it is.
+    return values if xp is np and values.min() > 0 else xp.where(values > 0, values, xp.inf)
 
 
 def _penalised(row: Float[Any, " P1"]) -> Float[np.ndarray, " P1"]:

@@ -268,8 +268,9 @@ def _advance_on_host(
             slot = pairs[k] % memory
             np.multiply(back, taken[k], out=S[slot])  # the step to the trial
             Y[slot] = y
-            SY[:, slot] = product(S, y)
             pairs[k] += 1
+            filled = slice(min(pairs[k], memory))
+            SY[filled, slot] = product(S[filled], y)
         lane = slice(k, k + 1)
         precondition = preconditioner(curvature, g[lane], state.penalty.curvature()[lane], state.present[lane])
         slots = np.arange(max(0, pairs[k] - memory), pairs[k]) % memory  # in time
@@ -285,6 +286,7 @@ def _direction(S, Y, SY, slots, gradient, precondition):
     if not len(slots):
         return precondition(-gradient[None])[0]
     solve, R = _triangular(SY.dtype), SY[slots[:, None], slots].T  # of which the lower triangle counts
+    S, Y = S[: len(slots)], Y[: len(slots)]  # the first are filled first
     newest, in_slots = slots[-1], np.zeros(len(S), S.dtype)
     flat = gradient.reshape(-1)
     in_slots[slots] = a = solve(R, product(S, flat)[slots], lower=1, trans=1)
