@@ -357,3 +357,14 @@ def test_a_finite_number_that_would_become_infinite_is_refused(argument):
     large = np.full(given[argument].shape, -1e39)
     with pytest.raises(ValueError, match=f"cross_entropy: {argument} has -1e\\+39 at .*which float32 cannot hold"):
         linear_cross_entropy(**given | {argument: large}, targets=np.arange(3))
+
+
+@pytest.mark.parametrize("of", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize("argument", ["weights", "class_weights", "targets"])
+def test_bfloat16_is_taken_for_what_it_is_of_either_library(argument, of):
+    X, W, t, _, w, k = cast("float32", *oracles_head.problem(6, 4, 3))
+    given = {"targets": jax.nn.one_hot(t, 3), "weights": w, "class_weights": k}
+    rounded = {name: np.asarray(array, jnp.bfloat16) for name, array in given.items()}
+    found = linear_cross_entropy(X, W, **given | {argument: of(rounded[argument])})
+    expected = linear_cross_entropy(X, W, **given | {argument: np.asarray(rounded[argument], np.float32)})
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -257,4 +257,11 @@ MUTANTS = [
         "asks",
         "test_head_meshes.py::test_an_exported_program_needs_nobody_who_could_be_asked",
     ),
+    Mutant(
+        "weights in bfloat16 left to NumPy, which knows little of it",
+        "head_loss.py",
+        "array.astype(np.float32) if _is_bfloat16(array) else array",
+        "array",
+        "test_fused_values.py::test_bfloat16_is_taken_for_what_it_is_of_either_library[weights-asarray0]",
+    ),
 ]

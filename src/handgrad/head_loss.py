@@ -68,6 +68,7 @@ def head_loss(
         teacher_X, teacher_W, teacher_b = _ready(function, "teacher_", *teacher)
         _check_teacher(function, teacher_X, teacher_W, teacher_b, batch, C, transposed)
     # JAX's own targets, which no cast has narrowed unseen, stay where they are.
+    targets = as_jax(function, "targets", targets) if _is_bfloat16(targets) else targets
     targets = targets if isinstance(targets, jax.Array) else _at_hand(targets)
     weights, k = _at_hand(weights), _at_hand(class_weights)
     labels = getattr(targets, "ndim", len(batch)) == len(batch)
@@ -195,7 +196,12 @@ def _at_hand(array: Any) -> Any:
     if not known or not getattr(array, "is_fully_addressable", True):
         return array
     with jax.ensure_compile_time_eval():
-        return np.asarray(array)
+        array = np.asarray(array)
+    return array.astype(np.float32) if _is_bfloat16(array) else array  # of which NumPy knows little
+
+
+def _is_bfloat16(array: Any) -> bool:
+    return getattr(array, "dtype", None) == jnp.bfloat16
 
 
 def _flat(array: Any, batch: tuple[int, ...]) -> Any:
