@@ -226,6 +226,7 @@ def test_a_finished_run_is_said_to_be_by_process_0(here):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize(
     ("options", "count", "devices"),
     [

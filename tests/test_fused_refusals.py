@@ -62,7 +62,7 @@ REFUSED = {
     "X and W must have one dtype, or W float32 where X is": {"W": W.astype(jnp.bfloat16)},
     r"W must have shape \(C, P\)": {"W": W[0], "transposed": True},
     r"X must have P = 5 columns for W \(4, 5\), transposed": {"transposed": True},
-    "recompute must be one of None, False, True": {"recompute": "rows"},
+    "recompute must be True, False or None": {"recompute": "rows"},
     "W must have shape": {"W": W[0]},
     "targets must begin with the leading axes of X": {"targets": t[:4]},
     "targets must be labels": {"targets": X[:, 0]},
