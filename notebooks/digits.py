@@ -138,7 +138,7 @@ print(f"{np.mean(handgrad.predict(result.params, digits.test.X) == t_test):.1%} 
 # rows that were not fitted.
 
 # %%
-path = handgrad.fit_path(digits.train.X, t, l2s=np.logspace(-6, 0, 13), validation=5, tol=1e-3)
+path = handgrad.fit_path(digits.train.X, t, l2s=np.logspace(-6, 0, 13), validation=5)
 plt.loglog(path.l2s, path.validation_loss, "-o", color=orange, label="rows not fitted, five folds")
 trained = [handgrad.loss(Params(W, b), digits.train.X, t) for W, b in zip(*path.params, strict=True)]
 plt.loglog(path.l2s, trained, "-s", color=blue, label="rows fitted")
