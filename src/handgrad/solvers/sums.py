@@ -83,13 +83,13 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
         Y = losses(xp, Z, targets)[1]
         return share * w[None] * Y * (1 - Y)
 
-    def of_class(scale: Any, rows: Any) -> Any:
-        taken = q if part == 1 else xp.take(q, rows, axis=0)
+    def of_class(scale: Any, rows: Any = None) -> Any:
+        taken = q if rows is None else xp.take(q, rows, axis=0)
         return product(scale[None] * taken.T, taken)
 
     q = block.times(Q[None])[0].T.copy()  # whose rows are chosen, in one piece
     scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
-    level, rows = xp.zeros_like(scales[:, 0]), xp.zeros_like(scales, dtype=np.int32)
+    level, of_classes = xp.zeros_like(scales[:, 0]), (scales,)
     if part > 1:
         total, count = product(shares[None], w)[0], -(-scales.shape[1] // part)
         rows = xp.argpartition(scales, -count, axis=1)[:, -count:] if xp is np else jax.lax.top_k(scales, count)[1]
@@ -97,10 +97,10 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
         others = (scales <= taken.min(axis=1, keepdims=True)).astype(scales.dtype)
         weight = product(others, total)
         mean = xp.sum(others * scales, axis=1) / xp.where(weight > 0, weight, 1)
-        level, scales = mean * xp.sum(total), xp.maximum(taken - mean[:, None] * total[rows], 0)
+        level, of_classes = mean * xp.sum(total), (xp.maximum(taken - mean[:, None] * total[rows], 0), rows)
     if xp is np:
-        return ClassMoments(np.stack([of_class(*each) for each in zip(scales, rows, strict=True)]), level)
-    return ClassMoments(jax.lax.map(lambda each: of_class(*each), (scales, rows)), level)
+        return ClassMoments(np.stack([*map(of_class, *of_classes)]), level)
+    return ClassMoments(jax.lax.map(lambda each: of_class(*each), of_classes), level)
 
 
 def slopes(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "K M"]:
