@@ -98,6 +98,7 @@ def test_blocks_are_made_once_half_as_much_is_spent_and_then_half_as_much_again(
 def test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure(xp):
     rng = np.random.default_rng(0)
     X, V, weights = rng.normal(size=(19, 4)), rng.normal(size=(1, 5, 3)), rng.uniform(0.1, 1, 19)
+    X[0], weights[0] = 2 * X[0], 300  # which is taken for its weight, although it is sure
     augmented = np.append(X, np.ones((19, 1)), axis=1)
     Y = np.exp(augmented @ V[0])
     Y /= Y.sum(axis=1, keepdims=True)
@@ -105,16 +106,18 @@ def test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure(xp):
     rotated = augmented @ Q
     V, X, weights, share, Q, labels = map(xp.asarray, (V, X, weights[:, None], np.ones(1), Q, np.zeros(19, np.int32)))
     found = class_moments(DenseBlock(X, 1.0), labels, weights, ((V, share, Q), np.zeros(1, np.int32)), 4)
-    w = np.asarray(weights)[:, 0]
+    w, some_are_sure = np.asarray(weights)[:, 0], False
     for moment, level, y in zip(*map(np.asarray, found), Y.T, strict=True):
         s = w * y * (1 - y)
         order = np.argsort(s)
         others, taken = order[:-4], order[-5:]  # the last that is taken is among both
         mean = s[others].sum() / w[others].sum()
-        beyond = np.maximum(s[taken] - mean * w[taken], 0)
+        beyond = np.maximum(s[taken] - mean * w[taken], 0)  # of rows with a large weight that are sure, 0
+        some_are_sure |= bool((beyond == 0).any())
         expected = np.einsum("n,np,nq->pq", beyond, rotated[taken], rotated[taken])
         np.testing.assert_allclose(moment, expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(level, mean * w.sum(), rtol=1e-5)
+    assert some_are_sure
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

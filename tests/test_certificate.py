@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import handgrad
 from handgrad import Params, fit, fit_path
-from handgrad.formulas.by_row import exact_losses, exact_residual, softmax
+from handgrad.formulas.by_row import exact_losses, exact_residual, rise, softmax
 from handgrad.solvers import bias, certificate, sums
 from handgrad.solvers.bias import minimise_bias
 from handgrad.solvers.certificate import certify
@@ -183,6 +183,15 @@ def test_a_fit_of_more_classes_than_are_taken_whole_is_certified(monkeypatch, re
     assert excess <= result.gap + 1e-15 * F
     np.testing.assert_allclose(result.loss, before.loss, rtol=1e-9)
     assert result.passes <= 3 * before.passes
+
+
+@pytest.mark.parametrize("are_certain", [True, False])
+def test_the_rise_of_a_loss_is_the_difference_of_two(are_certain):
+    rng = np.random.default_rng(0)
+    Z, u = rng.normal(size=(4, 9)), rng.normal(size=4)
+    T = np.eye(4)[[2, 0, 2, 2, 0, 2, 0, 0, 2]].T if are_certain else softmax(3 * rng.normal(size=(4, 9)))
+    expected = exact_losses(Z + u[:, None], T) - exact_losses(Z, T)
+    np.testing.assert_allclose(rise(softmax(Z), T, u), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("logit_bytes", [1, certificate.LOGIT_BYTES])

@@ -72,6 +72,18 @@ def test_there_are_no_blocks_of_a_trial_beyond_the_range_of_the_dtype(width):
     assert invert_blocks(ClassMoments(moments, nothing), a, np.ones(1)) is None
 
 
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_a_direction_that_bends_nothing_is_not_taken(xp):
+    a, g, V = (xp.asarray(array, np.float32) for array in ([0, 2, 1], [[0.1, 0.2]], [[[3, -1], [1, -2], [2, 5]]]))
+    divide = preconditioner(
+        Curvature(a, xp.eye(3, dtype=np.float32), None), g, xp.zeros(1, np.float32), xp.ones((1, 2), bool)
+    )
+    found = np.asarray(divide(V + 0))[0]
+    np.testing.assert_array_equal(found[0], 0)
+    expected = np.asarray(V)[0, 1:] / np.outer([2, 1], [0.1, 0.2])
+    np.testing.assert_allclose(found[1:], expected - expected.mean(axis=1, keepdims=True), rtol=1e-5)
+
+
 def test_blocks_have_more_and_more_vectors_and_as_many_as_the_problems_pay_for():
     sizes = sizes_of_blocks(rows_of(10000, 784), 10, 1)
     numbers = [-1]

@@ -73,4 +73,25 @@ MUTANTS = [
         "max(0, max(SMALL_BLOCKS, ",
         "test_preconditioner.py::test_blocks_keep_to_the_memory_that_they_may_take[1281167-2048-1000-1]",
     ),
+    Mutant(
+        "less than nothing of a sure row with a large weight",
+        "solvers/sums.py",
+        "xp.maximum(taken - mean[:, None] * total[rows], 0)",
+        "taken - mean[:, None] * total[rows]",
+        "test_bites.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[numpy]",
+    ),
+    Mutant(
+        "directions that bend nothing taken as they are",
+        "solvers/kronecker.py",
+        "xp.where(values > 0, values, xp.inf)",
+        "xp.where(values > 0, values, 1)",
+        "test_preconditioner.py::test_a_direction_that_bends_nothing_is_not_taken[numpy]",
+    ),
+    Mutant(
+        "the rise of the targets' logits left out",
+        "formulas/by_row.py",
+        "T * differences[:, place]",
+        "0 * T * differences[:, place]",
+        "test_certificate.py::test_the_rise_of_a_loss_is_the_difference_of_two[False]",
+    ),
 ]

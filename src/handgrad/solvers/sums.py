@@ -89,7 +89,7 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
 
     q = block.times(Q[None])[0].T.copy()  # whose rows are chosen, in one piece
     scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
-    level, of_classes = xp.zeros_like(scales[:, 0]), (scales,)
+    level, of_classes = xp.zeros_like(scales[:, 0]), (scales,)  # type: Any, tuple[Any, ...]
     if part > 1:
         total, count = product(shares[None], w)[0], -(-scales.shape[1] // part)
         rows = xp.argpartition(scales, -count, axis=1)[:, -count:] if xp is np else jax.lax.top_k(scales, count)[1]
