@@ -199,6 +199,18 @@ def test_threads_change_no_bit_of_a_sparse_product(monkeypatch):
         np.testing.assert_array_equal(block.transposed_times(D), alone[1])
 
 
+def test_threads_of_a_sparse_product_have_the_caller_s_settings_for_errors(monkeypatch):
+    monkeypatch.setattr(rows_of_zeros, "SHARED", 0)
+    monkeypatch.setattr(rows_of_zeros, "_processors", lambda: 2)
+    tile = rows_of_zeros.cut(scipy.sparse.csr_array(np.ones((4, 2))))
+    block = SparseBlock(tile * 2, np.ones(2), 1.0)
+    V = np.full((1, 3, 2), 1e308)
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError):
+        block.times(V)
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(block.times(V)).all()
+
+
 @pytest.mark.parametrize("num_rows", [1, 4, 5, 300])
 def test_few_rows_count_once_in_blocks(monkeypatch, num_rows):
     monkeypatch.setattr(host, "BLOCK_BYTES", 5 * 12)

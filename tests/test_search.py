@@ -169,9 +169,9 @@ def test_the_gap_of_a_quadratic_is_no_less_than_the_truth():
                 return np.sum(W * (Q @ W)) / 2 - np.sum(c * W) + l2 / 2 * np.sum(W**2)
 
             penalty = L2(np.array([l2]))
-            bound = penalty.gap(penalty.distance((Q @ W - c)[None], W[None]))[0]
+            bound = penalty.gap(penalty.distance((Q @ W - c)[None] + penalty.gradient(W[None])))[0]
             assert objective(W) - objective(best) <= bound * (1 + 1e-9)
             if size == 0:
                 np.testing.assert_allclose(bound, objective(W) - objective(best), rtol=1e-9)
-            at_best = penalty.distance((Q @ best - c)[None], best[None])
+            at_best = penalty.distance((Q @ best - c)[None] + penalty.gradient(best[None]))
             np.testing.assert_allclose(at_best, 0, atol=1e-12)

@@ -234,4 +234,11 @@ MUTANTS = [
         "BUFFERS = 1",
         "test_streams.py::test_memory_holds_a_few_chunks_and_what_is_known_of_each_row",
     ),
+    Mutant(
+        "threads of a sparse product with their own settings for errors",
+        "rows/sparse.py",
+        "pool.submit(contextvars.copy_context().run, work, *piece)",
+        "pool.submit(contextvars.Context().run, work, *piece)",
+        "test_rows.py::test_threads_of_a_sparse_product_have_the_caller_s_settings_for_errors",
+    ),
 ]

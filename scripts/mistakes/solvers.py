@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "certified before W is rounded",
         "solvers/certificate.py",
-        "V = np.concatenate([W / data.scale, np.where(present",
-        "V = np.concatenate([V[:, :-1], np.where(present",
+        "V = np.concatenate([W / data.scale, np.zeros",
+        "V = np.concatenate([V[:, :-1], np.zeros",
         "test_certificate.py::test_gap_is_no_less_than_the_truth_at_any_parameters",
     ),
     Mutant(

@@ -8,6 +8,7 @@ where SciPy takes 165 and more with X transposed as a whole.
 The pieces of a product are computed in threads, each of them by one: their number changes no bit of the answer.
 """
 
+import contextvars
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -130,8 +131,8 @@ class SparseBlock(NamedTuple):
             for piece in pieces:
                 work(*piece)
             return
-        with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(work, *piece) for piece in pieces]:
+        with ThreadPoolExecutor(threads) as pool:  # with the caller's settings for errors, as NumPy has them
+            for done in [pool.submit(contextvars.copy_context().run, work, *piece) for piece in pieces]:
                 done.result()
 
 

@@ -103,15 +103,15 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     K, C = V.shape[0], V.shape[2]
     most = float(np.finfo(data.dtype).max)
     W = np.clip(V[:, :-1] * data.scale, -most, most).astype(data.dtype)
-    W = np.where(present[:, None], W, 0)
-    V = np.concatenate([W / data.scale, np.where(present, V[:, -1], 0)[:, None]], axis=1)
-    without_bias = np.concatenate([V[:, :-1], np.zeros((K, 1, C))], axis=1)
+    W *= present[:, None]
+    start = np.where(present, V[:, -1], 0)
+    V = np.concatenate([W / data.scale, np.zeros((K, 1, C))], axis=1)  # which has its bias last
     # Kept where that is cheap, else computed anew each time that they are gone over.
     kept, blocks = None, _blocks(data)
     if 8 * data.parts.num_rows * K * C <= LOGIT_BYTES:
         kept = np.empty((K, C, data.parts.num_rows))
         for rows, block in blocks():
-            kept[..., rows] = block.times(without_bias)
+            kept[..., rows] = block.times(V)
 
     def of_problem(k: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """The logits without bias, targets and weights of problem k, of the rows and classes that it has."""
@@ -120,36 +120,35 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
                 yield _restrict(kept[k][:, rows], data.distributions(rows), weights[rows, k], present[k])
             return
         for rows, block in blocks():
-            Z = block.times(without_bias[k : k + 1])[0]
+            Z = block.times(V[k : k + 1])[0]
             yield _restrict(Z, data.distributions(rows), weights[rows, k], present[k])
 
-    minima = [Minimum(V[k, -1, present[k]], 0.0, 0.0) for k in range(K)]
+    minima = [Minimum(start[k, present[k]], 0.0, 0.0) for k in range(K)]
     if data.intercept:
         minima = [minimise_bias(functools.partial(of_problem, k), minima[k].b, data.parts.sum) for k in range(K)]
-    biases = [_rounded(data, W[k], V[k, -1], minima[k].b, present[k]) for k in range(K)]
+    biases = [_rounded(data, W[k], start[k], minima[k].b, present[k]) for k in range(K)]
     b, best, added = map(np.stack, zip(*biases, strict=True))
     V[:, -1] = best
     sums = _sums(data, blocks, kept, V, weights, present, added)
 
     penalty = L2(given.strength * data.scale**2)
-    at_best, here, trace = sums.at_best, sums.here, sums.trace
+    distances = [penalty.distance(dV[:, :-1] + penalty.gradient(V[:, :-1])) for dV in sums.gradients]
     loss = sums.loss + penalty.value(V[:, :-1])
     decrement, kappa = (np.array([minimum[i] for minimum in minima]) for i in (1, 2))
     about_zero = np.zeros(data.num_features)
     if data.parts.is_sparse:  # whose logits and gradients are differences of those about 0, rounded before
         about_zero = data.scale * np.abs(data.centre)
     largest = sums.largest + 2 * (about_zero @ np.abs(V[:, :-1])).max(axis=1)
-    rounding = EPS * (4 + largest) * np.sqrt(trace + about_zero @ about_zero)
-    left = 5 * np.sqrt(trace * decrement) + rounding
+    rounding = EPS * (4 + largest) * np.sqrt(sums.trace + about_zero @ about_zero)
+    left = 5 * np.sqrt(sums.trace * decrement) + rounding
     excess = np.maximum(sums.excess, 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        bound = penalty.gap(penalty.distance(at_best[:, :-1], V[:, :-1]) + left)
+        bound = penalty.gap(distances[0] + left)
     rounding = EPS * (4 + largest) * sums.loss
     gap = np.where(kappa <= 0.5, bound + excess + decrement + rounding, np.inf)
     gap = np.where(given.strength > 0, np.minimum(gap, loss), np.where(loss == 0, 0, np.inf))  # no F is below 0
-    of_bias = np.sum(here[:, -1] ** 2, axis=1)
-    solver_norm = penalty.distance(here[:, :-1], V[:, :-1])
-    norm, solver_norm = (np.hypot(distance, np.sqrt(of_bias)) for distance in (solver_norm / data.scale, solver_norm))
+    of_bias = np.linalg.norm(sums.gradients[-1][:, -1], axis=1)
+    norm, solver_norm = (np.hypot(distances[-1] / scale, of_bias) for scale in (data.scale, 1))
     return Certified(W, b, V, loss, gap, excess, norm, solver_norm)
 
 
@@ -173,8 +172,7 @@ class _Sums(NamedTuple):
     largest: Float[np.ndarray, " K"]  # the largest logit
     excess: Float[np.ndarray, " K"]  # f(b) − f(b*)
     trace: Float[np.ndarray, " K"]  # tr A
-    here: Float[np.ndarray, "K P1 C"]  # the gradients of the mean loss
-    at_best: Float[np.ndarray, "K P1 C"]
+    gradients: list[Float[np.ndarray, "K P1 C"]]  # of the mean loss, at b* first
 
 
 def _blocks(data: Data) -> Blocks:
@@ -223,7 +221,7 @@ def _sums(
         total += block.transposed_times(D)
     largest = data.parts.gather(largest).max(axis=0)
     loss, excess, trace, total = data.parts.sum((loss, excess, trace, total))
-    return _Sums(loss, largest, excess, trace, total[-K:], total[:K])
+    return _Sums(loss, largest, excess, trace, [total[:K], *([total[K:]] if moved else [])])
 
 
 def _restrict(

@@ -26,6 +26,7 @@ from handgrad.settings import as_float, check_flag, is_integer
 from handgrad.shapes import Bool, Float
 
 CENTRE_ROWS = 2**12
+SMALL_SHIFT = 16  # of the logits
 USUAL_SIZES = 2.0**-20, 2.0**20  # features whose largest entry is between these are not multiplied by a power of two
 LEAST_SPARSE_SIZE = 2.0**-40  # of the largest entry
 
@@ -154,13 +155,14 @@ def as_given(data: Data, W: np.ndarray, b: Float[np.ndarray, " C"], present: Boo
 
 
 def times_centre(centre: Float[np.ndarray, " P"], W: np.ndarray) -> np.ndarray:
-    """μW, more exactly than in float64."""
-    # Features about 1e6 times their deviation from 0 make μW so large that in float64 its rounding would show. Piece by
-    # piece, since W in long double would not fit the cache.
-    total = np.zeros(W.shape[1], np.longdouble)
+    """μW, more exactly than in float64 where the rounding of that would show."""
+    # As it does of features about 1e6 times their deviation from 0, which make μW large. Piece by piece, since a wider
+    # W would not fit the cache.
+    is_small = np.linalg.norm(centre) * np.linalg.norm(W) <= SMALL_SHIFT
+    wide, total = np.float64 if is_small else np.longdouble, np.zeros(W.shape[1], np.longdouble)
     for start in range(0, len(centre), CENTRE_ROWS):
         rows = slice(start, start + CENTRE_ROWS)
-        total += centre[rows].astype(np.longdouble) @ W[rows].astype(np.longdouble)
+        total += centre[rows].astype(wide) @ W[rows].astype(wide)
     return total
 
 

@@ -229,6 +229,7 @@ def _solve(
     solutions = solve(placed, problems, goal, num_lanes=num_lanes, callback=callback, keep=keep, state=state)
     V = np.stack(solutions.V).astype(np.float64)
     # Numbers that have left the dtype's range say nothing: what is returned then is the start.
-    V = np.where(np.isfinite(V).all(axis=(1, 2), keepdims=True), V, folds.starts[fold])
+    lost = ~np.isfinite(V).all(axis=(1, 2))
+    V[lost] = folds.starts[fold[lost]]
     certified = certify(data, V, folds, fold, l2[which])
     return Answers(certified, norms, solutions.iterations, solutions.passes, solutions.status)

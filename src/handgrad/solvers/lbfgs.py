@@ -55,10 +55,10 @@ def begin(lanes: int, width: int, num_classes: int, memory: int, dtype: np.dtype
         V=array,
         gradient=array,
         g=np.zeros((lanes, num_classes), dtype),
-        direction=array,
+        direction=array.copy(),  # which NumPy writes to, as to the pairs
         step=array,
         S=pairs,
-        Y=pairs.copy(),  # which are written to
+        Y=pairs.copy(),
         SY=np.zeros((lanes, memory, memory), dtype),
         pairs=np.zeros(lanes, np.int32),
     )
@@ -111,8 +111,9 @@ def assess(state: Lanes, trial: Array, sums: Sums, Q: Array | None) -> tuple[Arr
     """
     W, dW, db = trial[:, :-1], sums.gradient[:, :-1], sums.gradient[:, -1]
     penalty, xp = state.penalty, library(trial)
-    gradient = rotate(Q, xp.concatenate([dW + penalty.gradient(W), db[:, None]], axis=1))
-    distance = penalty.distance(dW, W)
+    dW = dW + penalty.gradient(W)
+    gradient = rotate(Q, xp.concatenate([dW, db[:, None]], axis=1))
+    distance = penalty.distance(dW)
     gap = penalty.gap(distance) + inner(db**2, reciprocal(sums.g)) / 2
     measure = xp.where(penalty.strength > 0, gap, distance**2 + inner(db, db))
     slope = inner(gradient, state.direction)
@@ -259,8 +260,8 @@ def _advance_on_host(
     taken: Float[np.ndarray, " K"],
     alpha: Float[np.ndarray, " K"],
 ) -> tuple[Lanes, Any, Any]:
-    """`advance` in NumPy's arrays, of which those of the pairs are written to."""
-    direction, pairs = state.direction.copy(), state.pairs.copy()
+    """`advance` in NumPy's arrays, of which those of the directions and pairs are written to."""
+    direction, pairs = state.direction, state.pairs.copy()
     for k in np.flatnonzero(accepted):
         back, y = direction[k].reshape(-1), (gradient[k] - state.gradient[k]).reshape(-1)
         S, Y, SY, memory = state.S[k], state.Y[k], state.SY[k], state.S.shape[1]
@@ -276,8 +277,7 @@ def _advance_on_host(
         slots = np.arange(max(0, pairs[k] - memory), pairs[k]) % memory  # in time
         direction[k] = _direction(S, Y, SY, slots, gradient[k], precondition)
     V, gradient, g = map(functools.partial(_where, accepted), (trial, gradient, g), (state.V, state.gradient, state.g))
-    state = state._replace(V=V, gradient=gradient, g=g, direction=direction, pairs=pairs)
-    state = state._replace(step=rotate_back(curvature.Q, direction))
+    state = state._replace(V=V, gradient=gradient, g=g, pairs=pairs, step=rotate_back(curvature.Q, direction))
     return state, _trial(state, alpha), inner(gradient, direction)
 
 

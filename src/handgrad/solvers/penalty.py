@@ -27,9 +27,8 @@ class L2(NamedTuple):
         """l2, the second derivative in every entry of W."""
         return self.strength
 
-    def distance(self, dW: Float[Any, "K P C"], W: Float[Any, "K P C"]) -> Float[Any, " K"]:
-        """How far −dW, dW being the gradient of the loss, is from a subgradient at W: ‖dW + l2·W‖."""
-        gradient = dW + self.gradient(W)
+    def distance(self, gradient: Float[Any, "K P C"]) -> Float[Any, " K"]:
+        """How far the gradient of F, dW + l2·W with dW that of the loss, is from 0: its norm."""
         return inner(gradient, gradient) ** 0.5
 
     def gap(self, distance: Float[Any, " K"]) -> Float[Any, " K"]:
