@@ -72,8 +72,8 @@ def rise(Y: Float[np.ndarray, "C n"], T: Float[np.ndarray, "C n"], u: Float[np.n
     """
     likeliest = T.argmax(axis=0)
     targets = np.unique(likeliest)  # fewer than the rows
-    differences = u[:, None] - u[targets]
-    place = np.searchsorted(targets, likeliest)
+    differences = u - u[targets, None]
+    own = np.searchsorted(targets, likeliest), np.arange(len(likeliest))
+    # For all of these targets: of ten classes the product takes a third of the time that it takes to choose first.
     with np.errstate(over="ignore", invalid="ignore"):
-        risen = np.sum(Y * np.expm1(differences)[:, place], axis=0)
-        return np.log1p(risen) - np.sum(T * differences[:, place], axis=0)
+        return np.log1p((np.expm1(differences) @ Y)[own]) - (differences @ T)[own]
