@@ -90,8 +90,8 @@ MUTANTS = [
     Mutant(
         "the rise of the targets' logits left out",
         "formulas/by_row.py",
-        "T * differences[:, place]",
-        "0 * T * differences[:, place]",
+        "(differences @ T)[own]",
+        "0 * (differences @ T)[own]",
         "test_certificate.py::test_the_rise_of_a_loss_is_the_difference_of_two[False]",
     ),
 ]

@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant(
         "the bias taken for its minimum as it is",
         "solvers/certificate.py",
-        "minima = [minimise_bias(functools.partial(of_problem, k), minima[k].b, data.parts.sum) for k in range(K)]",
+        "minima = [minimise_bias(over[k], minima[k].b, data.parts.sum) for k in range(K)]",
         "pass",
         "test_certificate.py::test_gap_is_no_less_than_the_truth_at_any_parameters",
     ),

@@ -29,7 +29,7 @@ Reference: Sun and Tran-Dinh, *Generalized self-concordant functions* (2019).
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     start = np.where(present, V[:, -1], 0)
     V = np.concatenate([W / data.scale, np.zeros((K, 1, C))], axis=1)  # which has its bias last
     # Kept where that is cheap, else computed anew each time that they are gone over.
-    kept, blocks = None, _blocks(data)
+    kept, blocks = None, _held(data.blocks, data.parts.num_rows, data.num_features)
     if 8 * data.parts.num_rows * K * C <= LOGIT_BYTES:
         kept = np.empty((K, C, data.parts.num_rows))
         for rows, block in blocks():
@@ -125,7 +125,8 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
 
     minima = [Minimum(start[k, present[k]], 0.0, 0.0) for k in range(K)]
     if data.intercept:
-        minima = [minimise_bias(functools.partial(of_problem, k), minima[k].b, data.parts.sum) for k in range(K)]
+        over = [_held(functools.partial(of_problem, k), data.parts.num_rows, K * C) for k in range(K)]
+        minima = [minimise_bias(over[k], minima[k].b, data.parts.sum) for k in range(K)]
     biases = [_rounded(data, W[k], start[k], minima[k].b, present[k]) for k in range(K)]
     b, best, added = map(np.stack, zip(*biases, strict=True))
     V[:, -1] = best
@@ -175,11 +176,11 @@ class _Sums(NamedTuple):
     gradients: list[Float[np.ndarray, "K P1 C"]]  # of the mean loss, at b* first
 
 
-def _blocks(data: Data) -> Blocks:
-    """What goes over s(X − μ) in float64, which of few rows is made once."""
-    if 8 * data.parts.num_rows * data.num_features > FEW_BYTES:
-        return data.blocks
-    held = list(data.blocks())
+def _held(pieces: Callable[[], Iterable[Any]], num_rows: int, columns: int) -> Callable[[], Iterable[Any]]:
+    """What goes over these pieces of rows in float64, which of few are made once."""
+    if 8 * num_rows * columns > FEW_BYTES:
+        return pieces
+    held = list(pieces())
     return lambda: held
 
 
