@@ -172,6 +172,7 @@ class _Solver:
         J, width, C = len(problems.fold), data.rows.shape[1] + 1, data.num_classes
         self.compiled = compile_ahead(data.rows, C, num_lanes)
         self.sizes = sizes_of_blocks(data.rows, C, num_lanes)
+        self.eps = float(np.finfo(data.rows.dtype).eps)
         if state is None:
             lanes = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
             self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
@@ -208,7 +209,6 @@ class _Solver:
     def sweep(self) -> None:
         """Read the rows once, and let each lane do what follows from what is found at its trial point."""
         busy, dtype = self.busy(), self.data.rows.dtype
-        eps = float(np.finfo(dtype).eps)
         sums = self._sum(loss_and_gradient, self.trial)
         self._renew_blocks()
         if self.compiled:
@@ -219,7 +219,7 @@ class _Solver:
         for k, lane in busy:
             taken[k], following = lane.taken, lane.following
             loss, slope, measure = found[k]
-            accepted[k] = lane.accepts(loss, slope, measure, eps)
+            accepted[k] = lane.accepts(loss, slope, measure, self.eps)
             alpha[k] = following if accepted[k] else lane.taken
         if not accepted.any():
             self.trial = move(self.state, alpha)
