@@ -12,7 +12,9 @@ from handgrad.data import load_digits
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.rows import host
 from handgrad.rows.blocks import DenseBlock
-from handgrad.solvers import sweeps
+from handgrad.solvers import driver, sweeps
+from handgrad.solvers.data import prepare
+from handgrad.solvers.folds import make_folds
 from handgrad.solvers.search import Line
 from handgrad.solvers.sums import class_moments
 
@@ -65,6 +67,19 @@ def test_a_path_goes_on_from_the_nearest_penalty():
     # All but one penalty: the first 26, as many as are solved at once, start from zeros, the others at their optimum.
     path = fit_path(X, t, l2s=np.geomspace(0.1, 0.0999999, 40), tol=1e-6)
     assert path.iterations[26:].max() < path.iterations[:26].min()
+
+
+def test_a_fold_that_lacks_a_class_goes_on_from_one_that_has_it(monkeypatch):
+    """What is left of the other's W has a mean over the classes, which no direction takes off."""
+    rng = np.random.default_rng(0)
+    X, W = rng.normal(size=(200, 5)), rng.normal(size=(5, 3))
+    t = np.argmax(X @ W + rng.gumbel(size=(200, 3)), axis=1)
+    data = prepare("test", X, t, None, None, None, None)
+    folds = make_folds("test", data, np.stack([np.ones(200), t != 0], axis=1))
+    monkeypatch.setattr(driver, "COLUMNS", 1)  # one after the other
+    found = driver.solve_certified(data, folds, np.arange(2), np.full(2, 0.01), tol=1e-5, max_iterations=100)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.certified.W[1].sum(axis=1), 0, atol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,5 +1,7 @@
 """What a fit claims is true of the parameters that it returns: against long double and other methods' minima."""
 
+from fractions import Fraction
+
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from handgrad.formulas.by_row import exact_losses, exact_residual, rise, softmax
 from handgrad.solvers import bias, certificate, sums
 from handgrad.solvers.bias import minimise_bias
 from handgrad.solvers.certificate import certify
-from handgrad.solvers.data import as_given, prepare
+from handgrad.solvers.data import as_given, prepare, times_centre
 from handgrad.solvers.folds import make_folds
 from oracles_fit import exact_objective, lowest, problem
 
@@ -409,6 +411,16 @@ def test_a_start_worse_than_none_is_not_taken():
         fit(X, t, l2=10.0, params=Params(W=np.array([[np.nan, 0, 0]]), b=np.zeros((1, 3))))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [1e30, 1e38])
+def test_a_start_beyond_what_float32_can_square_warns_of_nothing(size):
+    rng = np.random.default_rng(0)
+    X, t = rng.normal(size=(40, 3)) + 1, rng.integers(0, 3, 40)
+    huge = Params(W=size * rng.normal(size=(3, 3)).clip(-1, 1), b=np.zeros((1, 3)))
+    assert fit(X, t, l2=0.1, params=huge).converged
+    assert fit(X, t, l2=0.1, params=huge, fit_intercept=False).converged
+
+
 def test_the_returned_bias_may_be_anything_of_the_start(dtype):
     """as_given undoes the centring exactly but for one rounding."""
     X = np.random.default_rng(0).normal(size=(5, 2)).astype(dtype) + np.array([1e4, -1e3], dtype)
@@ -417,6 +429,16 @@ def test_the_returned_bias_may_be_anything_of_the_start(dtype):
     params = as_given(data, W, np.array([0.25, -0.25]), np.array([True, True]))
     exact = np.array([0.25, -0.25]) - data.centre @ W.astype(np.float64)
     np.testing.assert_allclose(params.b[0], exact, rtol=np.finfo(data.dtype).eps)
+
+
+@pytest.mark.parametrize("size", [0.1, 1e6, 1e15])
+def test_the_centre_times_w_is_exact_where_it_is_large_and_float64_s_else(size):
+    rng = np.random.default_rng(0)
+    centre, W = size * rng.uniform(1, 2, 9), rng.normal(size=(9, 2)).astype(np.float32)
+    products = [[Fraction(m) * Fraction(float(w)) for m, w in zip(centre, column, strict=True)] for column in W.T]
+    exact = np.array([float(sum(of_class)) for of_class in products])
+    limit = 1e-15 if size < 1 else 3e-19 * np.abs(centre @ np.abs(W)).max()
+    assert np.abs(times_centre(centre, W) - exact).max() <= limit + np.spacing(np.abs(exact)).max() / 2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -87,4 +87,25 @@ MUTANTS = [
         "(int, np.integer)) and not isinstance(value, bool)",
         "test_refusals.py::test_a_span_of_time_is_no_integer",
     ),
+    Mutant(
+        "a large μW in float64",
+        "solvers/data.py",
+        "np.float64 if is_small else np.longdouble",
+        "np.float64 if is_small else np.float64",
+        "test_certificate.py::test_the_centre_times_w_is_exact_where_it_is_large_and_float64_s_else[1000000.0]",
+    ),
+    Mutant(
+        "a start with a mean over the classes",
+        "solvers/sweeps.py",
+        "V = np.where(some, V - V.mean(axis=1, keepdims=True, where=some), V)",
+        "pass",
+        "test_bites.py::test_a_fold_that_lacks_a_class_goes_on_from_one_that_has_it",
+    ),
+    Mutant(
+        "warnings of what leaves the range in a certificate",
+        "solvers/certificate.py",
+        'np.errstate(all="ignore"):  # what leaves',
+        "np.errstate():  # what leaves",
+        "test_certificate.py::test_a_start_beyond_what_float32_can_square_warns_of_nothing[1e+30]",
+    ),
 ]

@@ -75,5 +75,4 @@ def rise(Y: Float[np.ndarray, "C n"], T: Float[np.ndarray, "C n"], u: Float[np.n
     differences = u - u[targets, None]
     own = np.searchsorted(targets, likeliest), np.arange(len(likeliest))
     # For all of these targets: of ten classes the product takes a third of the time that it takes to choose first.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.log1p((np.expm1(differences) @ Y)[own]) - (differences @ T)[own]
+    return np.log1p((np.expm1(differences) @ Y)[own]) - (differences @ T)[own]

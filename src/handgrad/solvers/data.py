@@ -158,7 +158,8 @@ def times_centre(centre: Float[np.ndarray, " P"], W: np.ndarray) -> np.ndarray:
     """μW, more exactly than in float64 where the rounding of that would show."""
     # As it does of features about 1e6 times their deviation from 0, which make μW large. Piece by piece, since a wider
     # W would not fit the cache.
-    is_small = np.linalg.norm(centre) * np.linalg.norm(W) <= SMALL_SHIFT
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_small = np.linalg.norm(centre) * np.linalg.norm(W) <= SMALL_SHIFT
     wide, total = np.float64 if is_small else np.longdouble, np.zeros(W.shape[1], np.longdouble)
     for start in range(0, len(centre), CENTRE_ROWS):
         rows = slice(start, start + CENTRE_ROWS)

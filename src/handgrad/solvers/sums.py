@@ -144,7 +144,8 @@ def _weights(weights: Any, fold: Any) -> tuple[Any, Float[Any, "K n"]]:
     """The array library, and the weights of each problem."""
     xp = library(weights)
     if xp is np:
-        return xp, weights.T if weights.shape[1] == len(fold) == 1 else weights.T[fold]  # which are copied
+        # Without a copy of the weights of one problem.
+        return xp, weights.T if weights.shape[1] == len(fold) == 1 else weights.T[fold]
     # Not gathered, which takes XLA's CPU as long as a softmax.
     chosen = (fold[:, None] == np.arange(weights.shape[1], dtype=fold.dtype)[None]).astype(weights.dtype)
     return xp, product(chosen, weights.T)

@@ -349,10 +349,8 @@ class _Solver:
             nearest = int(solved[distance.argmin()])
             # A class that this fold leaves out, or that it alone has, is put where it starts.
             V = np.where(present & self._present(nearest), self.solutions.V[nearest], V)
-        if present.all():  # NumPy takes four times as long for the mean of some
-            V = V - V.mean(axis=1, keepdims=True)
-        else:
-            V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)
+        some: Any = True if present.all() else present  # for a mean of which NumPy takes four times as long
+        V = np.where(some, V - V.mean(axis=1, keepdims=True, where=some), V)
         return Lane(number, V, strength, fold, int(problems.iterations[number]))
 
     def _present(self, number: int) -> Bool[np.ndarray, " C"]:
