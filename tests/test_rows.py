@@ -14,7 +14,7 @@ import oracles_fit
 from handgrad.rows import dense, host, locate, to_csr
 from handgrad.rows import parts as rows_parts
 from handgrad.rows import sparse as rows_of_zeros
-from handgrad.rows.blocks import DenseBlock, product
+from handgrad.rows.blocks import DenseBlock
 from handgrad.rows.dense import DenseRows
 from handgrad.rows.host import HostRows
 from handgrad.rows.sparse import SparseBlock
@@ -216,21 +216,6 @@ def test_few_rows_count_once_in_blocks(monkeypatch, num_rows):
     monkeypatch.setattr(host, "BLOCK_BYTES", 5 * 12)
     X = np.random.default_rng(0).integers(-9, 9, (num_rows, 3)).astype(np.float32)
     check_sums(HostRows(locate("test", X), np.ones(3), 1.0, 1.0, np.dtype(np.float32)), X, 1)
-
-
-@pytest.mark.parametrize(
-    ("m", "k", "n"),
-    [(10, 64, 1797), (64, 1797, 64), (1, 20000, 3), (3, 4, 50001), (50001, 4, 3), (20001, 9, 1), (7, 0, 5)],
-)
-def test_products_in_pieces_are_the_products(m, k, n):
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(m, k)), rng.normal(size=(k, n))
-    np.testing.assert_allclose(product(a, b), np.einsum("mk,kn->mn", a, b), atol=1e-10)
-    np.testing.assert_allclose(product(a.T.copy().T, b), np.einsum("mk,kn->mn", a, b), atol=1e-10)
-    several = rng.normal(size=(2, m, k)), rng.normal(size=(2, k, n))
-    np.testing.assert_allclose(product(*several), np.einsum("jmk,jkn->jmn", *several), atol=1e-10)
-    np.testing.assert_allclose(product(a, several[1]), np.einsum("mk,jkn->jmn", a, several[1]), atol=1e-10)
-    np.testing.assert_allclose(product(several[0], b[None]), np.einsum("jmk,kn->jmn", several[0], b), atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["labels", "distributions"])

@@ -139,9 +139,9 @@ MUTANTS = [
     Mutant(
         "the rows after the pieces of a long product left out",
         "rows/blocks.py",
-        "np.matmul(a[whole:], b, out=out[whole:])",
-        "out[whole:] = 0",
-        "test_rows.py::test_products_in_pieces_are_the_products[50001-4-3]",
+        "out[m - rows :] = _in_pieces(a[m - rows :], b)",
+        "out[m - rows :] = 0",
+        "test_products.py::test_products_in_pieces_are_the_products[385-385-100]",
     ),
     Mutant(
         "sparse features far from 0 in float32",
@@ -183,7 +183,21 @@ MUTANTS = [
         "rows/blocks.py",
         "pieces.sum(axis=0) + a[:, whole:] @ b[whole:]",
         "pieces.sum(axis=0)",
-        "test_rows.py::test_products_in_pieces_are_the_products[64-1797-64]",
+        "test_products.py::test_products_in_pieces_are_the_products[64-1797-64]",
+    ),
+    Mutant(
+        "the columns after the pieces of a product left out",
+        "rows/blocks.py",
+        "out[:, n - columns :] = _in_pieces(a, b[:, n - columns :])",
+        "out[:, n - columns :] = 0",
+        "test_products.py::test_products_in_pieces_are_the_products[100-385-385]",
+    ),
+    Mutant(
+        "threads of BLAS woken between the sweeps",
+        "rows/blocks.py",
+        "if m * k * n <= _alone(m, n) or m * k * n > LARGE:",
+        "if m * k * n <= 64 * _alone(m, n):",
+        "test_products.py::test_products_of_lanes_wake_no_threads_that_would_take_a_core_from_the_sweeps[385-385-100]",
     ),
     Mutant(
         "a column of ones where there is no intercept",

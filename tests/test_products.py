@@ -1,0 +1,48 @@
+"""Products of NumPy's arrays, in pieces for which BLAS wakes no threads."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from handgrad.rows.blocks import ALONE, ALONE_VECTOR, product
+
+# m, k and n of (m, k) times (k, n).
+PRODUCTS = [
+    *((10, 64, 1797), (64, 1797, 64), (1, 20000, 3), (3, 4, 50001), (50001, 4, 3), (20001, 9, 1)),
+    *((385, 385, 100), (100, 385, 385), (785, 785, 20), (520, 520, 52), (33, 900, 500)),  # cut both ways
+]
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [*PRODUCTS, (7, 0, 5)])
+def test_products_in_pieces_are_the_products(m, k, n):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(m, k)), rng.normal(size=(k, n))
+    np.testing.assert_allclose(product(a, b), np.einsum("mk,kn->mn", a, b), atol=1e-10)
+    np.testing.assert_allclose(product(a.T.copy().T, b), np.einsum("mk,kn->mn", a, b), atol=1e-10)
+    several = rng.normal(size=(2, m, k)), rng.normal(size=(2, k, n))
+    np.testing.assert_allclose(product(*several), np.einsum("jmk,jkn->jmn", *several), atol=1e-10)
+    np.testing.assert_allclose(product(a, several[1]), np.einsum("mk,jkn->jmn", a, several[1]), atol=1e-10)
+    np.testing.assert_allclose(product(several[0], b[None]), np.einsum("jmk,kn->jmn", several[0], b), atol=1e-10)
+
+
+class Watched(np.ndarray):
+    """An array that counts the multiplications of each product of two matrices that BLAS is asked for."""
+
+    counts: ClassVar[list[tuple[int, int]]] = []
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **settings):
+        if ufunc is np.matmul:
+            (*_, m, k), (*_, n) = (array.shape for array in inputs)
+            self.counts.append((m * k * n, min(m, n)))
+        inputs = [np.asarray(array) for array in inputs]
+        found = getattr(ufunc, method)(*inputs, out=None if out is None else (np.asarray(out[0]),), **settings)
+        return found.view(Watched)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), PRODUCTS)
+def test_products_of_lanes_wake_no_threads_that_would_take_a_core_from_the_sweeps(m, k, n):
+    Watched.counts.clear()
+    product(np.ones((m, k)).view(Watched), np.ones((k, n)).view(Watched))
+    assert Watched.counts
+    assert all(count <= (ALONE if thin > 1 else ALONE_VECTOR) for count, thin in Watched.counts)
