@@ -26,7 +26,7 @@ import scipy.sparse
 
 import handgrad
 from bench_fit import GAP, by_handgrad, by_sklearn, race, relative_gap
-from handgrad.rows.dense import block_rows
+from handgrad.rows.dense import blocks_of
 from measure import machine
 
 
@@ -76,7 +76,7 @@ def bench_classes():
     rng = np.random.default_rng(0)
     t = rng.integers(0, C, N)
     X = (0.5 * rng.standard_normal((C, P))[t] + rng.standard_normal((N, P))).astype(np.float32)
-    block = block_rows(N, P, C, np.dtype(np.float32), jax.devices()[0].platform == "cpu")
+    block = blocks_of(N, P, C, np.dtype(np.float32), jax.devices()[0].platform == "cpu").rows
     times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
     @jax.jit

@@ -52,7 +52,7 @@ def compile_pass(P, C, devices):
         shape((ROWS, 1), float32, True),
     )
     about, where = (shape((P,)), shape(()), shape(())), (shape((1, P + 1, C)), shape((1,), np.int32))
-    block = dense.block_rows(ROWS, P, C, float32, on_cpu=False)
+    block = dense.blocks_of(ROWS, P, C, float32, on_cpu=False)
     arguments = sums.loss_and_gradient, None, block, mesh, about, own, where
     program = dense.sum_chunk.lower(*arguments).compile()
     cost = program.cost_analysis()

@@ -126,6 +126,16 @@ def test_every_row_counts_once_in_chunks_and_blocks(monkeypatch, num_rows):
     check_sums(rows, X, centre)
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_blocks_are_as_large_as_the_cache_and_none_is_left_over(seed):
+    rows, num_features, columns = (10 ** np.random.default_rng(seed).uniform(0, [6, 5, 4])).astype(int).tolist()
+    block, at_once = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=True)
+    fit = max(1, min(dense.CPU_BYTES // (4 * max(num_features, columns)), dense.CPU_ROWS))
+    assert min(rows, fit // 2) <= block <= min(rows, fit) + dense.ALIGNED
+    times = -(-rows // (at_once * block))
+    assert times * at_once * block < rows + times * at_once * dense.ALIGNED
+
+
 @pytest.mark.parametrize(("offset", "dtype"), [(0, "float32"), (1, "float32"), (15, "float32"), (3, "float16")])
 def test_rows_are_not_copied_wherever_they_lie_in_memory(monkeypatch, offset, dtype):
     monkeypatch.setattr(dense, "CHUNK_BYTES", 256 * 12)
@@ -455,9 +465,9 @@ def test_the_row_that_is_not_finite_is_named(bad):
 
 
 def test_temporary_memory_is_a_fraction_of_the_data(monkeypatch):
-    def measured(of, static, block_rows, mesh, about, own, shared):
+    def measured(of, static, blocks, mesh, about, own, shared):
         described = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (about, own, shared))
-        raise MeasuredError(sum_chunk.lower(of, static, block_rows, mesh, *described).compile().memory_analysis())
+        raise MeasuredError(sum_chunk.lower(of, static, blocks, mesh, *described).compile().memory_analysis())
 
     sum_chunk = dense.sum_chunk
     monkeypatch.setattr(dense, "sum_chunk", measured)

@@ -172,6 +172,20 @@ MUTANTS = [
         "test_rows.py::test_rows_are_not_copied_wherever_they_lie_in_memory[1-float32]",
     ),
     Mutant(
+        "single rows where fewer than sixty-four fit in the cache",
+        "rows/dense.py",
+        "Blocks(block if block < ALIGNED else",
+        "Blocks(1 if block < ALIGNED else",
+        "test_rows.py::test_blocks_are_as_large_as_the_cache_and_none_is_left_over[13]",
+    ),
+    Mutant(
+        "the second of two blocks at once taken where the first is",
+        "rows/dense.py",
+        "block(i * together + j * block_rows)",
+        "block(i * together)",
+        "test_rows.py::test_every_row_counts_once_in_chunks_and_blocks[300]",
+    ),
+    Mutant(
         "the first block of few rows alone",
         "rows/host.py",
         "for start in range(0, self.shape[0], size):",

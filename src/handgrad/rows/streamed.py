@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from handgrad.rows.dense import ALIGNED, ALIGNMENT, CHUNK_BYTES, Chunk, add, block_rows, flat_rows, sum_chunk
+from handgrad.rows.dense import ALIGNED, ALIGNMENT, CHUNK_BYTES, Chunk, add, blocks_of, flat_rows, sum_chunk
 from handgrad.rows.parts import Parts
 from handgrad.rows.streams import about, aligned
 from handgrad.shapes import Float
@@ -70,7 +70,7 @@ class StreamedRows:
     ) -> Any:
         """As `DenseRows.sum`, from one reading of the stream."""
         on_cpu = self.home.platform == "cpu"
-        rows = block_rows(self._size, self.shape[1], columns, self.dtype, on_cpu)
+        blocks = blocks_of(self._size, self.shape[1], columns, self.dtype, on_cpu)
         shared, total = self._replicated(shared), None
         chunk = self._size * self._num_devices
         bring, summed = self._begin(), deque[Any]()
@@ -82,7 +82,7 @@ class StreamedRows:
             own = [_padded(array[begin : begin + count], chunk) for array in by_row]
             counts = np.clip(count - self._size * np.arange(self._num_devices), 0, self._size).astype(np.int32)
             arrays = [jax.tree.map(self._placed, array) for array in (X, counts, *own)]
-            part = sum_chunk(of, static, rows, self.mesh, self._about, tuple(arrays), shared)
+            part = sum_chunk(of, static, blocks, self.mesh, self._about, tuple(arrays), shared)
             total = part if total is None else add(total, part)
             summed.append(part)
         jax.block_until_ready(list(summed))  # the buffers are given back
