@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from handgrad.rows.blocks import ALONE, ALONE_VECTOR, product
+from handgrad.rows.blocks import ALONE, ALONE_VECTOR, inner, product
 
 # m, k and n of (m, k) times (k, n).
 PRODUCTS = [
@@ -46,3 +46,12 @@ def test_products_of_lanes_wake_no_threads_that_would_take_a_core_from_the_sweep
     product(np.ones((m, k)).view(Watched), np.ones((k, n)).view(Watched))
     assert Watched.counts
     assert all(count <= (ALONE if thin > 1 else ALONE_VECTOR) for count, thin in Watched.counts)
+
+
+@pytest.mark.parametrize("shape", [(1, 38_500), (3, 9001), (2, 130, 70)])
+def test_inner_products_of_many_numbers_wake_no_threads(shape):
+    a, b = np.random.default_rng(0).normal(size=(2, *shape))
+    Watched.counts.clear()
+    np.testing.assert_allclose(inner(a.view(Watched), b.view(Watched)), (a * b).reshape(shape[0], -1).sum(axis=1))
+    assert Watched.counts
+    assert all(count <= ALONE_VECTOR for count, _ in Watched.counts)

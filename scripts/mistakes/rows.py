@@ -214,6 +214,13 @@ MUTANTS = [
         "test_products.py::test_products_of_lanes_wake_no_threads_that_would_take_a_core_from_the_sweeps[385-385-100]",
     ),
     Mutant(
+        "threads of BLAS woken by inner products",
+        "rows/blocks.py",
+        "isinstance(a, np.ndarray) and a.size <= K * ALONE_VECTOR:",
+        "isinstance(a, np.ndarray):",
+        "test_products.py::test_inner_products_of_many_numbers_wake_no_threads[shape0]",
+    ),
+    Mutant(
         "a column of ones where there is no intercept",
         "rows/blocks.py",
         "bias = flat[:, :-1], self.one * flat[:, -1:]",

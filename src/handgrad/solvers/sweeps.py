@@ -174,25 +174,23 @@ class _Solver:
         self.sizes = sizes_of_blocks(data.rows, C, num_lanes)
         self.eps = float(np.finfo(data.rows.dtype).eps)
         if state is None:
-            lanes = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
             self.solutions = Solutions(list(problems.starts), *np.zeros((3, J), int))
             self.waiting = 0  # the first of the problems that are not yet taken up
             self.lanes: list[Lane | None] = [self._next() for _ in range(num_lanes)]
             self.age, self.size = 0, -1  # of the blocks: iterations since, and which of the sizes
-            state = SolverState(lanes, np.zeros_like(lanes.V), None, *self._on_host())
-            self._put(state)
+            lanes = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
+            self._put(lanes, np.zeros_like(lanes.V), None)
             self._load([None if lane is None else lane.start for lane in self.lanes])
             return
         state = copied(state)  # NumPy's arrays are written to
         self.solutions = state.solutions._replace(V=list(state.solutions.V))
         self.waiting, self.age, self.size = int(state.waiting), int(state.age), int(state.size)
         self.lanes = [from_row(*row) for row in zip(state.rows, state.starts, strict=True)]
-        self._put(state)
+        self._put(state.lanes, state.trial, state.blocks)
 
-    def _put(self, state: SolverState) -> None:
-        on_device = _put((state.lanes, state.trial, state.blocks), self.data.home)
-        self.state, self.trial = on_device[:2]
-        self.curvature = Curvature(*self.data.features, on_device[2])
+    def _put(self, *state: Any) -> None:
+        self.state, self.trial, blocks = _put(state, self.data.home)
+        self.curvature = Curvature(*self.data.features, blocks)
 
     def take_state(self) -> SolverState:
         """What another solver of the same problems goes on from."""
@@ -349,8 +347,10 @@ class _Solver:
             nearest = int(solved[distance.argmin()])
             # A class that this fold leaves out, or that it alone has, is put where it starts.
             V = np.where(present & self._present(nearest), self.solutions.V[nearest], V)
-        some: Any = True if present.all() else present  # for a mean of which NumPy takes four times as long
-        V = np.where(some, V - V.mean(axis=1, keepdims=True, where=some), V)
+        if present.all():  # a mean of some takes NumPy four times as long
+            V = V - V.mean(axis=1, keepdims=True)
+        else:
+            V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)
         return Lane(number, V, strength, fold, int(problems.iterations[number]))
 
     def _present(self, number: int) -> Bool[np.ndarray, " C"]:
