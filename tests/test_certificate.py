@@ -155,6 +155,24 @@ def test_what_conjugate_gradients_leave_is_counted(monkeypatch):
             np.testing.assert_allclose(step.step, -inverse @ gradient, atol=2e-2 * np.ptp(inverse @ gradient))
 
 
+def test_the_bias_of_weights_far_from_the_optimum_is_soon_given_up(monkeypatch):
+    """Rows so sure that hardly anything joins the classes: what is found proves nothing, after however many steps."""
+    rng, C = np.random.default_rng(0), 450
+    Z, t = 30 * rng.normal(size=(C, 900)), rng.integers(0, C, 900)
+    t[:C] = np.arange(C)
+    steps, newton_step = [], bias._newton_step
+
+    def counted(*arguments):
+        steps.append(newton_step(*arguments))
+        return steps[-1]
+
+    monkeypatch.setattr(bias, "_newton_step", counted)
+    found = minimise_bias(lambda: [(Z, np.eye(C)[t].T, np.full(900, 1 / 900))], np.zeros(C))
+    assert np.isinf(found.kappa)
+    assert np.isfinite(found.b).all()
+    assert len(steps) == bias.ROUGH_STEPS + 1
+
+
 def test_a_constant_that_rounding_leaves_in_the_gradient_of_the_bias_is_not_solved_for():
     """G has none of it: conjugate gradients would go on for ever, and what they leave would be taken for λ."""
     Y = softmax(np.random.default_rng(0).normal(size=(6, 90)))

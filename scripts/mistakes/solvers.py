@@ -249,6 +249,13 @@ MUTANTS = [
         "test_certificate.py::test_what_conjugate_gradients_leave_is_counted",
     ),
     Mutant(
+        "a hundred rough steps of the bias",
+        "solvers/bias.py",
+        "if rough > ROUGH_STEPS:",
+        "if False:",
+        "test_certificate.py::test_the_bias_of_weights_far_from_the_optimum_is_soon_given_up",
+    ),
+    Mutant(
         "conjugate gradients over rounding that is a constant",
         "solvers/bias.py",
         "step, residue = np.zeros_like(gradient), gradient.mean() - gradient",
