@@ -14,8 +14,8 @@ from handgrad.rows import product
 from handgrad.shapes import Float
 
 BIAS_STEPS = 100
-# That conjugate gradients may leave rough, as they do where W is far from the optimum: 1000 classes and 20,000 rows of a
-# fit that was broken off take 85 s for a hundred of them, after which κ is as useless.
+# That conjugate gradients may leave rough, as they do where W is far from the optimum: a hundred of them take 85 s for
+# 1000 classes and 20,000 rows of a fit that was broken off, after which κ is as useless.
 ROUGH_STEPS = 8
 WHOLE_CLASSES = 400  # for which G is formed
 HELD_BYTES = 2**28  # of Y, for the products with a G that is not
