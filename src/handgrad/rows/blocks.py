@@ -98,7 +98,7 @@ def _in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     # Some rows of a times some columns of b; the last of them reach back, so that all are as many.
     fewer = _evenly(min(m, n), math.isqrt(area))
     rows, columns = (_evenly(m, area // fewer), fewer) if m >= n else (fewer, _evenly(n, area // fewer))
-    out = np.empty((m, n), np.result_type(a, b))
+    out = np.empty((m, n), a.dtype)
     i, j = m // rows * rows, n // columns * columns
     blocks = a[:i].reshape(-1, 1, rows, k), b[:, :j].reshape(k, -1, columns).transpose(1, 0, 2)
     np.matmul(*blocks, out=out[:i, :j].reshape(-1, rows, n // columns, columns).transpose(0, 2, 1, 3))
