@@ -134,6 +134,10 @@ def test_blocks_are_as_large_as_the_cache_and_none_is_left_over(seed):
     assert min(rows, fit // 2) <= block <= min(rows, fit) + dense.ALIGNED
     times = -(-rows // (at_once * block))
     assert times * at_once * block < rows + times * at_once * dense.ALIGNED
+    elsewhere, one = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=False)
+    fit = max(1, dense.OTHER_BYTES // (4 * max(num_features, columns)))
+    assert one == 1
+    assert min(rows, fit) - dense.ALIGNED < elsewhere <= min(rows, fit)
 
 
 @pytest.mark.parametrize(("offset", "dtype"), [(0, "float32"), (1, "float32"), (15, "float32"), (3, "float16")])

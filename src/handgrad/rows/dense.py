@@ -253,8 +253,9 @@ def blocks_of(rows: int, num_features: int, columns: int, dtype: np.dtype, on_cp
     most = max(1, min(limit // num_features, limit // columns, most))
     if most >= rows:
         return Blocks(rows, 1)
-    at_once = CPU_AT_ONCE if on_cpu else 1
+    if not on_cpu:
+        return Blocks(most if most < ALIGNED else most // ALIGNED * ALIGNED, 1)
     # As few as may be, all about as large, since one that is left over takes as long as another.
-    count = at_once * -(-rows // (at_once * most))
+    count = CPU_AT_ONCE * -(-rows // (CPU_AT_ONCE * most))
     block = -(-rows // count)
-    return Blocks(block if block < ALIGNED else -(-block // ALIGNED) * ALIGNED, at_once)
+    return Blocks(block if block < ALIGNED else -(-block // ALIGNED) * ALIGNED, CPU_AT_ONCE)
