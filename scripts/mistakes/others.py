@@ -97,7 +97,7 @@ MUTANTS = [
     Mutant(
         "a start with a mean over the classes",
         "solvers/sweeps.py",
-        "V = np.where(some, V - V.mean(axis=1, keepdims=True, where=some), V)",
+        "V = np.where(present, V - V.mean(axis=1, keepdims=True, where=present), V)",
         "pass",
         "test_bites.py::test_a_fold_that_lacks_a_class_goes_on_from_one_that_has_it",
     ),

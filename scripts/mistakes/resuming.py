@@ -27,7 +27,7 @@ MUTANTS = [
     Mutant(
         "blocks of the curvature forgotten in a state",
         "solvers/sweeps.py",
-        "*self.data.features, on_device[2])",
+        "*self.data.features, blocks)",
         "*self.data.features, None)",
         "test_state.py::test_blocks_of_the_curvature_and_hard_lines_are_gone_on_with",
     ),

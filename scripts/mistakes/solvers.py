@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant(
         "the bias taken for its minimum as it is",
         "solvers/certificate.py",
-        "minima = [minimise_bias(over[k], minima[k].b, data.parts.sum) for k in range(K)]",
+        "minima = [minimise_bias(over[k], minima[k].b, data.parts.sum, rough_steps=steps[k]) for k in range(K)]",
         "pass",
         "test_certificate.py::test_gap_is_no_less_than_the_truth_at_any_parameters",
     ),
@@ -251,9 +251,23 @@ MUTANTS = [
     Mutant(
         "a hundred rough steps of the bias",
         "solvers/bias.py",
-        "if rough > ROUGH_STEPS:",
-        "if False:",
-        "test_certificate.py::test_the_bias_of_weights_far_from_the_optimum_is_soon_given_up",
+        "if rough > rough_steps or",
+        "if",
+        "test_certificate.py::test_the_bias_of_a_fit_that_was_broken_off_is_soon_given_up",
+    ),
+    Mutant(
+        "a step of the bias divided by its range of 0",
+        "solvers/bias.py",
+        "not 0 < spread < np.inf:",
+        "not spread < np.inf:",
+        "test_certificate.py::test_a_bias_that_no_step_moves_is_left_where_it_is",
+    ),
+    Mutant(
+        "few steps for the bias of every fit",
+        "solvers/bias.py",
+        "rough_steps: int = BIAS_STEPS,",
+        "rough_steps: int = ROUGH_STEPS,",
+        "test_certificate.py::test_the_bias_of_a_fit_that_arrived_is_proved_in_as_many_steps_as_it_takes",
     ),
     Mutant(
         "conjugate gradients over rounding that is a constant",

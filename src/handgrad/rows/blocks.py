@@ -20,9 +20,9 @@ from handgrad.shapes import Float
 # What `library` tells apart: NumPy's where few rows are summed on the host.
 Array = jax.Array | np.ndarray
 
-LARGE = 2**24  # multiplications, for more of which its threads are worth that
 ALONE = 2**18  # multiplications, for more of which OpenBLAS wakes its threads
 ALONE_VECTOR = 9000  # those of a matrix and a vector
+LARGE = 2**24  # for more of which its threads are worth what they cost others
 THIN = 16
 
 
@@ -76,7 +76,7 @@ def product(a: Any, b: Any) -> Any:
 
 
 def _in_pieces(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The product, in pieces for which BLAS wakes no threads, unless it is large.
+    """The product, in pieces for which BLAS wakes no threads, unless it is large or they would be thin.
 
     Threads of BLAS that have been woken go on spinning for some milliseconds: a sweep by XLA over 50,000 rows of 384
     features and 100 classes, 50 ms, takes 100 beside them. And of 1,797 rows, 64 features and 10 classes the product

@@ -14,8 +14,8 @@ from handgrad.rows import product
 from handgrad.shapes import Float
 
 BIAS_STEPS = 100
-# That conjugate gradients may leave rough, as they do where W is far from the optimum: a hundred of them take 85 s for
-# 1000 classes and 20,000 rows of a fit that was broken off, after which κ is as useless.
+# That conjugate gradients may leave rough where W was broken off far from the optimum: a hundred of them take 85 s for
+# 1000 classes and 20,000 rows, after which κ is as useless.
 ROUGH_STEPS = 8
 WHOLE_CLASSES = 400  # for which G is formed
 HELD_BYTES = 2**28  # of Y, for the products with a G that is not
@@ -32,7 +32,13 @@ class Minimum(NamedTuple):
 Pieces = Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 
 
-def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Callable = lambda sums: sums) -> Minimum:
+def minimise_bias(
+    pieces: Pieces,
+    b: Float[np.ndarray, " C"],
+    over_processes: Callable = lambda sums: sums,
+    *,
+    rough_steps: int = BIAS_STEPS,
+) -> Minimum:
     """The bias that minimises f(b) = Σ w l(Z + b, T), for classes that all have weight.
 
     Newton's method: the gradient is Σ w(Y − T), the Hessian G = Σ w (diag y − yyᵀ), new in each step. A step of range Δ
@@ -43,6 +49,7 @@ def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Ca
       pieces: gives Z (C, n), T (C, n) and w (n,) of some rows after the other, each time that it is called.
       b: where to begin.
       over_processes: adds up sums over the rows of each process.
+      rough_steps: after how many steps that conjugate gradients leave rough κ is given up.
     """
     shares, before = over_processes(sum(product(T, w) for _, T, w in pieces())), np.inf
     if not shares.any():
@@ -56,7 +63,7 @@ def minimise_bias(pieces: Pieces, b: Float[np.ndarray, " C"], over_processes: Ca
         if not kappa > newton.enough or (spread < 1e-3 and newton.decrement > before / 2):
             break
         rough += newton.is_rough
-        if rough > ROUGH_STEPS:
+        if rough > rough_steps or not 0 < spread < np.inf:
             kappa = np.inf
             break
         before = newton.decrement

@@ -36,7 +36,7 @@ import numpy as np
 from handgrad.formulas.by_row import exact_losses, exact_residual, rise, softmax
 from handgrad.rows import Block
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.bias import Minimum, minimise_bias
+from handgrad.solvers.bias import BIAS_STEPS, ROUGH_STEPS, Minimum, minimise_bias
 from handgrad.solvers.data import Data, as_given, times_centre
 from handgrad.solvers.folds import Folds
 from handgrad.solvers.penalty import L2
@@ -79,6 +79,8 @@ def certify(
     folds: Folds,
     fold: np.ndarray,
     l2: Float[np.ndarray, " J"],
+    *,
+    broken_off: Bool[np.ndarray, " J"] | None = None,
 ) -> Certified:
     """The parameters that are returned for V of the solver, and what is true of them. Two passes over the data.
 
@@ -88,20 +90,24 @@ def certify(
       folds: the weights of the rows, and the classes that there are.
       fold: which of them each problem has.
       l2: the penalties.
+      broken_off: which of them are not thought to be near the optimum, so that a bias that costs much is not worth it.
     """
+    steps = np.where(np.zeros(len(V), bool) if broken_off is None else broken_off, ROUGH_STEPS, BIAS_STEPS)
     # All processes take as many at once, whatever rows they have.
     num_rows = -(-data.parts.shape[0] // data.parts.num_processes)
     group = max(1, LOGIT_BYTES // (8 * num_rows * V.shape[2]))
     parts = []
     for start in range(0, len(V), group):
         part = slice(start, start + group)
-        of_part = folds.weights[:, fold[part]], folds.present[fold[part]], L2(l2[part])
+        of_part = folds.weights[:, fold[part]], folds.present[fold[part]], L2(l2[part]), steps[part]
         with np.errstate(all="ignore"):  # what leaves the range has no finite gap
             parts.append(_certify(data, V[part], *of_part))
     return Certified(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray, given: L2) -> Certified:
+def _certify(
+    data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray, given: L2, steps: np.ndarray
+) -> Certified:
     K, C = V.shape[0], V.shape[2]
     most = float(np.finfo(data.dtype).max)
     W = np.clip(V[:, :-1] * data.scale, -most, most).astype(data.dtype)
@@ -128,7 +134,7 @@ def _certify(data: Data, V: np.ndarray, weights: np.ndarray, present: np.ndarray
     minima = [Minimum(start[k, present[k]], 0.0, 0.0) for k in range(K)]
     if data.intercept:
         over = [_held(functools.partial(of_problem, k), data.parts.num_rows, K * C) for k in range(K)]
-        minima = [minimise_bias(over[k], minima[k].b, data.parts.sum) for k in range(K)]
+        minima = [minimise_bias(over[k], minima[k].b, data.parts.sum, rough_steps=steps[k]) for k in range(K)]
     biases = [_rounded(data, W[k], start[k], minima[k].b, present[k]) for k in range(K)]
     b, best, added = map(np.stack, zip(*biases, strict=True))
     V[:, -1] = best

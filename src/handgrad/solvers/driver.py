@@ -13,7 +13,7 @@ from handgrad.shapes import Bool, Float, Int
 from handgrad.solvers.certificate import Certified, certify
 from handgrad.solvers.data import Data
 from handgrad.solvers.folds import Folds, start_at
-from handgrad.solvers.lanes import ABSENT, CONVERGED, PRECISION, STOPPED, Problems
+from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, STOPPED, Problems
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.state import FitState, Keep, SolverState, copied
 from handgrad.solvers.sums import loss_and_gradient
@@ -231,5 +231,6 @@ def _solve(
     # Numbers that have left the dtype's range say nothing: what is returned then is the start.
     lost = ~np.isfinite(V).all(axis=(1, 2))
     V[lost] = folds.starts[fold[lost]]
-    certified = certify(data, V, folds, fold, l2[which])
+    broken_off = np.isin(solutions.status, (ITERATIONS, STOPPED))
+    certified = certify(data, V, folds, fold, l2[which], broken_off=broken_off)
     return Answers(certified, norms, solutions.iterations, solutions.passes, solutions.status)
