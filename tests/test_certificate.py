@@ -184,6 +184,22 @@ def test_the_bias_of_a_fit_that_arrived_is_proved_in_as_many_steps_as_it_takes()
     assert minimise_bias(lambda: [(Z, T, w)], np.log(T @ w)).kappa < 0.5
 
 
+def test_only_the_bias_of_problems_that_were_broken_off_is_given_up(monkeypatch):
+    X, t = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3
+    given = []
+    monkeypatch.setattr(
+        certificate,
+        "minimise_bias",
+        lambda *arguments, rough_steps: given.append(rough_steps) or minimise_bias(*arguments, rough_steps=rough_steps),
+    )
+    assert fit(X, t, l2=0.1).converged
+    assert set(given) == {bias.BIAS_STEPS}
+    given.clear()
+    with pytest.warns(RuntimeWarning, match="max_iterations=1 are used up"):
+        fit(X, t, l2=1e-6, max_iterations=1)
+    assert set(given) == {bias.ROUGH_STEPS}
+
+
 def test_a_bias_that_no_step_moves_is_left_where_it_is(monkeypatch):
     """A range of 0 would be divided by."""
     monkeypatch.setattr(bias, "WHOLE_CLASSES", 3)

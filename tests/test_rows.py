@@ -126,20 +126,6 @@ def test_every_row_counts_once_in_chunks_and_blocks(monkeypatch, num_rows):
     check_sums(rows, X, centre)
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_blocks_are_as_large_as_the_cache_and_none_is_left_over(seed):
-    rows, num_features, columns = (10 ** np.random.default_rng(seed).uniform(0, [6, 5, 4])).astype(int).tolist()
-    block, at_once = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=True)
-    fit = max(1, min(dense.CPU_BYTES // (4 * max(num_features, columns)), dense.CPU_ROWS))
-    assert min(rows, fit // 2) <= block <= min(rows, fit) + dense.ALIGNED
-    times = -(-rows // (at_once * block))
-    assert times * at_once * block < rows + times * at_once * dense.ALIGNED
-    elsewhere, one = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=False)
-    fit = max(1, dense.OTHER_BYTES // (4 * max(num_features, columns)))
-    assert one == 1
-    assert min(rows, fit) - dense.ALIGNED < elsewhere <= min(rows, fit)
-
-
 @pytest.mark.parametrize(("offset", "dtype"), [(0, "float32"), (1, "float32"), (15, "float32"), (3, "float16")])
 def test_rows_are_not_copied_wherever_they_lie_in_memory(monkeypatch, offset, dtype):
     monkeypatch.setattr(dense, "CHUNK_BYTES", 256 * 12)

@@ -80,7 +80,7 @@ def certify(
     fold: np.ndarray,
     l2: Float[np.ndarray, " J"],
     *,
-    broken_off: Bool[np.ndarray, " J"] | None = None,
+    broken_off: Bool[np.ndarray, " J"] | bool = False,
 ) -> Certified:
     """The parameters that are returned for V of the solver, and what is true of them. Two passes over the data.
 
@@ -92,7 +92,7 @@ def certify(
       l2: the penalties.
       broken_off: which of them are not thought to be near the optimum, so that a bias that costs much is not worth it.
     """
-    steps = np.where(np.zeros(len(V), bool) if broken_off is None else broken_off, ROUGH_STEPS, BIAS_STEPS)
+    steps = np.where(np.broadcast_to(broken_off, len(V)), ROUGH_STEPS, BIAS_STEPS)
     # All processes take as many at once, whatever rows they have.
     num_rows = -(-data.parts.shape[0] // data.parts.num_processes)
     group = max(1, LOGIT_BYTES // (8 * num_rows * V.shape[2]))

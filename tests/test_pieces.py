@@ -1,10 +1,11 @@
-"""Products of NumPy's arrays, in pieces for which BLAS wakes no threads."""
+"""How work is cut: products of NumPy's arrays for BLAS, so that it wakes no threads, and rows for the cache."""
 
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from handgrad.rows import dense
 from handgrad.rows.blocks import ALONE, ALONE_VECTOR, inner, product
 
 # m, k and n of (m, k) times (k, n).
@@ -55,3 +56,17 @@ def test_inner_products_of_many_numbers_wake_no_threads(shape):
     np.testing.assert_allclose(inner(a.view(Watched), b.view(Watched)), (a * b).reshape(shape[0], -1).sum(axis=1))
     assert Watched.counts
     assert all(count <= ALONE_VECTOR for count, _ in Watched.counts)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_blocks_are_as_large_as_the_cache_and_none_is_left_over(seed):
+    rows, num_features, columns = (10 ** np.random.default_rng(seed).uniform(0, [6, 5, 4])).astype(int).tolist()
+    block, at_once = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=True)
+    fit = max(1, min(dense.CPU_BYTES // (4 * max(num_features, columns)), dense.CPU_ROWS))
+    assert min(rows, fit // 2) <= block <= min(rows, fit) + dense.ALIGNED
+    times = -(-rows // (at_once * block))
+    assert times * at_once * block < rows + times * at_once * dense.ALIGNED
+    elsewhere, one = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=False)
+    fit = max(1, dense.OTHER_BYTES // (4 * max(num_features, columns)))
+    assert one == 1
+    assert min(rows, fit) - dense.ALIGNED < elsewhere <= min(rows, fit)
