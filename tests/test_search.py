@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handgrad import fit
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.search import POINTS, TRIALS, Line
 
@@ -135,6 +137,24 @@ def test_the_step_after_a_short_one_is_tried_short():
 
 
 # --- The penalty ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("form", [scipy.sparse.csr_array, np.asarray])
+def test_counts_of_more_words_than_documents_take_few_passes(form, seed):
+    """The whole first step is a hundred times too long there, and ends where each row is sure of some class."""
+    rng, N, P, C, length = np.random.default_rng(seed), 200, 2000, 20, 60
+    labels, frequency = rng.permutation(N) % C, 1 / (np.arange(P) + 20.0)
+    frequency /= frequency.sum()
+    topics = np.stack([rng.choice(P, 50, p=frequency, replace=False) for _ in range(C)])
+    own = topics[labels[:, None], rng.integers(0, 50, (N, length))]
+    words = np.where(rng.random((N, length)) < 0.15, own, rng.choice(P, (N, length), p=frequency))
+    X = np.zeros((N, P), np.float32)
+    np.add.at(X, (np.arange(N)[:, None], words), 1)
+    for l2 in (1e-4, 1e-5):
+        result = fit(form(X), labels, l2=l2)
+        assert result.converged
+        assert result.passes <= 50
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3, 3), (1, 1, 1), (2, 2, 3)])

@@ -16,6 +16,7 @@ from handgrad.solvers.data import prepare
 from handgrad.solvers.fit import fit_in_silence
 from handgrad.solvers.folds import make_folds
 from handgrad.solvers.path import solve_folds
+from handgrad.solvers.state import Lane, as_rows, from_row
 
 DECAY = optax.cosine_decay_schedule(0.5, 40)
 OPTIMIZERS = {
@@ -216,6 +217,15 @@ def test_blocks_of_the_curvature_and_hard_lines_are_gone_on_with(x64, monkeypatc
     whole = fit(X, t, l2=1e-4, tol=1e-10)
     assert whole.iterations > 20
     assert as_bytes(fit(X, t, l2=1e-4, tol=1e-10, state=seen)) == as_bytes(whole)
+
+
+def test_a_line_whose_slopes_are_still_to_be_taken_is_gone_on_with():
+    lane = Lane(0, np.zeros((3, 2)), strength=1e-3, fold=0, iterations=0)
+    assert lane.accepts(1.0, -1.0, 100.0, 1e-7)
+    lane.turn(-1.0, is_rough=True)
+    again = from_row(*(array[0] for array in as_rows([lane], lane.start)))
+    np.testing.assert_equal(vars(again.line), vars(lane.line))
+    assert again.line.is_hard
 
 
 def test_a_fit_without_penalty_and_one_with_a_start_are_gone_on_with():

@@ -46,6 +46,13 @@ MUTANTS = [
         "test_state.py::test_a_fit_that_is_gone_on_with_is_the_whole_one_from_every_iteration[float32-by NumPy]",
     ),
     Mutant(
+        "slopes that were still to be taken forgotten in a state",
+        "solvers/state.py",
+        '"rejected", "is_unscaled")',
+        '"rejected")',
+        "test_state.py::test_a_line_whose_slopes_are_still_to_be_taken_is_gone_on_with",
+    ),
+    Mutant(
         "a state that the solver writes to",
         "solvers/sweeps.py",
         "state = copied(state)  #",

@@ -158,6 +158,13 @@ MUTANTS = [
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(
+        "a first step from far away taken whole",
+        "solvers/state.py",
+        "is_unscaled = is_rough and is_far",
+        "is_unscaled = False and is_far",
+        "test_search.py::test_counts_of_more_words_than_documents_take_few_passes[csr_array-1]",
+    ),
+    Mutant(
         "any trial taken whose loss is lower",
         "solvers/search.py",
         "if 0.9 * self.slope <= slope <= -0.5 * self.slope and not risen:",

@@ -12,6 +12,7 @@ from handgrad.solvers.lanes import ITERATIONS, PRECISION, RUNNING, Lanes, Soluti
 from handgrad.solvers.search import Line, noise
 
 PATIENCE = 40  # iterations without progress before the memory is dropped
+FAR = 30  # times the loss, the gap of a point from which a rough step may be far too long
 STRIKES = 3  # times that it is dropped before rounding is taken to be what stops the lane
 
 
@@ -41,9 +42,11 @@ class Lane:
         self.stuck = self.stalled >= PATIENCE or (not accepted and (self.line is None or self.line.is_lost))
         return accepted
 
-    def turn(self, slope: float) -> None:
-        """Along a new line, whose slope this is: the trial was accepted."""
-        self.line = Line(self.loss, slope, self.following)
+    def turn(self, slope: float, *, is_rough: bool = False) -> None:
+        """Along a new line, whose slope this is: the trial was accepted. `is_rough` is the preconditioner."""
+        is_far = self.measure > FAR * self.loss or self.strength == 0
+        is_unscaled = is_rough and is_far and self.line is None
+        self.line = Line(self.loss, slope, self.following, is_unscaled=is_unscaled)
         self.stuck |= self.line.is_lost
 
     def begin_anew(self) -> None:
@@ -135,7 +138,7 @@ _OF_LANE = (
     *("problem", "strength", "fold", "iterations", "passes", "stalled", "strikes", "loss", "measure", "best"),
     *("done", "stuck"),
 )
-_OF_LINE = ("loss", "slope", "alpha", "low", "low_slope", "high", "high_slope", "rejected")
+_OF_LINE = ("loss", "slope", "alpha", "low", "low_slope", "high", "high_slope", "rejected", "is_unscaled")
 
 
 def as_rows(lanes: Sequence[Lane | None], like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

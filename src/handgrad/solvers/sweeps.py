@@ -230,7 +230,7 @@ class _Solver:
         for k, lane in busy:
             lane.done = bool(accepted[k]) and self._is_small(lane)
             if accepted[k]:
-                lane.turn(slopes_there[k])
+                lane.turn(slopes_there[k], is_rough=self.curvature.Q is None)
 
     def _renew_blocks(self) -> None:
         """Make the blocks anew where the trial points are, once the iterations since the last have paid for those."""
