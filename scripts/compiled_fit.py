@@ -63,10 +63,10 @@ def programs(N, P, C, X_dtype, devices):
     targets, weights = shape((N,), np.int32, True), shape((N, 1), float32, True)
     own = shape((N, P), X_dtype, True), shape((len(devices),), np.int32, True), targets, weights
     about, at, fold = (shape((P,)), shape(()), shape(())), shape((1, width, C)), shape((1,), np.int32)
-    block = dense.blocks_of(N // len(devices), P, C, float32, on_cpu=False)
+    cut = dense.Cut(C, on_cpu=False)
 
     def summed(of, static=None, where=at):
-        return dense.sum_chunk, (of, static, block, mesh, about, own, (where, fold))
+        return dense.sum_chunk, (of, static, cut, mesh, about, own, (where, fold))
 
     listed = [
         ("features", *summed(sums.feature_moment, features), ()),

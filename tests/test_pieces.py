@@ -61,12 +61,18 @@ def test_inner_products_of_many_numbers_wake_no_threads(shape):
 @pytest.mark.parametrize("seed", range(50))
 def test_blocks_are_as_large_as_the_cache_and_none_is_left_over(seed):
     rows, num_features, columns = (10 ** np.random.default_rng(seed).uniform(0, [6, 5, 4])).astype(int).tolist()
-    block, at_once = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=True)
-    fit = max(1, min(dense.CPU_BYTES // (4 * max(num_features, columns)), dense.CPU_ROWS))
-    assert min(rows, fit // 2) <= block <= min(rows, fit) + dense.ALIGNED
-    times = -(-rows // (at_once * block))
-    assert times * at_once * block < rows + times * at_once * dense.ALIGNED
-    elsewhere, one = dense.blocks_of(rows, num_features, columns, np.dtype(np.float32), on_cpu=False)
+
+    def blocks_of(on_cpu, num_sums=1):
+        return dense.blocks_of(rows, num_features, num_sums, dense.Cut(columns, on_cpu), np.dtype(np.float32))
+
+    for num_sums, limit, together in ((1, dense.CPU_BYTES, dense.CPU_AT_ONCE), (2**20, dense.LARGE_BYTES, 1)):
+        block, at_once = blocks_of(on_cpu=True, num_sums=num_sums)
+        fit = max(1, min(limit // (4 * max(num_features, columns)), dense.CPU_ROWS))
+        assert at_once == (1 if fit >= rows else together)
+        assert min(rows, fit // 2) <= block <= min(rows, fit) + dense.ALIGNED
+        times = -(-rows // (at_once * block))
+        assert times * at_once * block < rows + times * at_once * dense.ALIGNED
+    elsewhere, one = blocks_of(on_cpu=False)
     fit = max(1, dense.OTHER_BYTES // (4 * max(num_features, columns)))
     assert one == 1
     assert min(rows, fit) - dense.ALIGNED < elsewhere <= min(rows, fit)

@@ -455,9 +455,9 @@ def test_the_row_that_is_not_finite_is_named(bad):
 
 
 def test_temporary_memory_is_a_fraction_of_the_data(monkeypatch):
-    def measured(of, static, blocks, mesh, about, own, shared):
+    def measured(of, static, cut, mesh, about, own, shared):
         described = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (about, own, shared))
-        raise MeasuredError(sum_chunk.lower(of, static, blocks, mesh, *described).compile().memory_analysis())
+        raise MeasuredError(sum_chunk.lower(of, static, cut, mesh, *described).compile().memory_analysis())
 
     sum_chunk = dense.sum_chunk
     monkeypatch.setattr(dense, "sum_chunk", measured)

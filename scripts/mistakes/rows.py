@@ -179,10 +179,17 @@ MUTANTS = [
         "test_pieces.py::test_blocks_are_as_large_as_the_cache_and_none_is_left_over[13]",
     ),
     Mutant(
+        "blocks whose sums are larger cut as small as others",
+        "rows/dense.py",
+        "if num_sums > limit:",
+        "if False:",
+        "test_pieces.py::test_blocks_are_as_large_as_the_cache_and_none_is_left_over[1]",
+    ),
+    Mutant(
         "the second of two blocks at once taken where the first is",
         "rows/dense.py",
-        "block(i * together + j * block_rows)",
-        "block(i * together)",
+        "block(i * together + j * block_rows, block_rows)",
+        "block(i * together, block_rows)",
         "test_rows.py::test_every_row_counts_once_in_chunks_and_blocks[300]",
     ),
     Mutant(

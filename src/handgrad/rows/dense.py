@@ -29,6 +29,7 @@ LEAST_BYTES = 2**22
 # keeps all of a device at work.
 CPU_BYTES = 3 * 2**20
 OTHER_BYTES = 2**28
+LARGE_BYTES = 2**23  # of a block, and what has columns, whose sums are more: they are gone over for each block
 CPU_ROWS = 2**13  # of few features: (200000, 30, 3) takes 7 ms in such blocks, and 18 in ones of 4 MB
 # What one core does alone goes on beside the products of the other block: (10000, 784, 80) takes 18 ms where blocks one
 # after the other take 22, (20000, 100, 5) 1.2 where they take 1.8.
@@ -46,6 +47,13 @@ class Chunk(NamedTuple):
     def count(self, num_rows: int) -> int:
         """How many there are of so many rows of a device."""
         return sum(max(0, min(num_rows, stop) - start) for start, stop in self.ranges)
+
+
+class Cut(NamedTuple):
+    """What a chunk is cut into blocks by: how many numbers a row has in what is made of it, and where it is made."""
+
+    columns: int
+    on_cpu: bool
 
 
 class Blocks(NamedTuple):
@@ -97,8 +105,7 @@ class DenseRows:
         shared, total = self._replicated(shared), None
         for index, X in enumerate(self._X):
             own = X, self._num_rows[index], *(array[index] for array in by_row)
-            blocks = blocks_of(self._chunks[index].size, self.shape[1], columns, self.dtype, self._on_cpu)
-            part = sum_chunk(of, static, blocks, self.mesh, self._about, own, shared)
+            part = sum_chunk(of, static, Cut(columns, self._on_cpu), self.mesh, self._about, own, shared)
             total = part if total is None else add(total, part)
         return total if self.mesh is None else jax.tree.map(lambda array: array.addressable_data(0), total)
 
@@ -136,47 +143,50 @@ class DenseRows:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def sum_chunk(of: Any, static: Any, blocks: Blocks, mesh: Mesh | None, about: Any, own: Any, shared: Any) -> Any:
+def sum_chunk(of: Any, static: Any, cut: Cut, mesh: Mesh | None, about: Any, own: Any, shared: Any) -> Any:
     """Σ over the blocks of a chunk, over all devices of the mesh."""
     if mesh is None:
-        return _sum_blocks(of, static, blocks, about, own, shared)
+        return _sum_blocks(of, static, cut, about, own, shared)
 
     def of_device(about: Any, own: Any, shared: Any) -> Any:
         # Sums of the size of the parameters are all that travels.
-        return jax.lax.psum(_sum_blocks(of, static, blocks, about, own, shared), "rows")
+        return jax.lax.psum(_sum_blocks(of, static, cut, about, own, shared), "rows")
 
     specs = P(), P("rows"), P()
     return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)(about, own, shared)
 
 
-def _sum_blocks(of: Any, static: Any, blocks: Blocks, about: Any, own: Any, shared: Any) -> Any:
+def _sum_blocks(of: Any, static: Any, cut: Cut, about: Any, own: Any, shared: Any) -> Any:
     (centre, scale, one), (X, (num_rows,), *by_row) = about, own
-    block_rows, at_once = blocks
-    last = jnp.maximum(num_rows - block_rows, 0)
     num_features = centre.shape[0]
 
-    def cut(start: Array) -> Array:
+    def rows_from(start: Array, block_rows: int) -> Array:
         if not isinstance(X, tuple):
             return jax.lax.dynamic_slice_in_dim(X, start, block_rows)
         flat, (lead,) = X
         rows = jax.lax.dynamic_slice_in_dim(flat, lead + start * num_features, block_rows * num_features)
         return rows.reshape(block_rows, num_features)
 
-    def block(start: Array) -> Any:
+    def block(start: Array, block_rows: int) -> Any:
         # The last block reaches back, so that it is whole; what it has of the one before does not count in it. Nor does
         # any row of one after it.
-        at = jnp.minimum(start, last)
+        at = jnp.minimum(start, jnp.maximum(num_rows - block_rows, 0))
         arrays = [jax.lax.dynamic_slice_in_dim(array, at, block_rows) for array in by_row]
         fresh = at + jnp.arange(block_rows, dtype=jnp.int32) >= start
         arrays[-1] = jnp.where(fresh.reshape(-1, *[1] * (arrays[-1].ndim - 1)), arrays[-1], 0)
-        return of(DenseBlock((cut(at).astype(centre.dtype) - centre[None]) * scale, one), *arrays, shared, static)
+        about_centre = (rows_from(at, block_rows).astype(centre.dtype) - centre[None]) * scale
+        return of(DenseBlock(about_centre, one), *arrays, shared, static)
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(block, jnp.int32(0)))
+    sums = jax.eval_shape(functools.partial(block, block_rows=1), jnp.int32(0))
+    num_sums = sum(leaf.size for leaf in jax.tree.leaves(sums))
+    block_rows, at_once = blocks_of(len(by_row[-1]), num_features, num_sums, cut, centre.dtype)
     together = at_once * block_rows
 
     def add_blocks(i: Array, sums: Any) -> Any:
-        return functools.reduce(add, [block(i * together + j * block_rows) for j in range(at_once)], sums)
+        each = [block(i * together + j * block_rows, block_rows) for j in range(at_once)]
+        return functools.reduce(add, each, sums)
 
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums)
     return jax.lax.fori_loop(0, (num_rows + together - 1) // together, add_blocks, zeros)
 
 
@@ -247,15 +257,19 @@ def _padded(X: Any, chunk: Chunk, *, keep: bool = False, filled: bool = False) -
     return padded
 
 
-def blocks_of(rows: int, num_features: int, columns: int, dtype: np.dtype, on_cpu: bool) -> Blocks:
+def blocks_of(rows: int, num_features: int, num_sums: int, cut: Cut, dtype: np.dtype) -> Blocks:
     """The blocks of so many rows."""
-    limit, most = (CPU_BYTES // dtype.itemsize, CPU_ROWS) if on_cpu else (OTHER_BYTES // dtype.itemsize, rows)
-    most = max(1, min(limit // num_features, limit // columns, most))
+    limit, most, at_once = OTHER_BYTES // dtype.itemsize, rows, 1
+    if cut.on_cpu:
+        limit, most, at_once = CPU_BYTES // dtype.itemsize, CPU_ROWS, CPU_AT_ONCE
+        if num_sums > limit:
+            limit, at_once = LARGE_BYTES // dtype.itemsize, 1
+    most = max(1, min(limit // num_features, limit // cut.columns, most))
     if most >= rows:
         return Blocks(rows, 1)
-    if not on_cpu:
+    if not cut.on_cpu:
         return Blocks(most if most < ALIGNED else most // ALIGNED * ALIGNED, 1)
     # As few as may be, all about as large, since one that is left over takes as long as another.
-    count = CPU_AT_ONCE * -(-rows // (CPU_AT_ONCE * most))
+    count = at_once * -(-rows // (at_once * most))
     block = -(-rows // count)
-    return Blocks(block if block < ALIGNED else -(-block // ALIGNED) * ALIGNED, CPU_AT_ONCE)
+    return Blocks(block if block < ALIGNED else -(-block // ALIGNED) * ALIGNED, at_once)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from handgrad.rows.dense import ALIGNED, ALIGNMENT, CHUNK_BYTES, Chunk, add, blocks_of, flat_rows, sum_chunk
+from handgrad.rows.dense import ALIGNED, ALIGNMENT, CHUNK_BYTES, Chunk, Cut, add, flat_rows, sum_chunk
 from handgrad.rows.parts import Parts
 from handgrad.rows.streams import about, aligned
 from handgrad.shapes import Float
@@ -69,8 +69,7 @@ class StreamedRows:
         self, of: Callable[..., Any], by_row: tuple[Any, ...], shared: Any, *, columns: int, static: Any = None
     ) -> Any:
         """As `DenseRows.sum`, from one reading of the stream."""
-        on_cpu = self.home.platform == "cpu"
-        blocks = blocks_of(self._size, self.shape[1], columns, self.dtype, on_cpu)
+        cut = Cut(columns, self.home.platform == "cpu")
         shared, total = self._replicated(shared), None
         chunk = self._size * self._num_devices
         bring, summed = self._begin(), deque[Any]()
@@ -82,7 +81,7 @@ class StreamedRows:
             own = [_padded(array[begin : begin + count], chunk) for array in by_row]
             counts = np.clip(count - self._size * np.arange(self._num_devices), 0, self._size).astype(np.int32)
             arrays = [jax.tree.map(self._placed, array) for array in (X, counts, *own)]
-            part = sum_chunk(of, static, blocks, self.mesh, self._about, tuple(arrays), shared)
+            part = sum_chunk(of, static, cut, self.mesh, self._about, tuple(arrays), shared)
             total = part if total is None else add(total, part)
             summed.append(part)
         jax.block_until_ready(list(summed))  # the buffers are given back
