@@ -54,7 +54,10 @@ class SparseBlock(NamedTuple):
         def multiply(tile: Any, own: slice) -> None:
             np.add(tile.T @ columns[:-1], shift, out=Z[own])
 
-        self._share(multiply, list(zip(self.tiles, rows, strict=True)), K * C)
+        if columns[:-1].any():
+            self._share(multiply, list(zip(self.tiles, rows, strict=True)), K * C)
+        else:  # as a fit begins
+            Z[:] = shift
         return Z.T.reshape(K, C, -1).astype(V.dtype, copy=False)
 
     def transposed_times(self, D: np.ndarray) -> np.ndarray:
@@ -63,14 +66,14 @@ class SparseBlock(NamedTuple):
         K, C, n = D.shape
         columns = np.ascontiguousarray(D.reshape(K * C, n).T, self.centre.dtype)
         total = columns.sum(axis=0)
-        G = np.zeros((len(self.centre) + 1, K * C), columns.dtype)
+        G = np.empty((len(self.centre) + 1, K * C), columns.dtype)
 
         def multiply(start: int, stop: int) -> None:
             piece = G[start:stop]
+            np.multiply(self.centre[start:stop, None], -total, out=piece)
             for tile, own in zip(self.tiles, self._rows(), strict=True):
                 entries = tile.indptr[start : stop + 1], tile.indices, tile.data
                 csr_matvecs(stop - start, tile.shape[1], K * C, *entries, columns[own].ravel(), piece.ravel())
-            piece -= product(self.centre[start:stop, None], total[None])
 
         self._share(multiply, self._pieces(), K * C)
         G[-1] = self.one * total
