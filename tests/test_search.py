@@ -1,6 +1,7 @@
 """The line search on convex functions, and the penalty against differences and a quadratic of its own."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handgrad import fit
+from handgrad import fit, fit_path
 from handgrad.solvers.penalty import L2
 from handgrad.solvers.search import POINTS, TRIALS, Line
 
@@ -136,14 +137,21 @@ def test_the_step_after_a_short_one_is_tried_short():
         assert Line(1.0, -1.0, alpha).following() == pytest.approx(expected)
 
 
-# --- The penalty ---------------------------------------------------------------------------------------------------
+def test_a_line_whose_bracket_has_become_a_point_is_lost():
+    """Slopes may change their sign between two neighbouring numbers, and neither be small."""
+    line, eps, looks = Line(1.0, -1.0, 1.0), float(np.finfo(np.float32).eps), 0
+    while not line.is_lost:
+        line.accepts(1 - min(line.alpha, 0.3), -1.0 if line.alpha < 0.3 else 1.0, eps)
+        if line.is_hard:
+            looks += 1
+            line.choose(line.points(), np.where(line.points() < 0.3, -1.0, 1.0))
+    assert looks <= 7
+    assert line.high - line.low <= 1e-7
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("form", [scipy.sparse.csr_array, np.asarray])
-def test_counts_of_more_words_than_documents_take_few_passes(form, seed):
-    """The whole first step is a hundred times too long there, and ends where each row is sure of some class."""
-    rng, N, P, C, length = np.random.default_rng(seed), 200, 2000, 20, 60
+def counts_of_words(seed, N, P, C):
+    """Planted topics, and their labels, as many of each."""
+    rng, length = np.random.default_rng(seed), 60
     labels, frequency = rng.permutation(N) % C, 1 / (np.arange(P) + 20.0)
     frequency /= frequency.sum()
     topics = np.stack([rng.choice(P, 50, p=frequency, replace=False) for _ in range(C)])
@@ -151,10 +159,32 @@ def test_counts_of_more_words_than_documents_take_few_passes(form, seed):
     words = np.where(rng.random((N, length)) < 0.15, own, rng.choice(P, (N, length), p=frequency))
     X = np.zeros((N, P), np.float32)
     np.add.at(X, (np.arange(N)[:, None], words), 1)
+    return X, labels
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("form", [scipy.sparse.csr_array, np.asarray])
+def test_counts_of_more_words_than_documents_take_few_passes(form, seed):
+    """The whole first step is a hundred times too long there, and ends where each row is sure of some class."""
+    X, labels = counts_of_words(seed, 200, 2000, 20)
     for l2 in (1e-4, 1e-5):
         result = fit(form(X), labels, l2=l2)
         assert result.converged
         assert result.passes <= 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_problem_that_is_taken_up_beside_a_hard_line_begins_at_its_start(seed):
+    """Where it began at the problem before it a class that this fold has was left out, and stayed so."""
+    X, labels = counts_of_words(seed, 120, 1500, 10)
+    labels[:3] = [10, 11, 12]  # each in no fold but those that train on it
+    with warnings.catch_warnings(action="ignore"):  # of rows that cannot be scored
+        path = fit_path(scipy.sparse.csr_array(X), labels, l2s=10.0 ** np.arange(1, -8, -1), validation=4)
+    assert path.converged[:-2].all()
+    assert np.all(path.validation_loss < 3)
+
+
+# --- The penalty ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (3, 3, 3), (1, 1, 1), (2, 2, 3)])

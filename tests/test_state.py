@@ -265,9 +265,11 @@ def test_paths_go_on_from_every_place_with_several_lanes(monkeypatch):
 def test_a_fit_s_state_that_does_not_fit_is_refused():
     X, t, _ = learnable("float64")
     state = fit(X, t, l2=0.1, max_iterations=2).state
+    older = state._replace(solver=state.solver._replace(rows=state.solver.rows[:, :-1]))
     for arguments, settings, error, message in (
         ((X, t), {"l2": 0.1, "state": 3}, TypeError, r"fit: state must be the state of a FitResult; got 3\."),
         ((X, t), {"l2": 0.2, "state": state}, ValueError, "fit: state must come from a fit with the same l2; got ano"),
+        ((X, t), {"l2": 0.1, "state": older}, ValueError, "fit: state must come from this version of handgrad; got an"),
         ((X[:, :3], t), {"l2": 0.1, "state": state}, ValueError, "fit: state must come from a fit of the same data, f"),
     ):
         with pytest.raises(error, match=message):

@@ -158,6 +158,27 @@ MUTANTS = [
         "test_bites.py::test_few_rows_take_the_steps_that_compiled_programs_take",
     ),
     Mutant(
+        "a lane that begins moved from where the one before it ended",
+        "solvers/lbfgs.py",
+        "_where(chosen, _trial(state, alpha), trial)",
+        "_trial(state, alpha)",
+        "test_search.py::test_a_problem_that_is_taken_up_beside_a_hard_line_begins_at_its_start[2]",
+    ),
+    Mutant(
+        "a bracket that is a point searched on",
+        "solvers/search.py",
+        "if closed and self.high - self.low <= eps * self.high:",
+        "if False:",
+        "test_search.py::test_a_line_whose_bracket_has_become_a_point_is_lost",
+    ),
+    Mutant(
+        "a line without an end taken for a point",
+        "solvers/search.py",
+        "if closed and self.high - self.low",
+        "if self.high - self.low",
+        "test_search.py::test_a_convex_function_has_a_step_that_is_found",
+    ),
+    Mutant(
         "a first step from far away taken whole",
         "solvers/state.py",
         "is_unscaled = is_rough and is_far",

@@ -29,7 +29,7 @@ LEAST_BYTES = 2**22
 # keeps all of a device at work.
 CPU_BYTES = 3 * 2**20
 OTHER_BYTES = 2**28
-LARGE_BYTES = 2**23  # of a block, and what has columns, whose sums are more: they are gone over for each block
+LARGE_BYTES = 2**23  # in place of CPU_BYTES where the sums are more than those: they are gone over for each block
 CPU_ROWS = 2**13  # of few features: (200000, 30, 3) takes 7 ms in such blocks, and 18 in ones of 4 MB
 # What one core does alone goes on beside the products of the other block: (10000, 784, 80) takes 18 ms where blocks one
 # after the other take 22, (20000, 100, 5) 1.2 where they take 1.8.
@@ -258,7 +258,7 @@ def _padded(X: Any, chunk: Chunk, *, keep: bool = False, filled: bool = False) -
 
 
 def blocks_of(rows: int, num_features: int, num_sums: int, cut: Cut, dtype: np.dtype) -> Blocks:
-    """The blocks of so many rows."""
+    """The blocks of so many rows, from which so many sums are made."""
     limit, most, at_once = OTHER_BYTES // dtype.itemsize, rows, 1
     if cut.on_cpu:
         limit, most, at_once = CPU_BYTES // dtype.itemsize, CPU_ROWS, CPU_AT_ONCE

@@ -15,7 +15,7 @@ from handgrad.solvers.data import Data
 from handgrad.solvers.folds import Folds, start_at
 from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, STOPPED, Problems
 from handgrad.solvers.penalty import L2
-from handgrad.solvers.state import FitState, Keep, SolverState, copied
+from handgrad.solvers.state import NUMBERS, FitState, Keep, SolverState, copied
 from handgrad.solvers.sums import loss_and_gradient
 from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, place, solve
 
@@ -156,6 +156,8 @@ def _check_state(state: FitState, data: Data, strength: np.ndarray, num_lanes: i
             f"fit: state must come from a fit of the same data, {data.dtype} of shape {required} with the bias; got "
             f"{found[1]} of shape {found[0]}. Leave it out to start anew."
         )
+    if solver.rows.shape[1] != NUMBERS:
+        raise ValueError("fit: state must come from this version of handgrad; got another's. Give params to begin at.")
     if not np.array_equal(rows[:, 1], strength[state.which][rows[:, 0].astype(int)]):
         raise ValueError("fit: state must come from a fit with the same l2; got another's. Pass params to start from.")
     return state._replace(attempt=int(state.attempt), tol=float(state.tol))

@@ -144,9 +144,9 @@ def advance(
 
 
 @_program
-def move(state: Lanes, alpha: Float[Array, " K"]) -> Array:
-    """The trial points V + α·step."""
-    return _trial(state, alpha)
+def move(state: Lanes, trial: Array, chosen: Bool[Array, " K"], alpha: Float[Array, " K"]) -> Array:
+    """The trial points, those of the chosen lanes V + α·step; a lane that begins has its start for one, not V."""
+    return _where(chosen, _trial(state, alpha), trial)
 
 
 @_program

@@ -55,6 +55,8 @@ class Line:
             secant = _crossing(0.0, self.slope, alpha, slope)
             least, most = 1.5 * alpha, 10 * alpha
         self.alpha = min(max(secant, least), most) if math.isfinite(secant) else (least + most) / 2
+        if closed and self.high - self.low <= eps * self.high:  # as points of the dtype they are one
+            self.rejected = TRIALS
         return False
 
     @property

@@ -139,11 +139,12 @@ _OF_LANE = (
     *("done", "stuck"),
 )
 _OF_LINE = ("loss", "slope", "alpha", "low", "low_slope", "high", "high_slope", "rejected", "is_unscaled")
+NUMBERS = len(_OF_LANE) + len(_OF_LINE)  # of a lane
 
 
 def as_rows(lanes: Sequence[Lane | None], like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of each lane (K, ·), NaN where it has no problem or no line, and its start (K, P+1, C)."""
-    rows = np.full((len(lanes), len(_OF_LANE) + len(_OF_LINE)), np.nan)
+    rows = np.full((len(lanes), NUMBERS), np.nan)
     starts = np.zeros((len(lanes), *like.shape), like.dtype)
     for lane, row, start in zip(lanes, rows, starts, strict=True):
         if lane is not None:

@@ -220,7 +220,7 @@ class _Solver:
             accepted[k] = lane.accepts(loss, slope, measure, self.eps)
             alpha[k] = following if accepted[k] else lane.taken
         if not accepted.any():
-            self.trial = move(self.state, alpha)
+            self._move(alpha)
             return
         self.age += 1
         self.state, self.trial, turned = advance(
@@ -292,7 +292,7 @@ class _Solver:
         self.solutions.status[lane.problem] = status
 
     def look_along(self) -> None:
-        """Where a line is hard to search, the slopes at many of its points, from one reading of X."""
+        """Where a line is hard to search, or a step unscaled, the slopes at many points, from one reading of X."""
         busy = [(k, lane, lane.line) for k, lane in self.busy() if lane.line is not None]
         if not any(line.is_hard for _, _, line in busy):
             return
@@ -308,7 +308,12 @@ class _Solver:
             if line.is_hard:
                 line.choose(points[k], found[k])
             alpha[k] = line.alpha
-        self.trial = move(self.state, alpha)
+        self._move(alpha)
+
+    def _move(self, alpha: Float[np.ndarray, " K"]) -> None:
+        """Try each lane that has a line so far along it."""
+        chosen = np.array([lane is not None and lane.line is not None for lane in self.lanes])
+        self.trial = move(self.state, self.trial, chosen, alpha)
 
     def _sum(self, of: Callable[..., Any], V: Any, static: Any = None, columns: int = 0) -> Any:
         fold = np.array([0 if lane is None else lane.fold for lane in self.lanes], np.int32)
