@@ -76,7 +76,7 @@ def programs(N, P, C, X_dtype, devices):
     iteration = [
         (lbfgs.load, (state, V, mask, V, state.penalty, state.present)),
         *lbfgs.programs(state, curvature, one),
-        (lbfgs.move, (state, number)),
+        (lbfgs.move, (state, V, mask, number)),
     ]
     if sizes:
         largest = sizes[-1].vectors + 1

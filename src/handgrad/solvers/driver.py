@@ -157,7 +157,9 @@ def _check_state(state: FitState, data: Data, strength: np.ndarray, num_lanes: i
             f"{found[1]} of shape {found[0]}. Leave it out to start anew."
         )
     if solver.rows.shape[1] != NUMBERS:
-        raise ValueError("fit: state must come from this version of handgrad; got another's. Give params to begin at.")
+        raise ValueError(
+            "fit: state must come from this version of handgrad; got another's. Pass params to start from."
+        )
     if not np.array_equal(rows[:, 1], strength[state.which][rows[:, 0].astype(int)]):
         raise ValueError("fit: state must come from a fit with the same l2; got another's. Pass params to start from.")
     return state._replace(attempt=int(state.attempt), tol=float(state.tol))
