@@ -1,4 +1,4 @@
-"""What scripts/ compiles for accelerators that are not there: the programs that a fit has, with the arguments it gives."""
+"""What scripts/ compiles for accelerators that are not there: the programs of a fit, with the arguments it gives."""
 
 import sys
 from pathlib import Path
