@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from handgrad.rows import dense
-from handgrad.solvers import kronecker, lanes, lbfgs, sums, sweeps
+from handgrad.solvers import kronecker, lanes, lbfgs, placed, sums
 from measure import collectives
 
 
@@ -57,7 +57,7 @@ def programs(N, P, C, X_dtype, devices):
 
     rows = SimpleNamespace(shape=(N, P), parts=SimpleNamespace(num_entries=N * P))
     features, sizes = kronecker.takes_features(rows, C), kronecker.sizes_of_blocks(rows, C, 1)
-    state = at_home(lbfgs.begin(1, width, C, sweeps._memory(width, C), float32))
+    state = at_home(lbfgs.begin(1, width, C, placed.num_pairs(width, C), float32))
     V = state.V
     curvature = at_home(kronecker.Curvature(shape((width,)), shape((width, width)) if features else None, None))
     targets, weights = shape((N,), np.int32, True), shape((N, 1), float32, True)

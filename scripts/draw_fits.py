@@ -22,7 +22,7 @@ import scipy.sparse
 
 import handgrad
 from handgrad.rows import host
-from handgrad.solvers import sweeps
+from handgrad.solvers import placed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles_fit import exact_objective, lowest, problem, separable
@@ -30,7 +30,7 @@ from oracles_fit import exact_objective, lowest, problem, separable
 SHAPES = [(P, C) for P in (1, 2, 3, 4, 5) for C in (1, 2, 3, 5)]  # in float32 and in float64
 PATH_FEATURES = (2, 3)  # of the shapes in which every tenth problem is a path with folds
 EVERY_SPARSE, EVERY_COMPILED = 4, 10  # problem is given as sparse rows, or summed by compiled programs as many rows are
-FEW = host.FEW, sweeps.FEW
+FEW = host.FEW, placed.FEW
 NUM_ROWS = (1, 2, 3, 5, 8, 12, 30, 60, 200)
 
 
@@ -140,7 +140,7 @@ def run(count, seed):
         dtype = [np.float32, np.float64][rng.integers(2)]
         X, targets, arguments = draw(rng)
         X = X.astype(dtype)
-        host.FEW, sweeps.FEW = (0, 0) if number % EVERY_COMPILED == 2 else FEW
+        host.FEW, placed.FEW = (0, 0) if number % EVERY_COMPILED == 2 else FEW
         rows = scipy.sparse.csr_array if number % EVERY_SPARSE == 1 else np.asarray
         with jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext():
             try:
@@ -154,7 +154,7 @@ def run(count, seed):
         if claim is not None:
             wrong.append(number)
             print(f"seed {seed}, draw {number}, {dtype.__name__}, {rows.__name__}: {claim}", flush=True)
-    host.FEW, sweeps.FEW = FEW
+    host.FEW, placed.FEW = FEW
     print(f"{count} fits in {time.perf_counter() - began:.0f} s, seed {seed}; {len(wrong)} false claims: {wrong}")
     for ending, times in endings.most_common():
         print(f"{times:7d}  {ending}")

@@ -81,10 +81,10 @@ def x64():
 def compiled_rows(monkeypatch):
     """Few rows are summed, and few lanes turned, by compiled programs too, as many are."""
     from handgrad.rows import host
-    from handgrad.solvers import sweeps
+    from handgrad.solvers import placed
 
     monkeypatch.setattr(host, "FEW", 0)
-    monkeypatch.setattr(sweeps, "FEW", 0)
+    monkeypatch.setattr(placed, "FEW", 0)
 
 
 @pytest.fixture

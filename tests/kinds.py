@@ -9,7 +9,7 @@ from jax.experimental import sparse
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from handgrad.rows import host
-from handgrad.solvers import sweeps
+from handgrad.solvers import placed
 
 DEVICES = 8
 
@@ -116,7 +116,7 @@ def on_kind(kind, function):
         with pytest.MonkeyPatch.context() as patched:
             if kind == "compiled":
                 patched.setattr(host, "FEW", 0)
-                patched.setattr(sweeps, "FEW", 0)
+                patched.setattr(placed, "FEW", 0)
             return function(X, targets, **arguments, **more)
 
     return with_kind

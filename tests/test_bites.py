@@ -12,7 +12,7 @@ from handgrad.data import load_digits
 from handgrad.formulas.activations import ACTIVATIONS
 from handgrad.rows import host
 from handgrad.rows.blocks import DenseBlock
-from handgrad.solvers import driver, sweeps
+from handgrad.solvers import driver, placed, sweeps
 from handgrad.solvers.data import prepare
 from handgrad.solvers.folds import make_folds
 from handgrad.solvers.search import Line
@@ -89,9 +89,9 @@ def test_few_rows_take_the_steps_that_compiled_programs_take(monkeypatch):
     X = rng.normal(size=(200, 4)) * np.geomspace(1, 30, 4)
     t = np.argmax(X @ rng.normal(size=(4, 3)) / 4 + rng.gumbel(size=(200, 3)), axis=1)
     runs = []
-    for few_rows, few_lanes in ((host.FEW, 0), (0, sweeps.FEW), (0, 0)):
+    for few_rows, few_lanes in ((host.FEW, 0), (0, placed.FEW), (0, 0)):
         monkeypatch.setattr(host, "FEW", few_rows)
-        monkeypatch.setattr(sweeps, "FEW", few_lanes)
+        monkeypatch.setattr(placed, "FEW", few_lanes)
         seen = []
         fit(X, t, l2=1e-4, tol=1e-9, callback=lambda _, loss, gap, seen=seen: seen.append((loss, gap)))
         runs.append(seen[:16])
@@ -163,9 +163,9 @@ def test_of_few_lanes_on_a_cpu_the_sums_alone_are_compiled(monkeypatch):
     monkeypatch.setattr(host, "FEW", 0)
     X, t = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
     compiled = []
-    monkeypatch.setattr(sweeps, "_compile_ahead", lambda *arguments: compiled.append(arguments) or [])
+    monkeypatch.setattr(placed, "_compile_ahead", lambda *arguments: compiled.append(arguments) or [])
     assert fit(X, t, l2=0.1).converged
     assert not compiled
-    monkeypatch.setattr(sweeps, "FEW", 6**2 * 3 - 1)
+    monkeypatch.setattr(placed, "FEW", 6**2 * 3 - 1)
     assert fit(X, t, l2=0.1).converged
     assert len(compiled) > 0

@@ -6,7 +6,7 @@ import pytest
 import oracles_fit
 from handgrad import Params, fit, fit_path
 from handgrad.data import load_digits
-from handgrad.solvers import driver, sweeps
+from handgrad.solvers import driver, placed
 from handgrad.solvers.sums import class_moments
 
 L2S = [1e-2, 1e-4, 1.0, 1e-3, 1e-1]
@@ -83,14 +83,14 @@ def test_folds_are_separate_fits(digits):
 
 
 def test_blocks_are_of_the_problems_that_are_left(digits, monkeypatch):
-    shares, whole = [], sweeps.Placed.sum
+    shares, whole = [], placed.Placed.sum
 
     def watched(self, of, V, *arguments):
         if of is class_moments:
             shares.append(V[1].tolist())
         return whole(self, of, V, *arguments)
 
-    monkeypatch.setattr(sweeps.Placed, "sum", watched)
+    monkeypatch.setattr(placed.Placed, "sum", watched)
     path = fit_path(digits[0].astype(np.float32), digits[1], l2s=[1e-4, 100.0], tol=1e-4)
     assert path.converged.all()
     assert path.iterations[1] < 7 < path.iterations[0]  # the strong penalty is done before the first blocks

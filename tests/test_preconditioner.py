@@ -8,7 +8,7 @@ import pytest
 
 from handgrad import fit
 from handgrad.rows import host
-from handgrad.solvers import kronecker, sweeps
+from handgrad.solvers import kronecker, placed, sweeps
 from handgrad.solvers.kronecker import Curvature, invert_blocks, next_size, preconditioner, sizes_of_blocks
 from handgrad.solvers.sums import ClassMoments
 
@@ -99,7 +99,7 @@ def test_blocks_have_more_and_more_vectors_and_as_many_as_the_problems_pay_for()
 @pytest.mark.parametrize("in_lanes", ["on the host", "compiled"])
 def test_leading_blocks_save_a_quarter_of_the_iterations(in_lanes, monkeypatch):
     if in_lanes == "compiled":
-        monkeypatch.setattr(sweeps, "FEW", 0)
+        monkeypatch.setattr(placed, "FEW", 0)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(3000, 120)) * np.logspace(0, -2, 120)
     X = (X @ np.linalg.qr(rng.normal(size=(120, 120)))[0]).astype(np.float32)

@@ -5,7 +5,7 @@ from mistakes.mutant import Mutant
 MUTANTS = [
     Mutant(
         "few lanes on a device",
-        "solvers/sweeps.py",
+        "solvers/placed.py",
         'rows.home.platform == "cpu" and is_few',
         "False",
         "test_bites.py::test_of_few_lanes_on_a_cpu_the_sums_alone_are_compiled",

@@ -15,9 +15,10 @@ from handgrad.solvers.data import Data
 from handgrad.solvers.folds import Folds, start_at
 from handgrad.solvers.lanes import ABSENT, CONVERGED, ITERATIONS, PRECISION, STOPPED, Problems
 from handgrad.solvers.penalty import L2
+from handgrad.solvers.placed import Placed, compile_ahead, place
 from handgrad.solvers.state import NUMBERS, FitState, Keep, SolverState, copied
 from handgrad.solvers.sums import loss_and_gradient
-from handgrad.solvers.sweeps import Placed, Tolerance, compile_ahead, place, solve
+from handgrad.solvers.sweeps import Tolerance, solve
 
 # Lanes beyond this many columns of logits do not make a product more efficient, and a lane that waits for a slower one
 # costs more: 8 lanes of 10 classes cost 2.5 times one.

@@ -6,40 +6,24 @@ problem it takes up when one is done: started from the nearest that is solved. W
 allows; what is true of it `certificate` says.
 """
 
-import functools
 import math
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from handgrad.formulas.by_row import one_hot
-from handgrad.rows import Rows
 from handgrad.settings import is_true
 from handgrad.shapes import Bool, Float
-from handgrad.solvers.kronecker import (
-    Curvature,
-    factor_features,
-    invert_blocks,
-    next_size,
-    sizes_of_blocks,
-    takes_features,
-)
+from handgrad.solvers.kronecker import Curvature, invert_blocks, next_size, sizes_of_blocks
 from handgrad.solvers.lanes import ABSENT, CONVERGED, RUNNING, STOPPED, Problems, Solutions
-from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move, programs
+from handgrad.solvers.lbfgs import advance, along, assess, begin, load, move
 from handgrad.solvers.penalty import L2
+from handgrad.solvers.placed import Placed, compile_ahead, num_pairs, put
 from handgrad.solvers.search import POINTS
 from handgrad.solvers.state import Keep, Lane, SolverState, as_rows, copied, from_row
-from handgrad.solvers.sums import class_moments, feature_moment, loss_and_gradient, rounding, slopes
+from handgrad.solvers.sums import class_moments, loss_and_gradient, rounding, slopes
 
-# Multiplications that take the lanes into the eigenbasis of A, up to which NumPy turns them on a CPU: an iteration of
-# one lane of 784 features and 10 classes takes as long as compiled, and seven programs of nine are not compiled.
-FEW = 2**24
-MEMORY = 8
-LARGE = 2**20  # parameters of a lane, beyond which what is remembered costs more than the sweep does
-MEMORY_OF_LARGE = 4
 # Blocks are made anew when the iterations since the last have cost half as much again, or three times those of many
 # lanes, which share them, and first when they have cost half of that.
 PAYBACK, OF_MANY, LEAST = 1.5, 3, 10
@@ -51,76 +35,6 @@ class Tolerance(NamedTuple):
     tol: float
     norm: float
     max_iterations: int
-
-
-class Placed(NamedTuple):
-    """The rows, their targets and weights of F folds where the rows are, where the lanes are, and a and Q of A."""
-
-    rows: Rows
-    targets: Any
-    weights: Any
-    num_classes: int
-    home: Any  # the device of the lanes, None for the host
-    features: tuple[Any, Any] = (None, None)
-
-    def sum(self, of: Callable[..., Any], V: Any, fold: np.ndarray, static: Any = None, columns: int = 0) -> Any:
-        """Σ over all rows of a function of `sums`, where the lanes are; which has so many columns beside the logits."""
-        by_row, columns = (self.targets, self.weights), max(columns, len(fold) * self.num_classes)
-        sums = self.rows.sum(of, by_row, (V, fold), columns=columns, static=static)
-        return jax.tree.map(np.asarray, sums) if self.home is not self.rows.home else sums
-
-
-def home_of_lanes(rows: Rows, num_classes: int, num_lanes: int) -> Any:
-    """The device on which so many lanes are, None for the host."""
-    is_few = num_lanes * (rows.shape[1] + 1) ** 2 * num_classes <= FEW
-    return None if rows.home is None or (rows.home.platform == "cpu" and is_few) else rows.home
-
-
-def place(
-    rows: Rows, targets: np.ndarray, weights: Float[np.ndarray, "N F"], num_classes: int, num_lanes: int
-) -> Placed:
-    """Targets and weights where the rows are, in the dtype of the solver."""
-    if rows.home is None:  # NumPy would make distributions of labels, each time
-        targets = np.ascontiguousarray(one_hot(np, targets, num_classes, rows.dtype)).T
-    targets = targets.astype(np.int32 if targets.ndim == 1 else rows.dtype)
-    home = home_of_lanes(rows, num_classes, num_lanes)
-    placed = Placed(rows, rows.place(targets), rows.place(weights.astype(rows.dtype)), num_classes, home)
-    nothing = np.zeros((1, rows.shape[1] + 1, num_classes), rows.dtype)
-    moment = placed.sum(feature_moment, nothing, np.zeros(1, np.int32), takes_features(rows, num_classes))
-    return placed._replace(features=_put(factor_features(moment), home))
-
-
-def _put(tree: Any, home: Any) -> Any:
-    """NumPy's arrays where the lanes are."""
-    return tree if home is None else jax.device_put(tree, home)
-
-
-def compile_ahead(rows: Rows, num_classes: int, num_lanes: int) -> list[Future[Any]]:
-    """Compile the programs of an iteration in threads, while this one looks at the rows and compiles the sweep."""
-    home = home_of_lanes(rows, num_classes, num_lanes)
-    if home is None:
-        return []
-    features = takes_features(rows, num_classes)
-    return _compile_ahead(rows.shape[1] + 1, num_classes, num_lanes, rows.dtype, features, home)
-
-
-@functools.lru_cache(maxsize=64)
-def _compile_ahead(
-    width: int, num_classes: int, num_lanes: int, dtype: np.dtype, features: bool, device: Any
-) -> list[Future[Any]]:
-    shapes: Callable[..., Any] = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
-    curvature = Curvature(shapes((width,)), shapes((width, width)) if features else None, None)
-    state = jax.eval_shape(lambda: begin(num_lanes, width, num_classes, _memory(width, num_classes), dtype))
-    # Lowered in this thread, since what is compiled is found again by this thread's settings.
-    lowered = [function.lower(*arguments) for function, arguments in programs(state, curvature, device)]
-    pool = ThreadPoolExecutor()
-    futures = [pool.submit(program.compile) for program in lowered]
-    pool.shutdown(wait=False)
-    return futures
-
-
-def _memory(width: int, num_classes: int) -> int:
-    return MEMORY if width * num_classes <= LARGE else MEMORY_OF_LARGE
 
 
 def solve(
@@ -178,7 +92,7 @@ class _Solver:
             self.waiting = 0  # the first of the problems that are not yet taken up
             self.lanes: list[Lane | None] = [self._next() for _ in range(num_lanes)]
             self.age, self.size = 0, -1  # of the blocks: iterations since, and which of the sizes
-            lanes = begin(num_lanes, width, C, _memory(width, C), data.rows.dtype)
+            lanes = begin(num_lanes, width, C, num_pairs(width, C), data.rows.dtype)
             self._put(lanes, np.zeros_like(lanes.V), None)
             self._load([None if lane is None else lane.start for lane in self.lanes])
             return
@@ -189,7 +103,7 @@ class _Solver:
         self._put(state.lanes, state.trial, state.blocks)
 
     def _put(self, *state: Any) -> None:
-        self.state, self.trial, blocks = _put(state, self.data.home)
+        self.state, self.trial, blocks = put(state, self.data.home)
         self.curvature = Curvature(*self.data.features, blocks)
 
     def take_state(self) -> SolverState:
@@ -247,7 +161,7 @@ class _Solver:
         of_classes = self._sum(class_moments, (self.trial, counts / counts.sum(), Q[:, leading]), part, vectors + 1)
         strengths = np.array([lane.strength for _, lane in self.busy()])
         blocks = invert_blocks(of_classes, np.asarray(self.curvature.a)[leading], strengths)
-        self.curvature = self.curvature._replace(blocks=_put(blocks, self.data.home))
+        self.curvature = self.curvature._replace(blocks=put(blocks, self.data.home))
 
     def settle(self) -> None:
         """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
