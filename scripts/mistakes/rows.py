@@ -27,15 +27,36 @@ MUTANTS = [
     Mutant(
         "the rows after the last whole chunk left out",
         "rows/dense.py",
-        "Chunk(((0, margin), (end, num_rows)),",
-        "Chunk(((0, margin),),",
+        "((0, margin), (end, full)),",
+        "((0, margin),),",
         "test_rows.py::test_every_row_counts_once_in_chunks_and_blocks[300]",
+    ),
+    Mutant(
+        "what is left of the rows when another chunk is full left out",
+        "rows/dense.py",
+        "if full < num_rows else []",
+        "if False else []",
+        "test_rows.py::test_every_row_counts_once_in_chunks_and_blocks[515]",
+    ),
+    Mutant(
+        "the last chunk compiled for itself",
+        "rows/dense.py",
+        "(Chunk(ranges, rows) for ranges in left)",
+        "(Chunk(ranges, sum(b - a for a, b in ranges)) for ranges in left)",
+        "test_rows.py::test_one_program_serves_every_chunk",
+    ),
+    Mutant(
+        "what a block reads beyond the rows that there are left as it was",
+        "rows/dense.py",
+        "host, chunk, LARGE_BYTES",
+        "host, chunk, 0 * LARGE_BYTES",
+        "test_rows.py::test_what_a_block_reads_beyond_the_rows_that_there_are_is_like_the_first[300]",
     ),
     Mutant(
         "rows that pad small data all 0",
         "rows/dense.py",
-        "    if filled and len(whole):\n",
-        "    if False:\n",
+        "chunk, None if filled else 0)",
+        "chunk, 0)",
         "test_rows.py::test_a_feature_whose_square_overflows_does_nothing_to_the_rows_that_are_padded",
     ),
     Mutant(
@@ -167,8 +188,8 @@ MUTANTS = [
     Mutant(
         "an array of NumPy's that is not aligned copied",
         "rows/dense.py",
-        "may_be = self._on_cpu and self.parts.num_processes == 1",
-        "may_be = False",
+        "host.flags.c_contiguous:\n        numbers",
+        "False:\n        numbers",
         "test_rows.py::test_rows_are_not_copied_wherever_they_lie_in_memory[1-float32]",
     ),
     Mutant(

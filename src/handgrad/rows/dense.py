@@ -2,7 +2,7 @@
 
 Rows lie in chunks, and a compiled program goes over a chunk in blocks of rows, so that each block is read from memory
 once though it is multiplied twice. It is told how many of a chunk's rows count, and knows nothing of how many there are
-in all: small data, and the last chunk of large data, are padded to few sizes.
+in all: small data are padded to few sizes, and the last chunk of large data to that of the others.
 """
 
 import functools
@@ -112,12 +112,10 @@ class DenseRows:
     def _rows_of(self, chunk: Chunk, stays: bool) -> Any:
         """X's rows of a chunk: an array, or a flat one in which they begin somewhere."""
         # All processes have to call the same program: what one of them knows of its rows does not decide it.
-        may_be = self._on_cpu and self.parts.num_processes == 1
-        flat = [flat_rows(part.X, chunk) if may_be else None for part in self.parts.parts]
-        if all(found is not None for found in flat):
+        if self._on_cpu and self.parts.num_processes == 1 and len(self._chunks) > 1:
+            flat = [flat_rows(part.X, chunk, self.dtype) for part in self.parts.parts]
             arrays, leads = zip(*flat, strict=True)
             return self._assembled(list(arrays)), self._assembled([np.array([lead], np.int32) for lead in leads])
-        # With rows that there are, so that nothing can overflow that could not anyway.
         return self._assembled([_padded(part.X, chunk, keep=stays, filled=True) for part in self.parts.parts])
 
     def _assembled(self, pieces: list[Any]) -> Array:
@@ -200,7 +198,8 @@ def _chunks_of(num_rows: int, row_bytes: int, on_cpu: bool) -> list[Chunk]:
     """The chunks of a device's rows.
 
     The last one, which is padded and so copied, has the first few rows and the last few: before and after a whole chunk
-    there are then bytes of X, and it can begin where memory is aligned.
+    there are then bytes of X, and it can begin where memory is aligned. It is padded to the size of the others, so that
+    what is compiled for them serves it.
     """
     limit = CHUNK_BYTES if on_cpu else OTHER_CHUNK_BYTES
     rows = max(ALIGNED, limit // row_bytes // ALIGNED * ALIGNED)
@@ -210,8 +209,9 @@ def _chunks_of(num_rows: int, row_bytes: int, on_cpu: bool) -> list[Chunk]:
         return [Chunk(((0, num_rows),), _padded_rows(num_rows, row_bytes))]
     end = margin + count * rows
     whole = [Chunk(((start, start + rows),), rows) for start in range(margin, end, rows)]
-    left = margin + num_rows - end
-    return [*whole, Chunk(((0, margin), (end, num_rows)), _padded_rows(left, row_bytes))]
+    full = min(num_rows, end + rows - margin)
+    left = [((0, margin), (end, full)), *([((full, num_rows),)] if full < num_rows else [])]
+    return [*whole, *(Chunk(ranges, rows) for ranges in left)]
 
 
 def _padded_rows(num_rows: int, row_bytes: int) -> int:
@@ -221,21 +221,50 @@ def _padded_rows(num_rows: int, row_bytes: int) -> int:
     return -(-max(num_rows, least) // octave) * octave
 
 
-def flat_rows(X: Any, chunk: Chunk) -> tuple[np.ndarray, int] | None:
-    """A whole chunk's numbers in one row from an aligned address on, and how many come before them; X is not copied.
+def flat_rows(X: Any, chunk: Chunk, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """A chunk's numbers in one row from an aligned address on, of every chunk as many, so that one program serves them
+    all; and how many come before those of the chunk. Those of X where they are, or a copy: where X is laid out
+    otherwise, or does not have them all.
 
-    Of all whole chunks the same number, so that one program serves them. None where X is not laid out so.
+    Args:
+      X: an array, on the host.
+      chunk: some of its rows.
+      dtype: of the sums.
     """
     host = np.asarray(X)
     (start, stop), *others = chunk.ranges
-    most = ALIGNMENT // host.itemsize
-    if others or start == 0 or stop > len(host) or not host.flags.c_contiguous:
-        return None
-    numbers, first = host.reshape(-1), start * host.shape[1]
-    lead = (numbers[first:].ctypes.data % ALIGNMENT) // host.itemsize
-    begin = first - lead
-    end = begin + chunk.size * host.shape[1] + most
-    return (numbers[begin:end], lead) if begin >= 0 and end <= numbers.size else None
+    width, most = host.shape[1], ALIGNMENT // host.itemsize
+    if not others and stop - start == chunk.size and host.flags.c_contiguous:
+        numbers, first = host.reshape(-1), start * width
+        lead = (numbers[first:].ctypes.data % ALIGNMENT) // host.itemsize
+        begin = first - lead
+        end = begin + chunk.size * width + most
+        if begin >= 0 and end <= numbers.size:
+            return numbers[begin:end], lead
+    flat = aligned((chunk.size * width + most,), host.dtype)
+    # No block reaches further beyond the rows that there are: what comes then is not read.
+    _fill(flat[: chunk.size * width].reshape(-1, width), host, chunk, LARGE_BYTES // (width * dtype.itemsize) + ALIGNED)
+    return flat, 0
+
+
+def _fill(array: np.ndarray, rows: np.ndarray, chunk: Chunk, end: int | None = None) -> None:
+    """Write the rows of a chunk to an array, and up to `end` rows like the first, so that nothing can overflow there
+    that could not anyway.
+    """
+    count = 0
+    for start, stop in chunk.ranges:
+        piece = rows[start:stop]  # of a chunk that other devices alone have rows in, none
+        array[count : count + len(piece)] = piece
+        count += len(piece)
+    array[count:end] = rows[:1] if len(rows) else 0
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that JAX takes as it is on a CPU."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _padded(X: Any, chunk: Chunk, *, keep: bool = False, filled: bool = False) -> Any:
@@ -246,14 +275,11 @@ def _padded(X: Any, chunk: Chunk, *, keep: bool = False, filled: bool = False) -
     if keep and X.shape[0] == chunk.size:
         return X
     whole = np.asarray(X)
-    pieces = [whole[start:stop] for start, stop in chunk.ranges]
-    count = sum(map(len, pieces))
-    if len(pieces) == 1 and count == chunk.size:
-        return pieces[0]
+    start, stop = chunk.ranges[0]
+    if len(whole) >= stop == start + chunk.size:
+        return whole[start:stop]
     padded = np.zeros((chunk.size, *whole.shape[1:]), whole.dtype)
-    padded[:count] = np.concatenate(pieces)
-    if filled and len(whole):
-        padded[count:] = whole[:1]  # of a chunk that other devices alone have rows in too
+    _fill(padded, whole, chunk, None if filled else 0)
     return padded
 
 

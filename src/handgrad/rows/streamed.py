@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from handgrad.rows.dense import ALIGNED, ALIGNMENT, CHUNK_BYTES, Chunk, Cut, add, flat_rows, sum_chunk
+from handgrad.rows.dense import ALIGNED, CHUNK_BYTES, Chunk, Cut, add, aligned, flat_rows, sum_chunk
 from handgrad.rows.parts import Parts
-from handgrad.rows.streams import about, aligned
+from handgrad.rows.streams import about
 from handgrad.shapes import Float
 from handgrad.streams import PIECE_VALUES, Pages, Stream
 
@@ -114,15 +114,8 @@ class StreamedRows:
         if start >= end:
             return None, 0
         pages.bring(start, end)
-        found = flat_rows(X, Chunk(((start, end),), size)) if end - start == size else None
-        if found is None:  # at the ends of the file
-            flat = aligned((size * self.shape[1] + ALIGNMENT // X.itemsize,), X.dtype)
-            flat[:] = 0
-            rows = flat[: size * self.shape[1]].reshape(size, -1)
-            rows[: end - start] = X[start:end]
-            rows[end - start :] = X[start]
-            found = flat, 0
-        return (found[0], np.array([found[1]], np.int32)), end - start
+        flat, lead = flat_rows(X, Chunk(((start, end),), size), self.dtype)
+        return (flat, np.array([lead], np.int32)), end - start
 
     def _placed(self, array: np.ndarray) -> jax.Array:
         """Rows of a chunk, those of this process, on its devices."""

@@ -21,7 +21,6 @@ from handgrad.rows.parts import to_csr
 from handgrad.sparse_streams import SparseStream, of_sparse_blocks
 from handgrad.streams import Fill, Stream, of_blocks, scale_rows
 
-ALIGNMENT = 64  # bytes, at which JAX takes an array of NumPy's on a CPU as it is
 BLOCK_VALUES = 2**22  # of a block of a stream that is gone over once
 LEAST_MAPPED = 2**26  # bytes of a memory map, from which on it is read in blocks
 FORMS = "X, (X, targets) or (X, targets, weights)"
@@ -232,14 +231,6 @@ def _pass_over(function: str, source: Any) -> Iterator[Any]:
             "__iter__ begins anew, or one with reset() and next()."
         )
     yield from blocks
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that JAX takes as it is on a CPU."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def about(fill: Fill, offset: Any, scale: Any, rows: np.ndarray) -> Fill:
