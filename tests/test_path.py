@@ -104,7 +104,7 @@ def test_no_problem_that_is_taken_up_again_has_more_iterations_than_it_may(digit
         monkeypatch.setattr(driver, name, value)
     X, t = digits[0].astype(np.float32), digits[1]
     first = fit_path(X, t, l2s=[1e-3, 1.0])
-    most = int(first.iterations[0]) - 4
+    most = int(first.iterations[0]) - 8
     again = fit_path(X, t, l2s=[1e-3, 1.0], max_iterations=most)
     assert again.iterations[1] < again.iterations[0] == most
     assert again.converged.tolist() == [False, True]

@@ -27,8 +27,8 @@ MUTANTS = [
     Mutant(
         "rows that a class takes counted with the mean too",
         "solvers/sums.py",
-        "taken - mean[:, None] * total[rows], 0",
-        "taken, 0",
+        " - mean[:, None] * total[rows]",
+        "",
         "test_bites.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[numpy]",
     ),
     Mutant(
@@ -74,10 +74,38 @@ MUTANTS = [
         "test_preconditioner.py::test_blocks_keep_to_the_memory_that_they_may_take[1281167-2048-1000-1]",
     ),
     Mutant(
+        "a row taken twice for its class",
+        "solvers/sums.py",
+        "return jnp.where(places == place, -1, left), rows",
+        "return left, rows",
+        "test_bites.py::test_the_rows_that_a_compiled_program_takes_have_nearly_all_that_the_largest_have[33]",
+    ),
+    Mutant(
+        "any rows taken for a class",
+        "solvers/sums.py",
+        "largest = jnp.max(left, axis=1",
+        "largest = jnp.min(left, axis=1",
+        "test_bites.py::test_the_rows_that_a_compiled_program_takes_have_nearly_all_that_the_largest_have[1000]",
+    ),
+    Mutant(
+        "blocks made for the last iteration",
+        "solvers/sweeps.py",
+        "if is_last and self._iterations_left()",
+        "if False and self._iterations_left()",
+        "test_bites.py::test_no_blocks_are_made_for_the_last_iterations[2]",
+    ),
+    Mutant(
+        "no blocks where iterations are left",
+        "solvers/sweeps.py",
+        "lane.iterations * to_go / gone",
+        "0 * to_go / gone",
+        "test_bites.py::test_no_blocks_are_made_for_the_last_iterations[2]",
+    ),
+    Mutant(
         "less than nothing of a sure row with a large weight",
         "solvers/sums.py",
-        "xp.maximum(taken - mean[:, None] * total[rows], 0)",
-        "taken - mean[:, None] * total[rows]",
+        "xp.maximum(beyond, 0)",
+        "beyond",
         "test_bites.py::test_the_block_of_a_class_is_of_the_rows_of_which_it_is_least_sure[numpy]",
     ),
     Mutant(

@@ -39,7 +39,7 @@ from handgrad.shapes import Bool, Float
 from handgrad.solvers.sums import ClassMoments
 
 LEADING = 64  # vectors of the first blocks
-CHOOSING, THIN = 3, 10  # sweeps that it takes to choose the rows; columns
+CHOOSING, THIN = 2, 10  # sweeps that it takes to choose the rows; columns
 SMALL_BLOCKS, LARGE_BLOCKS = 2**20, 2**26  # elements that the blocks may have at any size of the data, and at most
 PART, MANY_ROWS = 4, 2**10  # one row in how many, of so many at least
 WORTH = 1.5  # times what a quarter of the rows costs: all of them are taken up to that
@@ -104,7 +104,7 @@ def sizes_of_blocks(rows: Rows, num_classes: int, num_lanes: int) -> list[BlockS
 
     def size(k: int, part: int) -> BlockSize:
         # Of a row; products as thin as a sweep's take as long as if they were wider.
-        products = (P * k + C * k**2 / part) / (2 * P * (num_lanes * C + THIN))
+        products = (P * k + C * k * (k + THIN) / part) / (2 * P * (num_lanes * C + THIN))
         return BlockSize(k, part, products + (CHOOSING / num_lanes if part > 1 else 0))
 
     sizes = []

@@ -14,12 +14,14 @@ each problem has) and a static argument.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from handgrad.formulas.by_row import losses, residual
 from handgrad.rows import Block, library, product
 from handgrad.shapes import Float
 
+GROUP = 32  # rows, of which those with the largest scales are taken
 PIECE = 2**18  # logits that NumPy makes a softmax of at once: in the cache it takes 16 ms, else 42
 
 
@@ -91,16 +93,42 @@ def class_moments(block: Block, targets: Any, weights: Any, shared: Any, part: i
     scales = xp.sum(_each(of_problem, xp, block.times(V), w, shares), axis=0)
     level, of_classes = xp.zeros_like(scales[:, 0]), (scales,)  # type: Any, tuple[Any, ...]
     if part > 1:
-        total, count = product(shares[None], w)[0], -(-scales.shape[1] // part)
-        rows = xp.argpartition(scales, -count, axis=1)[:, -count:] if xp is np else jax.lax.top_k(scales, count)[1]
-        taken = xp.take_along_axis(scales, rows, axis=1)
-        others = (scales <= taken.min(axis=1, keepdims=True)).astype(scales.dtype)
+        total = product(shares[None], w)[0]
+        rows, others = _largest(xp, scales, part)
         weight = product(others, total)
         mean = xp.sum(others * scales, axis=1) / xp.where(weight > 0, weight, 1)
-        level, of_classes = mean * xp.sum(total), (xp.maximum(taken - mean[:, None] * total[rows], 0), rows)
+        beyond = xp.take_along_axis(scales, rows, axis=1) - mean[:, None] * total[rows]
+        level, of_classes = mean * xp.sum(total), (xp.maximum(beyond, 0), rows)
     if xp is np:
         return ClassMoments(np.stack([*map(of_class, *of_classes)]), level)
     return ClassMoments(jax.lax.map(lambda each: of_class(*each), of_classes), level)
+
+
+def _largest(xp: Any, scales: Float[Any, "C n"], part: int) -> tuple[Any, Any]:
+    """Of each class one row in `part`, those with the largest scales; and 1 for the others, 0 for these (C, n).
+
+    In compiled programs those of each group of rows, which takes XLA's CPU a tenth of the time. Together they have 97 %
+    of what the largest have.
+    """
+    C, n = scales.shape
+    if xp is np:
+        count, others = -(-n // part), np.ones_like(scales)
+        rows = np.argpartition(scales, -count, axis=1)[:, -count:]
+        np.put_along_axis(others, rows, 0, axis=1)
+        return rows, others
+    groups = -(-n // GROUP)
+    size = -(-n // groups)
+    places = np.arange(size, dtype=np.int32)[None, :, None]
+    padded = jnp.pad(scales, ((0, 0), (0, groups * size - n)), constant_values=-1)
+
+    def take(left: Any, _: None) -> tuple[Any, Any]:
+        largest = jnp.max(left, axis=1, keepdims=True)
+        place = jnp.min(jnp.where(left == largest, places, size - 1), axis=1, keepdims=True)
+        rows = place[:, 0] * np.int32(groups) + np.arange(groups, dtype=np.int32)[None]
+        return jnp.where(places == place, -1, left), rows
+
+    left, rows = jax.lax.scan(take, padded.reshape(C, size, groups), length=-(-size // part))
+    return rows.transpose(1, 0, 2).reshape(C, -1), (left.reshape(C, -1)[:, :n] >= 0).astype(scales.dtype)
 
 
 def slopes(block: Block, targets: Any, weights: Any, shared: Any, _: None) -> Float[Any, "K M"]:

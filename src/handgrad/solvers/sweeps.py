@@ -25,8 +25,9 @@ from handgrad.solvers.state import Keep, Lane, SolverState, as_rows, copied, fro
 from handgrad.solvers.sums import class_moments, loss_and_gradient, rounding, slopes
 
 # Blocks are made anew when the iterations since the last have cost half as much again, or three times those of many
-# lanes, which share them, and first when they have cost half of that.
-PAYBACK, OF_MANY, LEAST = 1.5, 3, 10
+# lanes, which share them, and first when they have cost half of that; but not where they would cost more than the
+# iterations that are left, which are seldom more than half of what they seem.
+PAYBACK, OF_MANY, LEAST, SEEM = 1.5, 3, 10, 2
 
 
 class Tolerance(NamedTuple):
@@ -154,6 +155,9 @@ class _Solver:
         cost = self.sizes[following].sweeps / 2 if self.size < 0 else self.sizes[self.size].sweeps
         if self.age < int((PAYBACK if len(self.lanes) == 1 else OF_MANY) * cost):
             return
+        is_last = self.waiting == len(self.problems.fold)
+        if is_last and self._iterations_left() < SEEM * self.sizes[following].sweeps:
+            return
         (vectors, part, _), self.size, self.age = self.sizes[following], following, 0
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
         Q: Any = self.curvature.Q  # there is one where there are sizes
@@ -162,6 +166,16 @@ class _Solver:
         strengths = np.array([lane.strength for _, lane in self.busy()])
         blocks = invert_blocks(of_classes, np.asarray(self.curvature.a)[leading], strengths)
         self.curvature = self.curvature._replace(blocks=put(blocks, self.data.home))
+
+    def _iterations_left(self) -> float:
+        """How many more the lanes need, if each goes on as it has so far."""
+        left = []
+        for _, lane in self.busy():
+            goal = self._goal(lane)
+            to_go = math.log(max(lane.measure / goal, 1)) if goal > 0 else math.inf
+            gone = math.log(1 / self.tolerance.tol) * (1 if lane.strength > 0 else 2) - to_go
+            left.append(lane.iterations * to_go / gone if gone > 0 else math.inf)
+        return max(left)
 
     def settle(self) -> None:
         """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
@@ -237,7 +251,10 @@ class _Solver:
         return np.array([1.0 if lane is None else lane.strength for lane in self.lanes], self.data.rows.dtype)
 
     def _is_small(self, lane: Lane) -> bool:
-        return lane.measure <= (self.tolerance.tol * lane.loss if lane.strength > 0 else self.tolerance.norm**2)
+        return lane.measure <= self._goal(lane)
+
+    def _goal(self, lane: Lane) -> float:
+        return self.tolerance.tol * lane.loss if lane.strength > 0 else self.tolerance.norm**2
 
     def _load(self, starts: list[Any]) -> None:
         """The lanes that are given a start begin there."""
