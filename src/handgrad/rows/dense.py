@@ -260,9 +260,9 @@ def _fill(array: np.ndarray, rows: np.ndarray, chunk: Chunk, end: int | None = N
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that JAX takes as it is on a CPU."""
+    """An array of zeros that JAX takes as it is on a CPU; it needs no memory where it is not written to."""
     size = int(np.prod(shape)) * dtype.itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
 
