@@ -232,7 +232,7 @@ def test_the_alpha_of_a_penalty_has_the_same_optimum_by_stochastic_descent():
 def test_the_weight_decay_of_a_penalty_leaves_no_gradient_at_the_optimum():
     # What torch.optim.SGD moves W by: dL/dW of the mean loss plus weight_decay·W.
     X, labels = embeddings(dtype=np.float32)
-    params = handgrad.fit(X, labels, l2=0.05, tol=1e-6).params
+    params = handgrad.fit(X, labels, l2=0.05, tol=1e-8).params
     decay = next(each for each in translate(0.05, 200, 4) if each.name == "weight_decay").value
     dW = np.asarray(handgrad.gradient(params, X, labels).W)
     assert np.abs(dW + decay * np.asarray(params.W)).max() < 1e-3 * np.abs(dW).max()
