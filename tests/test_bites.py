@@ -16,6 +16,7 @@ from handgrad.solvers import driver, placed, sweeps
 from handgrad.solvers.data import prepare
 from handgrad.solvers.folds import make_folds
 from handgrad.solvers.search import Line
+from handgrad.solvers.state import Lane
 from handgrad.solvers.sums import _largest, class_moments
 
 
@@ -144,6 +145,15 @@ def test_the_rows_that_a_compiled_program_takes_have_nearly_all_that_the_largest
     for scale, taken, rest, best in zip(scales, *map(np.asarray, (rows, others, largest)), strict=True):
         np.testing.assert_array_equal(np.flatnonzero(rest == 0), np.sort(taken))  # each once, and none that is not
         assert scale[taken].sum() >= 0.95 * scale[best].sum()
+
+
+@pytest.mark.parametrize(("strength", "power"), [(0.1, 1), (0.0, 2)])
+def test_a_lane_that_is_half_way_needs_as_many_iterations_again(strength, power):
+    lane = Lane(0, np.zeros((2, 2)), strength, 0, 8)
+    for measure, expected in ((1e-4, 8), (1e-6, 8 / 3), (1e-8, 0), (1e-9, 0), (50.0, np.inf)):
+        lane.measure = measure**power
+        assert lane.iterations_left(1e-8**power, 1e-8) == pytest.approx(expected)
+    assert lane.iterations_left(0.0, 1e-8) == np.inf  # nothing is near a goal of 0
 
 
 @pytest.mark.parametrize("seem", [0, sweeps.SEEM])

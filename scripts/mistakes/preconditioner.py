@@ -90,16 +90,23 @@ MUTANTS = [
     Mutant(
         "blocks made for the last iteration",
         "solvers/sweeps.py",
-        "if is_last and self._iterations_left()",
-        "if False and self._iterations_left()",
+        "if is_last and max(left)",
+        "if False and max(left)",
         "test_bites.py::test_no_blocks_are_made_for_the_last_iterations[2]",
     ),
     Mutant(
         "no blocks where iterations are left",
-        "solvers/sweeps.py",
-        "lane.iterations * to_go / gone",
+        "solvers/state.py",
+        "self.iterations * to_go / gone",
         "0 * to_go / gone",
         "test_bites.py::test_no_blocks_are_made_for_the_last_iterations[2]",
+    ),
+    Mutant(
+        "the square of a gradient's norm taken for the norm",
+        "solvers/state.py",
+        "(1 if self.strength > 0 else 2) * math.log(1 / tol)",
+        "math.log(1 / tol)",
+        "test_bites.py::test_a_lane_that_is_half_way_needs_as_many_iterations_again[0.0-2]",
     ),
     Mutant(
         "less than nothing of a sure row with a large weight",

@@ -71,7 +71,7 @@ MUTANTS = [
         "rows/dense.py",
         "octave = 2 ** max(0, (max(num_rows, least) - 1).bit_length() - 3)",
         "least, octave = 1, 1",
-        "test_rows.py::test_few_programs_serve_any_number_of_rows",
+        "test_rows_compiled.py::test_few_programs_serve_any_number_of_rows",
     ),
     Mutant(
         "an array that is sharded by columns taken",

@@ -156,7 +156,8 @@ class _Solver:
         if self.age < int((PAYBACK if len(self.lanes) == 1 else OF_MANY) * cost):
             return
         is_last = self.waiting == len(self.problems.fold)
-        if is_last and self._iterations_left() < SEEM * self.sizes[following].sweeps:
+        left = (lane.iterations_left(self._goal(lane), self.tolerance.tol) for _, lane in self.busy())
+        if is_last and max(left) < SEEM * self.sizes[following].sweeps:
             return
         (vectors, part, _), self.size, self.age = self.sizes[following], following, 0
         counts = np.array([lane is not None for lane in self.lanes], self.data.rows.dtype)
@@ -166,16 +167,6 @@ class _Solver:
         strengths = np.array([lane.strength for _, lane in self.busy()])
         blocks = invert_blocks(of_classes, np.asarray(self.curvature.a)[leading], strengths)
         self.curvature = self.curvature._replace(blocks=put(blocks, self.data.home))
-
-    def _iterations_left(self) -> float:
-        """How many more the lanes need, if each goes on as it has so far."""
-        left = []
-        for _, lane in self.busy():
-            goal = self._goal(lane)
-            to_go = math.log(max(lane.measure / goal, 1)) if goal > 0 else math.inf
-            gone = math.log(1 / self.tolerance.tol) * (1 if lane.strength > 0 else 2) - to_go
-            left.append(lane.iterations * to_go / gone if gone > 0 else math.inf)
-        return max(left)
 
     def settle(self) -> None:
         """Store and replace the lanes that have ended, and let those that are stuck begin anew where they are."""
